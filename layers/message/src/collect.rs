@@ -1,0 +1,283 @@
+//! The capped collect.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use crate::{BoxError, Code, MessageBody, Problem};
+
+/// Reads a body to its end, at most `limit` bytes of data; trailers are kept.
+///
+/// A body that arrives in one data frame is not copied: what comes out is that frame's `Bytes`. A body that announces
+/// more than `limit` is refused before it is read. Dropping the future drops the body.
+pub fn collect<B: Body<Data = Bytes>>(body: B, limit: usize) -> Collect<B> {
+    Collect {
+        body,
+        limit,
+        first: Bytes::new(),
+        rest: BytesMut::new(),
+        trailers: None,
+    }
+}
+
+pin_project! {
+    /// The future of [`collect`].
+    pub struct Collect<B> {
+        #[pin]
+        body: B,
+        limit: usize,
+        first: Bytes,
+        rest: BytesMut,
+        trailers: Option<HeaderMap>,
+    }
+}
+
+/// A whole body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// All data.
+    pub bytes: Bytes,
+    /// The trailers after it.
+    pub trailers: Option<HeaderMap>,
+}
+
+impl Collected {
+    /// The same body again, to be handed on.
+    #[must_use]
+    pub fn into_body<B>(self) -> MessageBody<B> {
+        MessageBody::whole(self.bytes, self.trailers)
+    }
+}
+
+/// Why a body could not be collected.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError<E> {
+    /// It has, or announces, more than the limit.
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// Reading it failed.
+    #[error("the body could not be read")]
+    Read(#[source] E),
+}
+
+impl<E: Into<BoxError>> CollectError<E> {
+    /// The problem to answer with: `body.too_large`, `body.timeout` when a [`BodyTimeout`] is the cause, else `read`.
+    #[must_use]
+    pub fn problem(self, read: Code) -> Problem {
+        let error = match self {
+            Self::TooLarge { limit } => return too_large(limit),
+            Self::Read(error) => error.into(),
+        };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+        while let Some(error) = cause {
+            if error.is::<BodyTimeout>() {
+                return Problem::new(Code::BodyTimeout, "the body did not arrive in time");
+            }
+            cause = error.source();
+        }
+        Problem::new(read, "the body could not be read to its end")
+    }
+}
+
+fn too_large(limit: usize) -> Problem {
+    Problem::new(
+        Code::BodyTooLarge,
+        format!("the body is larger than the limit of {limit} bytes"),
+    )
+}
+
+/// The error of a body from which nothing came for too long; an edge puts it into the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing came of the body for too long")]
+pub struct BodyTimeout;
+
+impl<B: Body<Data = Bytes>> Future for Collect<B> {
+    type Output = Result<Collected, CollectError<B::Error>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let limit = *this.limit;
+        loop {
+            let seen = this.first.len() + this.rest.len();
+            let announced = usize::try_from(this.body.size_hint().lower()).unwrap_or(usize::MAX);
+            if announced > limit - seen {
+                return Poll::Ready(Err(CollectError::TooLarge { limit }));
+            }
+            let frame = match ready!(this.body.as_mut().poll_frame(cx)) {
+                None => break,
+                Some(Err(error)) => return Poll::Ready(Err(CollectError::Read(error))),
+                Some(Ok(frame)) => frame,
+            };
+            match frame.into_data() {
+                Ok(data) if data.len() > limit - seen => {
+                    return Poll::Ready(Err(CollectError::TooLarge { limit }));
+                }
+                Ok(data) if seen == 0 => *this.first = data,
+                Ok(data) => {
+                    if this.rest.is_empty() {
+                        let more = usize::try_from(this.body.size_hint().lower()).unwrap_or(0);
+                        this.rest.reserve((seen + data.len() + more).min(limit));
+                        this.rest.extend_from_slice(&std::mem::take(this.first));
+                    }
+                    this.rest.extend_from_slice(&data);
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        *this.trailers = Some(trailers);
+                    }
+                }
+            }
+        }
+        let bytes = if this.rest.is_empty() {
+            std::mem::take(this.first)
+        } else {
+            std::mem::take(this.rest).freeze()
+        };
+        Poll::Ready(Ok(Collected {
+            bytes,
+            trailers: this.trailers.take(),
+        }))
+    }
+}
+
+impl<B> fmt::Debug for Collect<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collect")
+            .field("limit", &self.limit)
+            .field("seen", &(self.first.len() + self.rest.len()))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::HeaderValue;
+    use http_body::Frame;
+    use http_body_util::{Full, StreamBody};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stream(
+        frames: Vec<Result<Frame<Bytes>, BoxError>>,
+    ) -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
+        StreamBody::new(Frames(frames.into_iter()))
+    }
+
+    struct Frames(std::vec::IntoIter<Result<Frame<Bytes>, BoxError>>);
+
+    impl futures_util::Stream for Frames {
+        type Item = Result<Frame<Bytes>, BoxError>;
+
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            Poll::Ready(self.0.next())
+        }
+    }
+
+    #[tokio::test]
+    async fn one_frame_is_not_copied() {
+        let data = Bytes::from(vec![7; 1_000]);
+        let collected = collect(Full::new(data.clone()), 1_000).await.expect("fits");
+        assert_eq!(collected.bytes.as_ptr(), data.as_ptr());
+        let again = collect(collected.into_body::<Full<Bytes>>(), 1_000)
+            .await
+            .expect("fits");
+        assert_eq!(again.bytes.as_ptr(), data.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn the_limit_fits_and_one_byte_more_does_not() {
+        for (len, fits) in [(0, true), (1_000, true), (1_001, false)] {
+            let announced = collect(Full::new(Bytes::from(vec![0; len])), 1_000).await;
+            assert_eq!(announced.is_ok(), fits, "{len} announced");
+            let frames = vec![0; len]
+                .chunks(300)
+                .map(|c| Ok(Frame::data(Bytes::copy_from_slice(c))))
+                .collect();
+            assert_eq!(
+                collect(stream(frames), 1_000).await.is_ok(),
+                fits,
+                "{len} streamed"
+            );
+        }
+        let error = collect(Full::new(Bytes::from_static(b"abc")), 2)
+            .await
+            .expect_err("large");
+        assert_eq!(
+            error.problem(Code::Internal).detail,
+            "the body is larger than the limit of 2 bytes"
+        );
+    }
+
+    #[tokio::test]
+    async fn trailers_are_kept() {
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]);
+        let frames = vec![
+            Ok(Frame::data(Bytes::from_static(b"a"))),
+            Ok(Frame::trailers(trailers.clone())),
+        ];
+        let collected = collect(stream(frames), 10).await.expect("fits");
+        assert_eq!(collected.trailers, Some(trailers));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_went_idle_is_a_timeout_and_any_other_fault_the_given_code() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] BodyTimeout);
+
+        let error = collect(stream(vec![Err(Box::new(Outer(BodyTimeout)))]), 10)
+            .await
+            .expect_err("idle");
+        assert_eq!(error.problem(Code::OverseerBody).code, Code::BodyTimeout);
+        let error = collect(stream(vec![Err("reset".into())]), 10)
+            .await
+            .expect_err("reset");
+        assert_eq!(error.problem(Code::OverseerBody).code, Code::OverseerBody);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_frames_the_bytes_are_theirs_in_order(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..12),
+            limit in 0_usize..300,
+        ) {
+            let whole = chunks.concat();
+            let frames = chunks.into_iter().map(|c| Ok(Frame::data(c.into()))).collect();
+            let mut future = tokio_test_block(collect(stream(frames), limit));
+            match &mut future {
+                Ok(collected) => prop_assert_eq!(&collected.bytes[..], &whole[..]),
+                Err(CollectError::TooLarge { .. }) => prop_assert!(whole.len() > limit),
+                Err(CollectError::Read(error)) => prop_assert!(false, "{}", error),
+            }
+        }
+    }
+
+    fn tokio_test_block<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("runtime")
+            .block_on(future)
+    }
+
+    #[allow(
+        dead_code,
+        reason = "a body that cannot fail must be collectable too: this only has to compile"
+    )]
+    fn infallible_bodies_have_a_problem(error: CollectError<Infallible>) -> Problem {
+        error.problem(Code::Internal)
+    }
+}

@@ -1,0 +1,41 @@
+//! Reading trace ids off headers, in place.
+
+/// The trace id of a `traceparent` value (W3C Trace Context, 3.2), or `None` when the value does not hold.
+pub(super) fn trace_id(value: &[u8]) -> Option<&[u8]> {
+    const LEN: usize = 55; // vv-<32>-<16>-ff
+    let (head, rest) = value.split_at_checked(LEN)?;
+    let [v0, v1, b'-', id @ ..] = head else {
+        return None;
+    };
+    let (id, tail) = id.split_at(32);
+    let [b'-', tail @ ..] = tail else { return None };
+    let (parent, flags) = tail.split_at(16);
+    let [b'-', flags @ ..] = flags else { return None };
+    let version = [*v0, *v1];
+    let lower = |bytes: &[u8]| bytes.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let some = |bytes: &[u8]| bytes.iter().any(|&b| b != b'0');
+    // A version that we do not know may go on after a dash; ours ends here; ff is forbidden.
+    let ends = rest.is_empty() || (version != *b"00" && rest[0] == b'-');
+    let holds = ends
+        && version != *b"ff"
+        && [&version, id, parent, flags].into_iter().all(lower)
+        && some(id)
+        && some(parent);
+    holds.then_some(id)
+}
+
+/// The trace id of a single `b3` value: `<trace>-<span>[-<sampled>[-<parent>]]`.
+pub(super) fn b3_trace_id(value: &[u8]) -> Option<&[u8]> {
+    let mut parts = value.split(|&b| b == b'-');
+    let (trace, span) = (parts.next()?, parts.next()?);
+    (span.len() == 16 && span.iter().all(u8::is_ascii_hexdigit)).then_some(())?;
+    hex_id(trace)
+}
+
+/// A trace id of 16 or 32 hex digits that are not all zero (the B3 propagation format).
+pub(super) fn hex_id(value: &[u8]) -> Option<&[u8]> {
+    let holds = matches!(value.len(), 16 | 32)
+        && value.iter().all(u8::is_ascii_hexdigit)
+        && value.iter().any(|&b| b != b'0');
+    holds.then_some(value)
+}
