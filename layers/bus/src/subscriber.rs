@@ -1,0 +1,290 @@
+//! The observed receive loop: drains, counts, samples, and says when to read the state again.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
+
+use crate::{
+    bus::Shared,
+    ledger::{Ledger, Numbers},
+    sync::lock,
+    trace, Event, OverflowWarning,
+};
+
+/// Events taken in a row before the worker gets a turn for others.
+const DRAIN_MAX: u32 = 128;
+/// A depth sample, which takes the channel's lock, every so many events.
+const SAMPLE_EVERY: u32 = 32;
+
+/// What a [`Subscriber`] is given next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The next event; [`Event::facts`] walks a batch.
+    Event(Event),
+    /// Slots were lost, each at least one event. What you derived from events may be wrong: read the state
+    /// itself again, then go on.
+    Resync {
+        /// Slots lost now.
+        lost: u64,
+    },
+}
+
+/// A receiver that counts for the host; from [`Bus::observe`](crate::Bus::observe). It belongs to one task.
+pub struct Subscriber {
+    rx: broadcast::Receiver<Event>,
+    shared: Arc<Shared>,
+    name: &'static str,
+    ledger: Ledger,
+    received: u64,
+    reported: u64,
+    dropped: u64,
+    until_sample: u32,
+    run: u32,
+}
+
+/// What is there without waiting.
+pub(crate) enum Taken {
+    Notice(Notice),
+    Empty,
+    Closed,
+}
+
+impl Subscriber {
+    pub(crate) fn new(
+        rx: broadcast::Receiver<Event>,
+        start: Numbers,
+        shared: Arc<Shared>,
+        name: &'static str,
+    ) -> Self {
+        let ledger = Ledger::starting_at(start);
+        Self {
+            rx,
+            shared,
+            name,
+            ledger,
+            received: 0,
+            reported: 0,
+            dropped: 0,
+            until_sample: SAMPLE_EVERY,
+            run: 0,
+        }
+    }
+
+    /// Waits for the next notice; `None` when every handle of the bus is gone and nothing is left.
+    ///
+    /// Takes what is there without parking, up to 128 in a row, then lets other tasks run. Works on any
+    /// executor.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Notice> {
+        if self.run >= DRAIN_MAX {
+            self.run = 0;
+            YieldOnce(false).await;
+        }
+        match self.take() {
+            Taken::Notice(notice) => return Some(notice),
+            Taken::Closed => return None,
+            Taken::Empty => self.run = 0,
+        }
+        let answer = self.rx.recv().await;
+        self.resolve(answer)
+    }
+
+    /// Events received so far, reports in batches counted one by one.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Events lost so far; exact as [`BusMetrics::overflow_dropped_total`] is.
+    ///
+    /// [`BusMetrics::overflow_dropped_total`]: crate::BusMetrics::overflow_dropped_total
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Slots that wait for this subscriber, lost ones included. Takes the channel's lock.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.rx.len()
+    }
+
+    /// The name it was given.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) fn receiver(&mut self) -> &mut broadcast::Receiver<Event> {
+        &mut self.rx
+    }
+
+    /// The next notice if one is there.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Taken {
+        match self.rx.try_recv() {
+            Ok(event) => {
+                self.run += 1;
+                Taken::Notice(self.accept(event))
+            }
+            Err(TryRecvError::Empty) => {
+                self.caught_up();
+                Taken::Empty
+            }
+            Err(TryRecvError::Lagged(slots)) => {
+                self.run += 1;
+                Taken::Notice(self.lagged(slots))
+            }
+            Err(TryRecvError::Closed) => {
+                self.closed();
+                Taken::Closed
+            }
+        }
+    }
+
+    /// What an awaited `recv` answered.
+    #[inline]
+    pub(crate) fn resolve(&mut self, answer: Result<Event, RecvError>) -> Option<Notice> {
+        self.run += 1;
+        match answer {
+            Ok(event) => Some(self.accept(event)),
+            Err(RecvError::Lagged(slots)) => Some(self.lagged(slots)),
+            Err(RecvError::Closed) => {
+                self.closed();
+                None
+            }
+        }
+    }
+
+    #[inline]
+    fn accept(&mut self, event: Event) -> Notice {
+        let _span = trace::recv(event.kind());
+        self.received += match &event {
+            Event::Batch {
+                batch_index,
+                first_seq,
+                len,
+                reports,
+            } => {
+                if reports.is_from(&self.shared.origin) {
+                    let extra = self.ledger.batch(*batch_index, *first_seq, *len);
+                    self.add_dropped(extra);
+                }
+                u64::from(*len)
+            }
+            _ => 1,
+        };
+        self.until_sample -= 1;
+        if self.until_sample == 0 {
+            self.until_sample = SAMPLE_EVERY;
+            self.shared.metrics.set_depth(self.rx.len() as u64);
+            self.report_received();
+        }
+        Notice::Event(event)
+    }
+
+    #[cold]
+    fn lagged(&mut self, slots: u64) -> Notice {
+        self.ledger.lost();
+        self.add_dropped(slots);
+        let metrics = &self.shared.metrics;
+        let depth = self.rx.len() as u64;
+        metrics.add_lag();
+        metrics.set_depth(depth);
+        if let Some(sink) = metrics.warning() {
+            if let Some(held_back) = self.shared.throttle.admit(self.shared.age_ns()) {
+                sink(&OverflowWarning {
+                    subscriber: self.name,
+                    lost: slots,
+                    dropped_total: metrics.overflow_dropped_total(),
+                    held_back,
+                    depth,
+                });
+            }
+        }
+        Notice::Resync { lost: slots }
+    }
+
+    fn caught_up(&mut self) {
+        if self.ledger.is_unsettled() {
+            self.settle();
+        }
+        if self.received != self.reported {
+            self.shared.metrics.set_depth(0);
+            self.report_received();
+        }
+    }
+
+    fn closed(&mut self) {
+        self.settle();
+        self.shared.metrics.set_depth(0);
+        self.report_received();
+    }
+
+    /// Counts a past loss in events, if nothing is unread: no batch can be sent meanwhile.
+    fn settle(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let numbers = lock(&shared.numbers);
+        if self.rx.is_empty() {
+            let extra = self.ledger.settle(*numbers);
+            self.add_dropped(extra);
+        }
+    }
+
+    fn add_dropped(&mut self, events: u64) {
+        if events > 0 {
+            self.dropped += events;
+            self.shared.metrics.add_dropped(events);
+        }
+    }
+
+    fn report_received(&mut self) {
+        self.shared.metrics.add_received(self.received - self.reported);
+        self.reported = self.received;
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.report_received();
+    }
+}
+
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber")
+            .field("name", &self.name)
+            .field("received", &self.received)
+            .field("dropped", &self.dropped)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Pending once, woken at once: the executor puts the task behind the others.
+pub(crate) struct YieldOnce(pub(crate) bool);
+
+impl Future for YieldOnce {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0 {
+            return Poll::Ready(());
+        }
+        self.0 = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
