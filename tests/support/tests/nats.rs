@@ -1,4 +1,5 @@
 //! The promises of the crate, on real servers.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::{
     fs,

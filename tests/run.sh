@@ -1,0 +1,221 @@
+#!/usr/bin/env bash
+# Every test of the project, with a real nats-server. Needs Rust and Python 3; no root, no Docker, nothing beforehand.
+#
+#   tests/run.sh                 everything
+#   tests/run.sh tools           only set up target/tools (a Python venv with a nats-server in it)
+#   tests/run.sh PART..          some of: rust doc loom python contract
+#
+# Where the live tests get their server from: TEST_NATS_URL, else a Docker engine (then a run that used anything else
+# fails), else the nats-server of target/tools. The last line says how many tests ran: "N passed, N failed".
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+tools=$root/target/tools
+venv=$tools/venv
+target=${CARGO_TARGET_DIR:-$root/target}
+logs=$target/test-logs
+official_image=nats:2.12
+passed=0
+failed=0
+problems=()
+
+say() { printf '\n== %s\n' "$*"; }
+die() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+limited() { # SECONDS COMMAND..: within that time where the system has `timeout`
+    local seconds=$1
+    shift
+    if command -v timeout >/dev/null 2>&1; then timeout "$seconds" "$@"; else "$@"; fi
+}
+
+# --- tools --------------------------------------------------------------------------------------------------------
+
+setup_tools() {
+    local python=${PYTHON:-python3} stamp=$tools/requirements.txt
+    command -v cargo >/dev/null 2>&1 || die "the tests need Rust: no cargo in PATH"
+    command -v "$python" >/dev/null 2>&1 || die "the tests need Python 3: no $python in PATH"
+    if cmp -s tests/requirements.txt "$stamp" && "$venv/bin/python" -c '' 2>/dev/null; then return; fi
+    say "setting up target/tools"
+    rm -rf "$venv" "$stamp"
+    mkdir -p "$tools"
+    # A Python without ensurepip (Debian's, without python3-venv) can still make the venv; its own pip then fills it.
+    if "$python" -m venv "$venv" >"$tools/venv.log" 2>&1; then
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+    elif rm -rf "$venv" && "$python" -m venv --without-pip "$venv" && "$python" -m pip --version >/dev/null 2>&1; then
+        "$python" -m pip --python "$venv/bin/python" install --quiet --disable-pip-version-check -r tests/requirements.txt
+    else
+        die "$python can make no venv with pip ($(tail -n 1 "$tools/venv.log")); install python3-venv or python3-pip"
+    fi
+    cp tests/requirements.txt "$stamp"
+}
+
+# --- Docker -------------------------------------------------------------------------------------------------------
+
+docker_answers() { command -v docker >/dev/null 2>&1 && limited 20 docker info >/dev/null 2>&1; }
+
+# Chooses the image for testcontainers once, so that not every test asks a registry.
+choose_image() {
+    [ -z "${TEST_NATS_IMAGE:-}" ] || return 0
+    if docker image inspect "$official_image" >/dev/null 2>&1 ||
+        limited 60 docker pull --quiet "$official_image" >/dev/null 2>"$logs/pull.log"; then
+        export TEST_NATS_IMAGE=$official_image
+        return
+    fi
+    echo "docker: $official_image cannot be pulled ($(tail -n 1 "$logs/pull.log")); building an image from the nats-server binary"
+    local version context image
+    version=$("$venv/bin/nats-server" --version | sed 's/.* v//')
+    image=localhost/arqon-nats-server:$version
+    if ! docker image inspect "$image" >/dev/null 2>&1; then
+        context=$(mktemp -d "$tools/image.XXXXXX")
+        cp -L "$venv/bin/nats-server" "$context/nats-server"
+        printf 'FROM scratch\nCOPY nats-server /nats-server\nEXPOSE 4222\nENTRYPOINT ["/nats-server"]\n' >"$context/Dockerfile"
+        docker build --quiet --tag "$image" "$context" >"$logs/image.log" 2>&1 || die "docker build failed: $(tail -n 3 "$logs/image.log")"
+        rm -rf "$context"
+    fi
+    export TEST_NATS_IMAGE=$image
+}
+
+setup_nats() {
+    export TEST_RUN_ID=run-$$-$(date +%s)
+    export TEST_NATS_SOURCES=$logs/nats-sources
+    : >"$TEST_NATS_SOURCES"
+    expect_docker=false
+    if [ -z "${TEST_NATS_URL:-}" ] && docker_answers; then
+        expect_docker=true
+        # testcontainers knows the usual sockets, not the docker command's contexts.
+        if [ -z "${DOCKER_HOST:-}" ]; then
+            DOCKER_HOST=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) && export DOCKER_HOST || unset DOCKER_HOST
+        fi
+        choose_image
+        trap remove_containers EXIT
+    fi
+}
+
+# What a killed test left behind; a test that ended removed its own.
+remove_containers() {
+    docker ps --all --quiet --filter "label=arqon-test-run=$TEST_RUN_ID" | xargs docker rm --force --volumes >/dev/null 2>&1 || true
+}
+
+# Says where the servers came from; where Docker runs, all must have come from testcontainers.
+check_nats_sources() {
+    [ -s "$TEST_NATS_SOURCES" ] || {
+        problems+=("no live test asked for a nats-server")
+        return 0
+    }
+    sort "$TEST_NATS_SOURCES" | uniq -c | while read -r count line; do echo "$line: $count servers"; done
+    if $expect_docker && grep -qv '^nats: testcontainers ' "$TEST_NATS_SOURCES"; then
+        problems+=("a Docker engine answers, but live tests used another nats-server than testcontainers'")
+    fi
+}
+
+# --- running and counting -----------------------------------------------------------------------------------------
+
+# The counts that test runners print, summed: libtest, nextest, pytest, and our plain "N passed, N failed".
+count() {
+    sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        function number(word,   parts) { return match($0, "[0-9]+ " word) ? substr($0, RSTART, RLENGTH) + 0 : 0 }
+        /^test result: /                            { p += number("passed"); f += number("failed") }
+        /^ *Summary \[.*tests? run: /               { p += number("passed"); f += number("tests? run") - number("passed") }
+        /^[0-9]+ (passed|failed|error).* in [0-9.]+s/ { p += number("passed"); f += number("failed") + number("error") }
+        /^[0-9]+ passed, [0-9]+ failed$/            { p += number("passed"); f += number("failed") }
+        /^contract: [0-9]+ of [0-9]+ shapes hold$/  { p += $2; f += $4 - $2 }
+        END { print p + 0, f + 0 }'
+}
+
+run() { # NAME COMMAND..: runs it, keeps its log and adds up its tests
+    local name=$1 status=0 p f started=$SECONDS
+    shift
+    say "$name: $*"
+    "$@" 2>&1 | tee "$logs/$name.log" || status=$?
+    read -r p f <<<"$(count "$logs/$name.log")"
+    if [ "$status" -ne 0 ]; then
+        problems+=("$name failed (exit $status); log: $logs/$name.log")
+        # A step that broke before its first test is a failure too.
+        [ "$f" -gt 0 ] || f=1
+    elif [ "$f" -gt 0 ]; then
+        problems+=("$name counted $f failures, but its command succeeded; log: $logs/$name.log")
+    elif [ "$p" -eq 0 ]; then
+        problems+=("$name ran no test; log: $logs/$name.log")
+    fi
+    passed=$((passed + p))
+    failed=$((failed + f))
+    echo "-- $name: $p passed, $f failed, $((SECONDS - started)) s"
+}
+
+rust() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        run rust cargo nextest run --workspace --all-features --locked --no-fail-fast
+    else
+        run rust cargo test --workspace --all-features --locked --no-fail-fast --lib --bins --tests --examples
+    fi
+}
+
+doc() { run doc cargo test --doc --workspace --all-features --locked; }
+
+# ron-bus under loom's scheduler: its unit models, and tests/loom*.rs where there are such.
+loom() {
+    local arguments=(--lib) file
+    for file in layers/bus/tests/loom*.rs; do
+        [ ! -e "$file" ] || arguments+=(--test "$(basename "$file" .rs)")
+    done
+    run loom env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$target/loom" \
+        cargo test --package ron-bus --release --locked "${arguments[@]}"
+}
+
+# The two programs, for the suites that drive them from outside.
+programs() {
+    cargo build --quiet --workspace --bins --all-features --locked || return 1
+    export TEST_ARQON=$target/debug/arqon TEST_GATEWAY=$target/debug/arqon-gateway
+}
+
+python() {
+    programs || problems+=("the programs do not build")
+    run python "$venv/bin/python" -m pytest -q -p no:cacheprovider tests
+    local script
+    for script in tests/verification/*.py; do
+        case $script in
+        *'*'* | */test_*.py | */conftest.py | */_*.py) ;;
+        *) run "$(basename "$script" .py)" "$venv/bin/python" "$script" ;;
+        esac
+    done
+}
+
+# The outside contract's shapes, where the checkout has them beside it.
+contract() {
+    local smoke=../shared/contract/smoke.py
+    [ -f "$smoke" ] || { say "contract: $smoke is not here; going on without it"; return 0; }
+    programs || problems+=("the programs do not build")
+    run contract "$venv/bin/python" "$smoke" "$TEST_GATEWAY" "$TEST_ARQON"
+}
+
+main() {
+    local part parts=("$@")
+    setup_tools
+    if [ "${1:-}" = tools ]; then
+        echo "target/tools is ready: $("$venv/bin/nats-server" --version)"
+        return
+    fi
+    [ ${#parts[@]} -gt 0 ] || parts=(rust doc loom python contract)
+    for part in "${parts[@]}"; do
+        case $part in
+        rust | doc | loom | python | contract) ;;
+        *) die "unknown part $part: one of tools, rust, doc, loom, python, contract" ;;
+        esac
+    done
+    mkdir -p "$logs"
+    setup_nats
+    for part in "${parts[@]}"; do "$part"; done
+    say "result"
+    case " ${parts[*]} " in *" rust "*) check_nats_sources ;; esac
+    if [ ${#problems[@]} -gt 0 ]; then
+        printf 'problem: %s\n' "${problems[@]}"
+        [ "$failed" -gt 0 ] || failed=${#problems[@]}
+    fi
+    printf '%s passed, %s failed\n' "$passed" "$failed"
+    [ "$failed" -eq 0 ]
+}
+
+main "$@"
