@@ -157,9 +157,19 @@ impl Binary {
         self.running = None;
     }
 
-    /// Stops the process from running while its connections stay open (SIGSTOP).
+    /// Stops the process from running while its connections stay open (SIGSTOP), and waits until every thread stands.
     pub(crate) async fn pause(&self) -> Result<(), NatsError> {
-        self.signal("STOP", "pause").await
+        self.signal("STOP", "pause").await?;
+        let id = self.running.as_ref().map_or(0, |running| running.child.id());
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while some_thread_runs(id) {
+            if Instant::now() > deadline {
+                let why = format!("it still runs {} s after SIGSTOP", STOP_TIMEOUT.as_secs());
+                return Err(NatsError::Control { action: "pause", why });
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// Undoes a pause (SIGCONT).
@@ -201,4 +211,17 @@ impl Binary {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
+}
+
+/// A signal is sent at once but taken by each thread when it is scheduled next. Without `/proc` this says no.
+fn some_thread_runs(id: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else {
+        return false;
+    };
+    threads.flatten().any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // `pid (name) state ..`, where a name may hold anything but ends at the last bracket.
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| !rest.starts_with('T'))
+    })
 }

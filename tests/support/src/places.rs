@@ -139,7 +139,9 @@ impl Places {
 
 /// Where `tests/run.sh` installs what the tests need.
 fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/venv/bin")
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = package.ancestors().nth(2).unwrap_or(package);
+    root.join("target/tools/venv/bin")
 }
 
 /// The places testcontainers looks at, in its order.
