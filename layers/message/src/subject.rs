@@ -108,11 +108,16 @@ fn check(text: &str, refused: impl Fn(char) -> bool) -> Result<(), InvalidSubjec
     }
     match text
         .chars()
-        .find(|&c| c.is_whitespace() || c.is_control() || refused(c))
+        .find(|&c| c.is_whitespace() || c.is_control() || is_invisible(c) || refused(c))
     {
         Some(c) => Err(InvalidSubject::new(text, Fault::Character(c))),
         None => Ok(()),
     }
+}
+
+/// Zero-width and bidirectional characters, which make two subjects look like one.
+const fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Text that cannot be a subject.

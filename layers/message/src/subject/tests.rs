@@ -37,6 +37,8 @@ fn what_nats_would_read_otherwise_is_refused() {
         ">",
         "a\0",
         "a\u{a0}b",
+        "a\u{202e}b",
+        "\u{200b}",
         "a>b",
     ] {
         let error = Subject::for_tenant(&tenant("t"), bad).expect_err(bad);
