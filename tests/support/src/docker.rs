@@ -1,13 +1,13 @@
 //! A nats-server in a container, by testcontainers.
 
-use std::{env, path::Path, time::Duration};
+use std::{env, net::Ipv4Addr, path::Path, time::Duration};
 
 use testcontainers_modules::testcontainers::{
     ContainerAsync, ContainerRequest, GenericBuildableImage, GenericImage, ImageExt,
     core::{BuildImageOptions, IntoContainerPort, WaitFor},
     runners::{AsyncBuilder, AsyncRunner},
 };
-use tokio::{runtime, time::timeout};
+use tokio::{net::TcpStream, runtime, time::timeout};
 
 use crate::{
     NatsError, Places, Version, binary::Binary, guardian::Guardian, places::Engine, port::free_port,
@@ -105,27 +105,29 @@ impl Container {
             why,
         };
         let mut tries = 0;
-        let (container, port) = loop {
+        let mut loopback = engine.is_local();
+        let (container, url) = loop {
             tries += 1;
             let port = free_port().map_err(|error| failed(error.to_string()))?;
-            match request(name, tag, port, engine.is_local()).start().await {
-                Ok(container) => break (container, port),
-                Err(error) if tries < PORT_TRIES && is_port_taken(&error.to_string()) => {}
+            let container = match request(name, tag, port, loopback).start().await {
+                Ok(container) => container,
+                Err(error) if tries < PORT_TRIES && is_port_taken(&error.to_string()) => continue,
                 Err(error) => return Err(failed(error.to_string())),
+            };
+            if !loopback {
+                let host = container
+                    .get_host()
+                    .await
+                    .map_err(|error| failed(error.to_string()))?;
+                break (container, format!("nats://{host}:{port}"));
             }
+            if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
+                break (container, format!("nats://127.0.0.1:{port}"));
+            }
+            // We are in a container ourselves, with the socket of an engine outside: its loopback is not ours.
+            loopback = false;
         };
         let guardian = Guardian::of_container(container.id()).map_err(|error| failed(error.to_string()))?;
-        let host = container
-            .get_host()
-            .await
-            .map_err(|error| failed(error.to_string()))?
-            .to_string();
-        let host = if host == "localhost" {
-            "127.0.0.1".to_owned()
-        } else {
-            host
-        };
-        let url = format!("nats://{host}:{port}");
         Ok(Self {
             guardian: Some(guardian),
             container: Some(container),
@@ -185,8 +187,8 @@ impl Container {
     }
 }
 
-/// The container to start: JetStream on, the port bound to loopback where the engine is ours.
-fn request(name: &str, tag: &str, port: u16, local: bool) -> ContainerRequest<GenericImage> {
+/// The container to start: JetStream on; its port is bound to every address, or to loopback alone.
+fn request(name: &str, tag: &str, port: u16, loopback: bool) -> ContainerRequest<GenericImage> {
     let run = env::var("TEST_RUN_ID").unwrap_or_else(|_| "none".to_owned());
     let request = GenericImage::new(name, tag)
         .with_wait_for(WaitFor::message_on_stderr("Server is ready"))
@@ -194,7 +196,7 @@ fn request(name: &str, tag: &str, port: u16, local: bool) -> ContainerRequest<Ge
         .with_mapped_port(port, 4222.tcp())
         .with_label(LABEL, run)
         .with_startup_timeout(START_TIMEOUT);
-    if !local {
+    if !loopback {
         return request;
     }
     request.with_host_config_modifier(|config| {
