@@ -1,0 +1,88 @@
+//! The request body that the primary reads.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::tee::Tee;
+
+pin_project! {
+    /// A request's body, streaming to the primary; if the request is mirrored, frames are counted by reference as they
+    /// pass. It is polled by the primary only, never ahead, so `100-continue`, flow control and cancellation stay as
+    /// they are, and every frame, trailer, error and size hint passes unchanged.
+    pub struct ShadowBody<B> {
+        #[pin]
+        inner: B,
+        tee: Option<Tee>,
+    }
+}
+
+impl<B> ShadowBody<B> {
+    /// A body that is not mirrored.
+    pub(crate) const fn streaming(inner: B) -> Self {
+        Self { inner, tee: None }
+    }
+
+    pub(crate) const fn teed(inner: B, tee: Tee) -> Self {
+        Self {
+            inner,
+            tee: Some(tee),
+        }
+    }
+}
+
+impl<B> Body for ShadowBody<B>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let mut this = self.project();
+        let polled = ready!(this.inner.as_mut().poll_frame(cx));
+        if let Some(tee) = this.tee {
+            match &polled {
+                Some(Ok(frame)) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        tee.trailers(trailers);
+                    }
+                    if frame.data_ref().is_some_and(|data| !tee.data(data)) {
+                        *this.tee = None;
+                    } else if this.inner.is_end_stream() {
+                        // Many readers stop here, without asking for the end.
+                        this.tee.take().into_iter().for_each(Tee::end);
+                    }
+                }
+                Some(Err(_)) => *this.tee = None,
+                None => this.tee.take().into_iter().for_each(Tee::end),
+            }
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B> fmt::Debug for ShadowBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShadowBody")
+            .field("mirrored", &self.tee.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,187 @@
+//! What layer, handle and drain task share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use http::{Request, header};
+use http_body::Body;
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::{
+    Reason, ShadowBody, When,
+    copy::{self, Draft, Frames},
+    decision::{Decision, decide},
+    ledger::{Ledger, Ticket},
+    rules::Rules,
+    shed::{FULL, Shedder},
+    tee::{Pending, Tee},
+};
+
+/// The state of one mirror: rules, books and the kept share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) rules: ArcSwap<Rules>,
+    /// No request can be chosen: one load and nothing else.
+    pub(crate) idle: AtomicBool,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) shed: Shedder,
+    /// The largest body that the sink takes now, as the drain task last saw it.
+    pub(crate) sink_bytes_max: AtomicUsize,
+}
+
+impl Core {
+    pub(crate) fn replace(&self, rules: Rules) {
+        let idle = rules.is_idle();
+        self.rules.store(Arc::new(rules));
+        self.idle.store(idle, Ordering::Release);
+    }
+}
+
+/// The request side: the core and the way into the queue. The drain task and the handle hold the core alone, so the
+/// queue closes when the last service is gone.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    pub(crate) core: Arc<Core>,
+    pub(crate) queue: mpsc::Sender<Box<Draft>>,
+}
+
+impl Mirror {
+    /// Decides about a request and, if it is chosen, puts a tee on its body. The second value waits for the answer.
+    pub(crate) fn begin<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+    ) -> (Request<ShadowBody<B>>, Option<Arc<Pending>>)
+    where
+        B: Body,
+    {
+        if self.core.idle.load(Ordering::Acquire) {
+            return (request.map(ShadowBody::streaming), None);
+        }
+        let Some((pending, teeing)) = self.choose(&request) else {
+            return (request.map(ShadowBody::streaming), None);
+        };
+        let waits = pending.waits_for_answer();
+        let answer = waits.then(|| Arc::clone(&pending));
+        let request = request.map(|body| match teeing {
+            true => ShadowBody::teed(body, Tee::new(pending)),
+            false => ShadowBody::streaming(body),
+        });
+        (request, answer)
+    }
+
+    /// The copy to be of a chosen request, and whether its body is still to come.
+    fn choose<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<(Arc<Pending>, bool)> {
+        let core = &*self.core;
+        let metrics = &core.ledger.metrics;
+        let rules = core.rules.load();
+        let (method, headers) = (request.method(), request.headers());
+        let (rule, subject, key) = match decide(&rules, &core.shed, method, headers, request.extensions()) {
+            Decision::Pass { source } => {
+                source.into_iter().for_each(|source| metrics.source(source));
+                return None;
+            }
+            Decision::NoKey => {
+                core.ledger.no_key.fetch_add(1, Ordering::Relaxed);
+                metrics.no_key.increment(1);
+                return None;
+            }
+            Decision::Loop { source } => {
+                core.ledger.looped.fetch_add(1, Ordering::Relaxed);
+                metrics.looped.increment(1);
+                metrics.source(source);
+                return None;
+            }
+            Decision::Chosen {
+                rule,
+                key,
+                kept: false,
+                ..
+            } => {
+                metrics.source(key.source());
+                Ticket::open(Arc::clone(&core.ledger), Arc::clone(rule), key).dropped(Reason::Shed);
+                return None;
+            }
+            Decision::Chosen {
+                rule,
+                subject,
+                key,
+                kept: true,
+            } => (rule, subject, key),
+        };
+        metrics.source(key.source());
+        let mut ticket = Ticket::open(Arc::clone(&core.ledger), Arc::clone(rule), key);
+        if announced(request) > rule.terms.max_body_bytes as u64 {
+            ticket.dropped(Reason::BodyTooLarge);
+            return None;
+        }
+        // What a copy costs besides its body: the draft, the joint state and the headers.
+        let head = copy::header_bytes(headers) + request.uri().path().len() + HEAD_BYTES;
+        if !ticket.reserve(head) {
+            ticket.dropped(Reason::ByteBudget);
+            return None;
+        }
+        let draft = Box::new(Draft {
+            subject: subject.clone(),
+            method: method.clone(),
+            uri: request.uri().clone(),
+            headers: headers.clone(),
+            frames: Frames::None,
+            trailers: None,
+            ticket,
+        });
+        let pending = Arc::new(Pending::new(
+            Arc::clone(self),
+            draft,
+            rule.terms.when == When::Arrival,
+        ));
+        let teeing = !request.body().is_end_stream();
+        if !teeing {
+            pending.body_ended(Frames::None, 0, None);
+        }
+        Some((pending, teeing))
+    }
+
+    /// Puts a complete copy into the queue, or drops it: never waits.
+    pub(crate) fn enqueue(&self, mut draft: Box<Draft>, body_bytes: usize) {
+        let core = &*self.core;
+        if body_bytes > core.sink_bytes_max.load(Ordering::Relaxed) {
+            return draft.ticket.dropped(Reason::MaxPayload);
+        }
+        // If the drain task dies with the copy in the queue, that is what happened to it.
+        draft.ticket.if_lost(Reason::Shutdown);
+        match self.queue.try_send(draft) {
+            Ok(()) => core.shed.filled(self.fill()),
+            Err(TrySendError::Full(draft)) => {
+                draft.ticket.dropped(Reason::QueueFull);
+                core.shed.filled(FULL);
+            }
+            Err(TrySendError::Closed(draft)) => draft.ticket.dropped(Reason::Shutdown),
+        }
+    }
+
+    /// How full the queue is, of [`FULL`]: in messages or in bytes, whichever is worse.
+    fn fill(&self) -> u32 {
+        let max = self.queue.max_capacity();
+        let (bytes, bytes_max) = self.core.ledger.bytes();
+        share(max - self.queue.capacity(), max).max(share(bytes, bytes_max))
+    }
+}
+
+/// What a copy under way costs besides its headers and body, in bytes, about.
+const HEAD_BYTES: usize = 768;
+
+/// `part` of `whole`, in [`FULL`]s.
+pub(crate) fn share(part: usize, whole: usize) -> u32 {
+    (part as u64 * u64::from(FULL) / (whole as u64).max(1)) as u32
+}
+
+/// How many body bytes a request announces, at least.
+fn announced<B: Body>(request: &Request<B>) -> u64 {
+    let hinted = request.body().size_hint().lower();
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let told = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
+    hinted.max(told.unwrap_or(0))
+}

@@ -1,0 +1,175 @@
+//! A copy under way: the body's side and the answer's side, and the place where they meet.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::{
+    Reason,
+    copy::{Draft, Frames},
+    mirror::Mirror,
+};
+
+/// Where the end of the body and the answer of the primary meet; whichever is last sends the copy.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    mirror: Arc<Mirror>,
+    stage: Mutex<Stage>,
+    /// There will be no copy: the body need not be captured any further.
+    over: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Stage {
+    /// Gone when sent or dropped.
+    draft: Option<Box<Draft>>,
+    /// The whole body, in bytes, once it ended.
+    body: Option<usize>,
+    accepted: bool,
+}
+
+impl Pending {
+    pub(crate) fn new(mirror: Arc<Mirror>, draft: Box<Draft>, accepted: bool) -> Self {
+        let stage = Mutex::new(Stage {
+            draft: Some(draft),
+            body: None,
+            accepted,
+        });
+        Self {
+            mirror,
+            stage,
+            over: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the answer of the primary matters.
+    pub(crate) fn waits_for_answer(&self) -> bool {
+        !self.stage().accepted
+    }
+
+    /// The primary answered, or failed.
+    pub(crate) fn answered(&self, accepted: bool) {
+        if accepted {
+            self.meet(|stage| stage.accepted = true);
+        } else {
+            self.give_up(Reason::PrimaryRejected);
+        }
+    }
+
+    /// The body ended, having `bytes` bytes that are reserved.
+    pub(crate) fn body_ended(&self, frames: Frames, bytes: usize, trailers: Option<Box<HeaderMap>>) {
+        let mut late = bytes;
+        self.meet(|stage| {
+            if let Some(draft) = &mut stage.draft {
+                draft.ticket.adopt(std::mem::take(&mut late));
+                draft.frames = frames;
+                draft.trailers = trailers;
+                stage.body = Some(bytes);
+            }
+        });
+        self.mirror.core.ledger.release(late);
+    }
+
+    /// There will be no copy.
+    pub(crate) fn give_up(&self, reason: Reason) {
+        self.over.store(true, Ordering::Relaxed);
+        let draft = self.stage().draft.take();
+        if let Some(draft) = draft {
+            draft.ticket.dropped(reason);
+        }
+    }
+
+    fn meet(&self, change: impl FnOnce(&mut Stage)) {
+        let complete = {
+            let mut stage = self.stage();
+            change(&mut stage);
+            match stage.body {
+                Some(bytes) if stage.accepted => stage.draft.take().map(|draft| (draft, bytes)),
+                _ => None,
+            }
+        };
+        if let Some((draft, bytes)) = complete {
+            self.mirror.enqueue(draft, bytes);
+        }
+    }
+
+    /// No code that can panic runs under the lock.
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The body's side: gathers frames as they pass to the primary.
+#[derive(Debug)]
+pub(crate) struct Tee {
+    pending: Arc<Pending>,
+    frames: Frames,
+    bytes: usize,
+    bytes_max: usize,
+    trailers: Option<Box<HeaderMap>>,
+    ended: bool,
+}
+
+impl Tee {
+    pub(crate) fn new(pending: Arc<Pending>) -> Self {
+        let bytes_max = pending
+            .stage()
+            .draft
+            .as_ref()
+            .map_or(0, |draft| draft.ticket.rule().terms.max_body_bytes);
+        Self {
+            pending,
+            frames: Frames::None,
+            bytes: 0,
+            bytes_max,
+            trailers: None,
+            ended: false,
+        }
+    }
+
+    /// A data frame passed. False: there will be no copy, and the tee is not needed any more.
+    pub(crate) fn data(&mut self, frame: &Bytes) -> bool {
+        if self.pending.over.load(Ordering::Relaxed) {
+            return false;
+        }
+        if frame.len() > self.bytes_max - self.bytes {
+            self.pending.give_up(Reason::BodyTooLarge);
+            return false;
+        }
+        if !self.pending.mirror.core.ledger.reserve(frame.len()) {
+            self.pending.give_up(Reason::ByteBudget);
+            return false;
+        }
+        self.bytes += frame.len();
+        if !frame.is_empty() {
+            self.frames.push(frame.clone());
+        }
+        true
+    }
+
+    /// The trailers passed.
+    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+        self.trailers = Some(Box::new(trailers.clone()));
+    }
+
+    /// The body ended as it should.
+    pub(crate) fn end(mut self) {
+        self.ended = true;
+        let (frames, bytes) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.bytes));
+        self.pending.body_ended(frames, bytes, self.trailers.take());
+    }
+}
+
+impl Drop for Tee {
+    /// A body that failed, was cancelled, or was not read to its end leaves no copy.
+    fn drop(&mut self) {
+        self.pending.mirror.core.ledger.release(self.bytes);
+        if !self.ended {
+            self.pending.give_up(Reason::Cancelled);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The behaviour of the mirror, seen from outside.
+
+mod answers;
+mod bodies;
+mod books;
+mod contract;
+mod faults;
+mod operator;
+mod servers;
+mod support;
