@@ -137,12 +137,16 @@ impl Bus {
     ///
     /// [`BusError::Closed`] when nobody subscribes at this moment; counted in
     /// [`BusMetrics::unheard_total`]. Where that is no error, ignore it.
+    #[inline]
     pub fn publish(&self, event: Event) -> Result<usize, BusError> {
-        if let Event::Batch { reports, .. } = &event {
-            return self.publish_batch(reports.to_vec());
+        if matches!(event, Event::Batch { .. }) {
+            return self.renumber(&event);
         }
         let _span = trace::publish(event.kind());
-        self.tx.send(event).map_err(|_| self.unheard(1))
+        match self.tx.send(event) {
+            Ok(receivers) => Ok(receivers),
+            Err(_) => Err(self.unheard(1)),
+        }
     }
 
     /// Sends 1 to 64 reports in one slot; returns how many subscribers there are.
@@ -192,6 +196,12 @@ impl Bus {
         self.tx.same_channel(&other.tx)
     }
 
+    #[cold]
+    fn renumber(&self, batch: &Event) -> Result<usize, BusError> {
+        self.publish_batch(batch.facts().to_vec())
+    }
+
+    #[cold]
     fn unheard(&self, events: u64) -> BusError {
         self.shared.metrics.add_unheard(events);
         BusError::Closed

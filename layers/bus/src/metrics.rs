@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{lock, AtomicU64, Mutex, Ordering};
 
 /// Receives the rate-limited overflow warnings; called in the lagging subscriber's task, so it must be
 /// quick and must not block.
@@ -56,12 +56,37 @@ impl PqPosture {
 pub struct BusMetrics {
     dropped: AtomicU64,
     lags: AtomicU64,
-    received: AtomicU64,
     unheard: AtomicU64,
-    depth: AtomicU64,
+    subscribers: AtomicU64,
+    meters: Mutex<Meters>,
     warning: Option<WarningSink>,
     amnesia: Option<bool>,
     pq: Option<(PqPosture, String, String)>,
+}
+
+/// One meter for each living subscriber, and what the ended ones had received.
+#[derive(Default)]
+struct Meters {
+    living: Vec<Arc<Meter>>,
+    ended_received: u64,
+}
+
+/// What one subscriber alone writes, on a cache line of its own: counting costs a plain store.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Meter {
+    received: AtomicU64,
+    depth: AtomicU64,
+}
+
+impl Meter {
+    pub(crate) fn set_received(&self, events: u64) {
+        self.received.store(events, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_depth(&self, slots: u64) {
+        self.depth.store(slots, Ordering::Relaxed);
+    }
 }
 
 impl BusMetrics {
@@ -112,10 +137,16 @@ impl BusMetrics {
         self.lags.load(Ordering::Relaxed)
     }
 
-    /// Events received by subscribers; brought up to date every 32nd event and whenever one has caught up.
+    /// Events received by subscribers, reports in batches counted one by one.
     #[must_use]
     pub fn received_total(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        let meters = lock(&self.meters);
+        let living: u64 = meters
+            .living
+            .iter()
+            .map(|meter| meter.received.load(Ordering::Relaxed))
+            .sum();
+        meters.ended_received + living
     }
 
     /// Events published while nobody subscribed (each was a [`Closed`](crate::BusError::Closed)).
@@ -124,11 +155,18 @@ impl BusMetrics {
         self.unheard.load(Ordering::Relaxed)
     }
 
-    /// Slots that waited for the subscriber that looked last: every 32nd event, on a loss, when caught up.
-    /// For the slowest receiver of all, ask [`Bus::queue_depth`](crate::Bus::queue_depth) on the scrape.
+    /// Slots that wait for the slowest subscriber, as each last saw it: every 32nd event (of all subscribers
+    /// together), on a loss, when it has caught up. A scrape that wants raw and stalled receivers too asks
+    /// [`Bus::queue_depth`](crate::Bus::queue_depth).
     #[must_use]
     pub fn queue_depth(&self) -> u64 {
-        self.depth.load(Ordering::Relaxed)
+        let meters = lock(&self.meters);
+        meters
+            .living
+            .iter()
+            .map(|meter| meter.depth.load(Ordering::Relaxed))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Name and value of each label to put on the bus's metrics.
@@ -149,8 +187,31 @@ impl BusMetrics {
         self.unheard.fetch_add(events, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_received(&self, events: u64) {
-        self.received.fetch_add(events, Ordering::Relaxed);
+    /// A meter for a new subscriber.
+    pub(crate) fn begin(&self) -> Arc<Meter> {
+        let meter = Arc::new(Meter::default());
+        let mut meters = lock(&self.meters);
+        meters.living.push(Arc::clone(&meter));
+        self.subscribers
+            .store(meters.living.len() as u64, Ordering::Relaxed);
+        drop(meters);
+        meter
+    }
+
+    /// The subscriber is gone: keeps what it had received, forgets its depth.
+    pub(crate) fn end(&self, meter: &Arc<Meter>) {
+        let mut meters = lock(&self.meters);
+        if let Some(at) = meters.living.iter().position(|living| Arc::ptr_eq(living, meter)) {
+            meters.living.swap_remove(at);
+            meters.ended_received += meter.received.load(Ordering::Relaxed);
+            self.subscribers
+                .store(meters.living.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Living subscribers that count here.
+    pub(crate) fn subscribers(&self) -> u32 {
+        u32::try_from(self.subscribers.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn add_dropped(&self, events: u64) {
@@ -159,10 +220,6 @@ impl BusMetrics {
 
     pub(crate) fn add_lag(&self) {
         self.lags.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn set_depth(&self, slots: u64) {
-        self.depth.store(slots, Ordering::Relaxed);
     }
 
     pub(crate) fn warning(&self) -> Option<&WarningSink> {

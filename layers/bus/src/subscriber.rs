@@ -16,14 +16,18 @@ use tokio::sync::broadcast::{
 use crate::{
     bus::Shared,
     ledger::{Ledger, Numbers},
+    metrics::Meter,
     sync::lock,
     trace, Event, OverflowWarning,
 };
 
 /// Events taken in a row before the worker gets a turn for others.
 const DRAIN_MAX: u32 = 128;
-/// A depth sample, which takes the channel's lock, every so many events.
+/// A depth sample takes the channel's lock, which slows publishers: one for so many events, shared among the
+/// subscribers. (A subscriber that keeps up finds the channel empty, and knows its depth without asking.)
 const SAMPLE_EVERY: u32 = 32;
+/// However many they are, each samples at least every 1,024th of its own.
+const SAMPLE_SHARED_MAX: u32 = 32;
 
 /// What a [`Subscriber`] is given next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +49,8 @@ pub struct Subscriber {
     shared: Arc<Shared>,
     name: &'static str,
     ledger: Ledger,
+    meter: Arc<Meter>,
     received: u64,
-    reported: u64,
     dropped: u64,
     until_sample: u32,
     run: u32,
@@ -67,13 +71,14 @@ impl Subscriber {
         name: &'static str,
     ) -> Self {
         let ledger = Ledger::starting_at(start);
+        let meter = shared.metrics.begin();
         Self {
             rx,
             shared,
             name,
             ledger,
+            meter,
             received: 0,
-            reported: 0,
             dropped: 0,
             until_sample: SAMPLE_EVERY,
             run: 0,
@@ -93,10 +98,15 @@ impl Subscriber {
             self.run = 0;
             YieldOnce(false).await;
         }
-        match self.take() {
-            Taken::Notice(notice) => return Some(notice),
-            Taken::Closed => return None,
-            Taken::Empty => self.run = 0,
+        if self.run > 0 {
+            match self.take() {
+                Taken::Notice(notice) => return Some(notice),
+                Taken::Closed => return None,
+                Taken::Empty => {}
+            }
+            // A parked receiver costs its producer a wake-up, often a system call: whoever was busy gives
+            // the others a turn and looks once more before it parks.
+            YieldOnce(false).await;
         }
         let answer = self.rx.recv().await;
         self.resolve(answer)
@@ -137,7 +147,7 @@ impl Subscriber {
     pub(crate) fn take(&mut self) -> Taken {
         match self.rx.try_recv() {
             Ok(event) => {
-                self.run += 1;
+                self.run = self.run.wrapping_add(1);
                 Taken::Notice(self.accept(event))
             }
             Err(TryRecvError::Empty) => {
@@ -145,7 +155,7 @@ impl Subscriber {
                 Taken::Empty
             }
             Err(TryRecvError::Lagged(slots)) => {
-                self.run += 1;
+                self.run = self.run.wrapping_add(1);
                 Taken::Notice(self.lagged(slots))
             }
             Err(TryRecvError::Closed) => {
@@ -158,7 +168,7 @@ impl Subscriber {
     /// What an awaited `recv` answered.
     #[inline]
     pub(crate) fn resolve(&mut self, answer: Result<Event, RecvError>) -> Option<Notice> {
-        self.run += 1;
+        self.run = self.run.wrapping_add(1);
         match answer {
             Ok(event) => Some(self.accept(event)),
             Err(RecvError::Lagged(slots)) => Some(self.lagged(slots)),
@@ -187,13 +197,17 @@ impl Subscriber {
             }
             _ => 1,
         };
+        self.meter.set_received(self.received);
         self.until_sample -= 1;
         if self.until_sample == 0 {
-            self.until_sample = SAMPLE_EVERY;
-            self.shared.metrics.set_depth(self.rx.len() as u64);
-            self.report_received();
+            self.sample();
         }
         Notice::Event(event)
+    }
+
+    fn sample(&mut self) {
+        self.until_sample = SAMPLE_EVERY * self.shared.metrics.subscribers().clamp(1, SAMPLE_SHARED_MAX);
+        self.meter.set_depth(self.rx.len() as u64);
     }
 
     #[cold]
@@ -203,7 +217,7 @@ impl Subscriber {
         let metrics = &self.shared.metrics;
         let depth = self.rx.len() as u64;
         metrics.add_lag();
-        metrics.set_depth(depth);
+        self.meter.set_depth(depth);
         if let Some(sink) = metrics.warning() {
             if let Some(held_back) = self.shared.throttle.admit(self.shared.age_ns()) {
                 sink(&OverflowWarning {
@@ -218,20 +232,18 @@ impl Subscriber {
         Notice::Resync { lost: slots }
     }
 
+    /// Nothing is left to take.
     fn caught_up(&mut self) {
+        self.run = 0;
+        self.meter.set_depth(0);
         if self.ledger.is_unsettled() {
             self.settle();
-        }
-        if self.received != self.reported {
-            self.shared.metrics.set_depth(0);
-            self.report_received();
         }
     }
 
     fn closed(&mut self) {
+        self.meter.set_depth(0);
         self.settle();
-        self.shared.metrics.set_depth(0);
-        self.report_received();
     }
 
     /// Counts a past loss in events, if nothing is unread: no batch can be sent meanwhile.
@@ -250,16 +262,11 @@ impl Subscriber {
             self.shared.metrics.add_dropped(events);
         }
     }
-
-    fn report_received(&mut self) {
-        self.shared.metrics.add_received(self.received - self.reported);
-        self.reported = self.received;
-    }
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.report_received();
+        self.shared.metrics.end(&self.meter);
     }
 }
 

@@ -1,0 +1,227 @@
+//! Batches: what travels in them, and that a loss is exact in events.
+#![cfg(not(loom))]
+
+#[path = "support/drive.rs"]
+mod drive;
+
+use std::sync::Arc;
+
+use ron_bus::{Bus, BusError, BusMetrics, Event, Notice};
+use tokio::sync::broadcast::error::TryRecvError;
+
+use drive::{drain, now, report, version, versions};
+
+fn reports(first: u64, len: u64) -> Vec<Event> {
+    (first..first + len).map(report).collect()
+}
+
+fn refused(answer: Result<usize, BusError>) -> String {
+    match answer {
+        Err(BusError::Batch(reason)) => reason,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_batch_is_numbered_by_batch_and_by_report() {
+    let bus = Bus::new(8).expect("a capacity");
+    let mut rx = bus.subscribe();
+    bus.publish_batch(reports(0, 3)).expect("a receiver");
+    bus.publish(version(7)).expect("a receiver");
+    bus.publish_batch(reports(3, 64)).expect("a receiver");
+    for expected in [Some((0, 0, 3)), None, Some((1, 3, 64))] {
+        let event = rx.try_recv().expect("three slots");
+        match (&event, expected) {
+            (
+                Event::Batch {
+                    batch_index,
+                    first_seq,
+                    len,
+                    reports,
+                    ..
+                },
+                Some(numbers),
+            ) => {
+                assert_eq!((*batch_index, *first_seq, *len), numbers);
+                assert_eq!(
+                    versions(reports),
+                    (numbers.1..numbers.1 + reports.len() as u64).collect::<Vec<_>>()
+                );
+            }
+            (event, expected) => assert_eq!((event.facts(), expected), (&[version(7)][..], None)),
+        }
+    }
+}
+
+#[test]
+fn only_reports_travel_in_batches_and_batches_never_nest() {
+    let bus = Bus::new(8).expect("a capacity");
+    let mut rx = bus.subscribe();
+    for event in [
+        Event::Health {
+            service: "a".into(),
+            ok: true,
+        },
+        version(1),
+        Event::ServiceCrashed {
+            service: "a".into(),
+            reason: "b".into(),
+        },
+        Event::Shutdown,
+    ] {
+        let reason = refused(bus.publish_batch(vec![report(1), event.clone()]));
+        assert_eq!(
+            reason,
+            format!("{} is not a report: publish it alone", event.kind())
+        );
+    }
+    bus.publish_batch(reports(0, 1)).expect("a receiver");
+    let batch = rx.try_recv().expect("one slot");
+    assert_eq!(
+        refused(bus.publish_batch(vec![batch])),
+        "batch is not a report: publish it alone"
+    );
+    assert_eq!(
+        rx.try_recv(),
+        Err(TryRecvError::Empty),
+        "nothing refused was sent"
+    );
+}
+
+#[test]
+fn a_batch_is_bounded_in_events_and_in_bytes() {
+    let bus = Bus::new(8).expect("a capacity");
+    let _rx = bus.subscribe();
+    assert_eq!(
+        refused(bus.publish_batch(Vec::new())),
+        "0 events, allowed are 1 to 64"
+    );
+    assert_eq!(
+        refused(bus.publish_batch(reports(0, 65))),
+        "65 events, allowed are 1 to 64"
+    );
+    let wide = |bytes| {
+        vec![Event::MirrorDegraded {
+            reason: "x".repeat(bytes),
+            dropped: 0,
+        }]
+    };
+    assert_eq!(
+        refused(bus.publish_batch(wide(64 * 1024))),
+        "65584 bytes, allowed are 65536"
+    );
+    assert_eq!(bus.publish_batch(wide(64 * 1024 - 48)), Ok(1));
+}
+
+#[test]
+fn a_raw_receiver_counts_slots_and_a_subscriber_events() {
+    let metrics = Arc::new(BusMetrics::new());
+    let bus = Bus::with_metrics(4, Arc::clone(&metrics)).expect("a capacity");
+    let (mut raw, mut observed) = (bus.subscribe(), bus.observe("slow"));
+    for i in 0..10 {
+        bus.publish_batch(reports(i * 8, 8)).expect("two receivers");
+    }
+    assert_eq!(raw.try_recv(), Err(TryRecvError::Lagged(6)));
+    assert_eq!(now(observed.next()), Some(Some(Notice::Resync { lost: 6 })));
+    assert_eq!(metrics.overflow_dropped_total(), 6, "at once: one for each slot");
+    assert!(matches!(now(observed.next()), Some(Some(Notice::Event(_)))));
+    assert_eq!(metrics.overflow_dropped_total(), 48, "with the next batch: exact");
+    drain(&mut observed);
+    assert_eq!((observed.received(), observed.dropped()), (32, 48));
+}
+
+#[test]
+fn a_loss_is_exact_once_caught_up_though_no_batch_follows() {
+    let bus = Bus::new(2).expect("a capacity");
+    let mut slow = bus.observe("slow");
+    bus.publish_batch(reports(0, 40)).expect("a subscriber");
+    (0..3).for_each(|i| drop(bus.publish(version(i))));
+    assert_eq!(drain(&mut slow).1, 2, "slots");
+    assert_eq!((slow.received(), slow.dropped()), (2, 41), "events");
+}
+
+#[test]
+fn a_loss_is_exact_at_the_end_of_the_bus() {
+    let bus = Bus::new(2).expect("a capacity");
+    let mut slow = bus.observe("slow");
+    bus.publish_batch(reports(0, 64)).expect("a subscriber");
+    (0..2).for_each(|i| drop(bus.publish(version(i))));
+    drop(bus);
+    while let Some(Some(_)) = now(slow.next()) {}
+    assert_eq!((slow.received(), slow.dropped()), (2, 64));
+}
+
+#[test]
+fn who_subscribes_later_owes_nothing_for_earlier_batches() {
+    let bus = Bus::new(2).expect("a capacity");
+    let _early = bus.subscribe();
+    bus.publish_batch(reports(0, 50)).expect("a receiver");
+    let mut late = bus.observe("late");
+    (0..4).for_each(|i| drop(bus.publish_batch(reports(50 + i, 1))));
+    drain(&mut late);
+    assert_eq!((late.received(), late.dropped()), (2, 2));
+}
+
+#[test]
+fn another_bus_s_batch_is_renumbered_by_publish_and_taken_as_it_is_from_a_raw_sender() {
+    let (a, b) = (Bus::new(2).expect("a capacity"), Bus::new(2).expect("a capacity"));
+    let mut from_a = a.subscribe();
+    (0..9).for_each(|i| drop(a.publish_batch(reports(i * 5, 5))));
+    assert_eq!(from_a.try_recv(), Err(TryRecvError::Lagged(7)));
+    let foreign = from_a.try_recv().expect("a slot");
+    assert!(matches!(foreign, Event::Batch { batch_index: 7, .. }));
+    let (mut raw, mut observed) = (b.subscribe(), b.observe("b"));
+    b.sender().send(foreign.clone()).expect("two receivers");
+    b.publish(foreign.clone()).expect("two receivers");
+    assert_eq!(raw.try_recv(), Ok(foreign));
+    assert!(matches!(
+        raw.try_recv(),
+        Ok(Event::Batch {
+            batch_index: 0,
+            first_seq: 0,
+            len: 5,
+            ..
+        })
+    ));
+    assert_eq!(drain(&mut observed).0.len(), 10);
+    assert_eq!(
+        (observed.received(), observed.dropped()),
+        (10, 0),
+        "foreign numbers lose nothing"
+    );
+}
+
+#[test]
+fn reports_are_shared_not_copied() {
+    let bus = Bus::new(4).expect("a capacity");
+    let (mut a, mut b) = (bus.subscribe(), bus.subscribe());
+    bus.publish_batch(reports(0, 8)).expect("two receivers");
+    let (a, b) = (a.try_recv().expect("a slot"), b.try_recv().expect("a slot"));
+    assert_eq!(a, b);
+    assert!(std::ptr::eq(a.facts(), b.facts()));
+}
+
+/// Numbers rise in the channel's order though many publish at once.
+#[test]
+fn concurrent_batches_are_numbered_in_the_order_they_arrive() {
+    let bus = Bus::new(1 << 14).expect("a capacity");
+    let mut rx = bus.subscribe();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..1_000).for_each(|i| drop(bus.publish_batch(reports(i, 1 + i % 64)))));
+        }
+    });
+    let (mut index, mut seq) = (0, 0);
+    while let Ok(Event::Batch {
+        batch_index,
+        first_seq,
+        len,
+        ..
+    }) = rx.try_recv()
+    {
+        assert_eq!((batch_index, first_seq), (index, seq));
+        index += 1;
+        seq += u64::from(len);
+    }
+    assert_eq!(index, 4_000);
+}

@@ -1,0 +1,88 @@
+//! Polls by hand, so that a test decides every step itself.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+};
+
+use ron_bus::{Event, Follower, Notice, Subscriber};
+
+struct Ignore;
+
+impl Wake for Ignore {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// What is there now. A `next` gives way at most twice before it parks; dropping a parked one loses nothing.
+pub fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+    let waker = Waker::from(Arc::new(Ignore));
+    let mut cx = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    for _ in 0..3 {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Everything a subscriber can get now: facts, and slots lost.
+pub fn drain(subscriber: &mut Subscriber) -> (Vec<Event>, u64) {
+    let (mut facts, mut lost) = (Vec::new(), 0);
+    while let Some(Some(notice)) = now(subscriber.next()) {
+        account(notice, &mut facts, &mut lost);
+    }
+    (facts, lost)
+}
+
+/// As [`drain`].
+pub fn drain_follower(follower: &mut Follower) -> (Vec<Event>, u64) {
+    let (mut facts, mut lost) = (Vec::new(), 0);
+    while let Some(Some(notice)) = now(follower.next()) {
+        account(notice, &mut facts, &mut lost);
+    }
+    (facts, lost)
+}
+
+fn account(notice: Notice, facts: &mut Vec<Event>, lost: &mut u64) {
+    match notice {
+        Notice::Event(event) => facts.extend_from_slice(event.facts()),
+        Notice::Resync { lost: slots } => *lost += slots,
+        other => panic!("a new notice: {other:?}"),
+    }
+}
+
+pub fn version(version: u64) -> Event {
+    Event::ConfigUpdated { version }
+}
+
+pub fn versions(facts: &[Event]) -> Vec<u64> {
+    facts.iter().map(number).collect()
+}
+
+/// The number a test put into an event.
+pub fn number(event: &Event) -> u64 {
+    match event {
+        Event::ConfigUpdated { version: number } | Event::SchemaChanged { revision: number, .. } => *number,
+        other => panic!("no number in {other:?}"),
+    }
+}
+
+pub fn report(revision: u64) -> Event {
+    Event::SchemaChanged {
+        schema_id: "v1.a".to_owned(),
+        revision,
+    }
+}
+
+/// The long form runs with `RON_BUS_LONG=1`.
+pub fn scale(short: u64, long: u64) -> u64 {
+    if std::env::var_os("RON_BUS_LONG").is_some() {
+        long
+    } else {
+        short
+    }
+}
