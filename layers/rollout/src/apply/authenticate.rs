@@ -1,0 +1,290 @@
+//! From bytes to an order: who says what, and may they.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::{
+    digest::Digest,
+    envelope::{Control, Envelope, Message},
+    keys::{KeyConfig, KeySet, MAX_KEYS, PublicKey, Signers},
+    record::{Channel, Record},
+    refusal::{Reason, Refusal},
+    state::State,
+    wire::{DownstreamMessage, EnforcementAction, UpstreamMessage},
+};
+
+/// Whose counter a message spends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Issuer {
+    /// Enough of the operators, together.
+    Operators,
+    /// One stop key.
+    StopKey(String),
+    /// A node, or one operator who proposes.
+    Node(String),
+}
+
+/// A message whose signatures, tenant, epoch and time are good.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    pub(crate) issuer: Issuer,
+    pub(crate) signed_by: Vec<String>,
+    pub(crate) control: Control,
+    pub(crate) payload: Digest,
+    pub(crate) catalog: Option<Bytes>,
+    /// The next key set, for a rotation.
+    pub(crate) keys: Option<KeySet>,
+}
+
+/// Judges a record against the keys of `state`, at the time of `state`'s clock.
+pub(crate) fn authenticate(state: &State, record: &Record) -> Result<Order, Refusal> {
+    let envelope = Envelope::parse(&record.envelope)?;
+    let control = envelope.control()?;
+    let tenant = state.tenant().as_str();
+    if control.tenant != tenant || record.channel.tenant().as_str() != tenant {
+        let detail = format!(
+            "for `{}` on {}, this is `{tenant}`",
+            control.tenant, record.channel
+        );
+        return Err(Refusal::new(Reason::WrongTenant, detail));
+    }
+    let keys = match &control.message {
+        Message::Rotation(rotation) => {
+            let (keys, stop_keys) = (parse_keys(&rotation.keys)?, parse_keys(&rotation.stop_keys)?);
+            let node_keys = state.keys.node_keys.clone();
+            let epoch = state.keys.epoch.saturating_add(1);
+            let next = KeySet {
+                epoch,
+                threshold: rotation.threshold,
+                keys,
+                stop_keys,
+                node_keys,
+            };
+            next.check()?;
+            Some(next)
+        }
+        Message::Downstream(_) | Message::Upstream(_) => None,
+    };
+    let unsigned = envelope.signatures().is_empty();
+    if unsigned && !state.policy.allow_unsigned {
+        return Err(Refusal::new(
+            Reason::Unsigned,
+            "no signature, and `allow_unsigned` is off",
+        ));
+    }
+    let signed_bytes = envelope.signed_bytes();
+    let signers = match &keys {
+        None => state.keys.signers(&signed_bytes, envelope.signatures())?,
+        Some(next) => rotation_signers(&state.keys, next, &signed_bytes, &envelope)?,
+    };
+    let issuer = issuer(state, &record.channel, &control, &signers, unsigned)?;
+    check_time(state, &control)?;
+    if !matches!(issuer, Issuer::StopKey(_)) && control.epoch != state.keys.epoch {
+        let detail = format!(
+            "signed for epoch {}, in force is {}",
+            control.epoch, state.keys.epoch
+        );
+        return Err(Refusal::new(Reason::Epoch, detail));
+    }
+    let Signers {
+        keys: operators,
+        stop_keys,
+        node_keys,
+    } = signers;
+    let signed_by = operators.into_iter().chain(stop_keys).chain(node_keys).collect();
+    let (payload, catalog) = (envelope.payload_digest(), record.catalog.clone());
+    Ok(Order {
+        issuer,
+        signed_by,
+        control,
+        payload,
+        catalog,
+        keys,
+    })
+}
+
+fn parse_keys(keys: &BTreeMap<String, String>) -> Result<Vec<PublicKey>, Refusal> {
+    let parse = |(keyid, ed25519): (&String, &String)| {
+        let key = KeyConfig {
+            keyid: keyid.clone(),
+            ed25519: ed25519.clone(),
+        };
+        PublicKey::parse(&key)
+            .map_err(|error| Refusal::new(Reason::InvalidKeys, format!("key `{keyid}`: {error}")))
+    };
+    keys.iter().map(parse).collect()
+}
+
+/// The signatures of a rotation: each by a key of the old or the new set, and enough of both.
+fn rotation_signers(
+    old: &KeySet,
+    new: &KeySet,
+    signed_bytes: &[u8],
+    envelope: &Envelope,
+) -> Result<Signers, Refusal> {
+    if envelope.signatures().is_empty() {
+        return Ok(Signers::default());
+    }
+    let mut signers = Signers::default();
+    let mut new_signers = BTreeSet::new();
+    for signature in envelope.signatures() {
+        let one = std::slice::from_ref(signature);
+        let by_old = old.signers(signed_bytes, one);
+        let by_new = new.signers(signed_bytes, one);
+        match (by_old, by_new) {
+            (Err(refusal), Err(_)) => return Err(refusal),
+            (by_old, by_new) => {
+                signers.keys.extend(by_old.unwrap_or_default().keys);
+                new_signers.extend(by_new.unwrap_or_default().keys);
+            }
+        }
+    }
+    if new_signers.len() < new.threshold {
+        let detail = format!(
+            "{} of the new keys signed, {} must",
+            new_signers.len(),
+            new.threshold
+        );
+        return Err(Refusal::new(Reason::Threshold, detail));
+    }
+    Ok(signers)
+}
+
+fn issuer(
+    state: &State,
+    channel: &Channel,
+    control: &Control,
+    signers: &Signers,
+    unsigned: bool,
+) -> Result<Issuer, Refusal> {
+    let threshold = state.keys.threshold;
+    match (&control.message, channel) {
+        (Message::Upstream(UpstreamMessage::Proposal { .. }), Channel::Up(_, node)) => {
+            if unsigned {
+                return Ok(Issuer::Node(State::node_issuer(Some(node))));
+            }
+            if let Some(keyid) = signers.node_keys.first() {
+                if keyid != node.as_str() {
+                    let detail = format!("signed by node `{keyid}` on the channel of `{node}`");
+                    return Err(Refusal::new(Reason::Channel, detail));
+                }
+                return Ok(Issuer::Node(keyid.clone()));
+            }
+            match signers.keys.first() {
+                Some(keyid) => Ok(Issuer::Node(format!("operator:{keyid}"))),
+                None => Err(Refusal::new(Reason::Role, "a stop key may not propose")),
+            }
+        }
+        (Message::Upstream(UpstreamMessage::Telemetry { .. } | UpstreamMessage::Alert { .. }), _) => {
+            Err(Refusal::new(
+                Reason::Channel,
+                "telemetry and alerts are not kept in the control log",
+            ))
+        }
+        (Message::Upstream(_), Channel::Down(_))
+        | (Message::Downstream(_) | Message::Rotation(_), Channel::Up(..)) => Err(Refusal::new(
+            Reason::Channel,
+            format!("not a message of {channel}"),
+        )),
+        (Message::Downstream(_) | Message::Rotation(_), Channel::Down(_)) => {
+            if unsigned || signers.keys.len() >= threshold {
+                return Ok(Issuer::Operators);
+            }
+            match signers.stop_keys.first() {
+                Some(keyid) if may_stop(&control.message) => Ok(Issuer::StopKey(keyid.clone())),
+                None if !signers.keys.is_empty() => {
+                    let detail = format!("{} of the keys signed, {threshold} must", signers.keys.len());
+                    Err(Refusal::new(Reason::Threshold, detail))
+                }
+                Some(keyid) => {
+                    let detail = format!("stop key `{keyid}` may sign only a stop or a pause");
+                    Err(Refusal::new(Reason::Role, detail))
+                }
+                None => Err(Refusal::new(Reason::Role, "a node may only propose")),
+            }
+        }
+    }
+}
+
+fn may_stop(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::Downstream(DownstreamMessage::Enforce {
+            action: EnforcementAction::EmergencyStop | EnforcementAction::PauseAdaptation,
+            ..
+        })
+    )
+}
+
+/// Expiry goes by the record's time and never by the replay clock.
+fn check_time(state: &State, control: &Control) -> Result<(), Refusal> {
+    let now = state.clock_us;
+    if control.expires_at_us <= now {
+        let detail = format!("expired at {}, recorded at {now}", control.expires_at_us);
+        return Err(Refusal::new(Reason::Expired, detail));
+    }
+    if control.issued_at_us > now.saturating_add(state.policy.skew_us) {
+        let detail = format!("issued at {}, recorded at {now}", control.issued_at_us);
+        return Err(Refusal::new(Reason::NotYetValid, detail));
+    }
+    Ok(())
+}
+
+impl State {
+    /// A message is new, the very last one again, or refused.
+    pub(crate) fn check_counter(&self, order: &Order) -> Result<(), Refusal> {
+        let seen = match &order.issuer {
+            Issuer::Operators => self.operators.as_ref(),
+            Issuer::StopKey(keyid) | Issuer::Node(keyid) => self.issuers.get(keyid),
+        };
+        let Some(seen) = seen else { return Ok(()) };
+        let counter = order.control.counter;
+        if counter > seen.counter {
+            return Ok(());
+        }
+        let reason = match (counter == seen.counter, order.payload == seen.payload) {
+            (true, true) => Reason::Duplicate,
+            (true, false) => Reason::Equivocation,
+            (false, _) => Reason::Stale,
+        };
+        Err(Refusal::new(
+            reason,
+            format!("counter {counter}, the last was {}", seen.counter),
+        ))
+    }
+}
+
+impl KeySet {
+    /// Whether the set can be used: a reachable threshold, and no name or key twice.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::InvalidKeys`], naming the rule.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let invalid = |detail: String| Err(Refusal::new(Reason::InvalidKeys, detail));
+        if self.threshold == 0 || self.threshold > self.keys.len() {
+            return invalid(format!(
+                "threshold {} of {} keys",
+                self.threshold,
+                self.keys.len()
+            ));
+        }
+        let all = || self.keys.iter().chain(&self.stop_keys).chain(&self.node_keys);
+        if all().count() > 3 * MAX_KEYS {
+            return invalid(format!("more than {MAX_KEYS} keys in a set"));
+        }
+        for (at, key) in all().enumerate() {
+            for other in all().take(at) {
+                if key.keyid() == other.keyid() || key.as_bytes() == other.as_bytes() {
+                    return invalid(format!(
+                        "keys `{}` and `{}` are the same",
+                        other.keyid(),
+                        key.keyid()
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

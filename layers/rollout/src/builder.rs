@@ -1,0 +1,220 @@
+//! Puts an executor together from a config.
+
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use arqon_message::TenantId;
+use tokio::sync::{broadcast, watch};
+
+use crate::{
+    audit::{AuditSink, NoAudit},
+    catalog::Catalog,
+    catalog_source::{CatalogSource, FileCatalogs},
+    clock::{Clock, SystemClock},
+    config::Config,
+    error::{ConfigError, Finding},
+    event::{Event, OnEvent},
+    executor::Executor,
+    handle::{CLIENT_BUFFER, Handle, Shared},
+    keys::{KeyPair, KeySet, PublicKey},
+    live::Live,
+    log::{ControlLog, MemoryLog},
+    snapshot::Snapshot,
+    state::{Policy, State},
+};
+
+/// Collects the parts of an [`Executor`]. Everything has a default that needs nothing else to run: the log
+/// in memory, the system's clock, no audit trail, a node key made at start.
+#[must_use]
+pub struct ExecutorBuilder {
+    config: Config,
+    log: Option<Arc<dyn ControlLog>>,
+    clock: Arc<dyn Clock>,
+    audit: Arc<dyn AuditSink>,
+    catalogs: Option<Arc<dyn CatalogSource>>,
+    catalog: Option<Catalog>,
+    node_key: Option<KeyPair>,
+    on_event: Option<OnEvent>,
+}
+
+impl std::fmt::Debug for ExecutorBuilder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("ExecutorBuilder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ExecutorBuilder {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            config,
+            log: None,
+            clock: Arc::new(SystemClock::new()),
+            audit: Arc::new(NoAudit),
+            catalogs: None,
+            catalog: None,
+            node_key: None,
+            on_event: None,
+        }
+    }
+
+    /// Reads and writes this log.
+    pub fn log(mut self, log: impl ControlLog) -> Self {
+        self.log = Some(Arc::new(log));
+        self
+    }
+
+    /// Tells the time by this clock.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Writes this audit trail before anything is acknowledged.
+    pub fn audit(mut self, audit: impl AuditSink) -> Self {
+        self.audit = Arc::new(audit);
+        self
+    }
+
+    /// Fetches catalog updates from here; without it, `file://` in the folder of the config's catalog.
+    pub fn catalogs(mut self, catalogs: impl CatalogSource) -> Self {
+        self.catalogs = Some(Arc::new(catalogs));
+        self
+    }
+
+    /// Starts with this catalog and does not read the config's.
+    pub fn catalog(mut self, catalog: Catalog) -> Self {
+        self.catalog = Some(catalog);
+        self
+    }
+
+    /// Signs this node's proposals with this key and does not read the config's.
+    pub fn node_key(mut self, key: KeyPair) -> Self {
+        self.node_key = Some(key);
+        self
+    }
+
+    /// Tells facts. The callback must not block.
+    pub fn on_event(mut self, on_event: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Arc::new(on_event));
+        self
+    }
+
+    /// Checks the config, reads its files, and makes the executor. Nothing runs yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with every finding.
+    pub fn build(self) -> Result<Executor, ConfigError> {
+        let Self {
+            config,
+            log,
+            clock,
+            audit,
+            catalogs,
+            catalog,
+            node_key,
+            on_event,
+        } = self;
+        let mut findings = config.validate();
+        let catalog = match (catalog, config.load_catalog()) {
+            (Some(catalog), _) | (None, Ok(Some(catalog))) => catalog,
+            (None, Ok(None)) => Catalog::empty(),
+            (None, Err(finding)) => {
+                findings.push(finding);
+                Catalog::empty()
+            }
+        };
+        let node_key = match node_key.map_or_else(|| config.load_node_key(), Ok) {
+            Ok(node_key) => Some(node_key),
+            Err(finding) => {
+                findings.push(finding);
+                None
+            }
+        };
+        let keys = key_set(&config, node_key.as_ref(), &mut findings);
+        if !findings.is_empty() {
+            return Err(ConfigError(findings));
+        }
+        if config.allow_unsigned {
+            tracing::warn!(
+                component = "rollout",
+                "allow_unsigned: control messages need no signature"
+            );
+        }
+        let policy = |tenant: TenantId| Policy {
+            allow_unsigned: config.allow_unsigned,
+            allow_unramped: config.allow_unramped,
+            ..Policy::strict(tenant)
+        };
+        let tenants = config
+            .tenants
+            .iter()
+            .filter_map(|tenant| TenantId::new(tenant).ok());
+        let states = tenants.map(|tenant| State::genesis(policy(tenant), keys.clone(), catalog.clone()));
+        let log = log.unwrap_or_else(|| Arc::new(MemoryLog::with_clock(clock.clone())));
+        let catalogs = catalogs.unwrap_or_else(|| {
+            let folder = config
+                .catalog
+                .as_ref()
+                .and_then(|of| of.path.as_deref()?.parent());
+            Arc::new(FileCatalogs::new(folder.map(std::path::Path::to_path_buf)))
+        });
+        let handle = Handle::new(Shared {
+            live: Mutex::new(Live::new(states)),
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            position: watch::Sender::new(0),
+            accepted: broadcast::Sender::new(CLIENT_BUFFER),
+            log,
+            clock,
+            audit,
+            catalogs,
+            on_event,
+            node: config.node(),
+            node_key,
+            key: config.key.parse().unwrap_or_default(),
+            sampling: config.sampling,
+        });
+        let shared = handle.shared;
+        // What is served is right before the first request and before the log answers.
+        shared.publish(shared.lock());
+        Ok(Executor { shared })
+    }
+}
+
+fn key_set(config: &Config, node_key: Option<&KeyPair>, findings: &mut Vec<Finding>) -> KeySet {
+    let parse =
+        |keys: &[crate::KeyConfig]| keys.iter().filter_map(|key| PublicKey::parse(key).ok()).collect();
+    let mut set = KeySet {
+        epoch: 1,
+        threshold: config.threshold,
+        keys: parse(&config.keys),
+        stop_keys: parse(&config.stop_keys),
+        node_keys: parse(&config.node_keys),
+    };
+    if let Some(own) = node_key.map(KeyPair::public) {
+        let known = set.node_keys.iter().find(|key| key.keyid() == own.keyid());
+        match known.map(|known| known.as_bytes() == own.as_bytes()) {
+            Some(true) => {}
+            None => set.node_keys.push(own),
+            Some(false) => findings.push(Finding::new(
+                "node_keys",
+                own.keyid(),
+                "the entry of this node is not the public half of its `node_key`: list what `arqon gov keygen` printed",
+            )),
+        }
+    }
+    if findings.is_empty()
+        && !set.keys.is_empty()
+        && let Err(refusal) = set.check()
+    {
+        findings.push(Finding::new(
+            "keys",
+            refusal.detail,
+            "give every key its own `keyid` and its own `ed25519`",
+        ));
+    }
+    set
+}

@@ -1,0 +1,130 @@
+//! Where a catalog update's bytes come from. Never from the network at a message's word (no SSRF).
+
+use std::{future::Future, path::PathBuf, pin::Pin};
+
+use bytes::Bytes;
+
+use crate::catalog::MAX_CATALOG_BYTES;
+
+/// What [`CatalogSource::fetch`] yields.
+pub type CatalogFuture<'a> = Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'a>>;
+
+/// Why a catalog could not be fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The URI is not one this node follows.
+    #[error("`{0}` is not followed: only `kv://` and files in an allowed folder are")]
+    Refused(String),
+    /// It is not there, or too large.
+    #[error("`{uri}` cannot be read: {source}")]
+    Read {
+        /// What was asked for.
+        uri: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Fetches the bytes a `source_uri` names.
+pub trait CatalogSource: Send + Sync + 'static {
+    /// The bytes, at most [`MAX_CATALOG_BYTES`].
+    fn fetch(&self, uri: &str) -> CatalogFuture<'_>;
+}
+
+/// Follows nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCatalogs;
+
+impl CatalogSource for NoCatalogs {
+    fn fetch(&self, uri: &str) -> CatalogFuture<'_> {
+        let refused = FetchError::Refused(shown(uri));
+        Box::pin(std::future::ready(Err(refused)))
+    }
+}
+
+/// Follows `file://` into allowed folders, by real path: neither `..` nor a symbolic link leads out.
+#[derive(Debug, Clone, Default)]
+pub struct FileCatalogs {
+    allowed: Vec<PathBuf>,
+}
+
+impl FileCatalogs {
+    /// Allows these folders.
+    pub fn new(allowed: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self {
+            allowed: allowed.into_iter().collect(),
+        }
+    }
+
+    fn read(&self, uri: &str) -> Result<Bytes, FetchError> {
+        let refused = || FetchError::Refused(shown(uri));
+        let read = |source: std::io::Error| FetchError::Read {
+            uri: shown(uri),
+            source: source.into(),
+        };
+        let path = uri
+            .strip_prefix("file://")
+            .filter(|path| path.starts_with('/'))
+            .ok_or_else(refused)?;
+        let path = std::fs::canonicalize(path).map_err(read)?;
+        let inside =
+            |folder: &PathBuf| std::fs::canonicalize(folder).is_ok_and(|folder| path.starts_with(folder));
+        if !self.allowed.iter().any(inside) {
+            return Err(refused());
+        }
+        let length = std::fs::metadata(&path).map_err(read)?.len();
+        if length > MAX_CATALOG_BYTES as u64 {
+            return Err(read(std::io::Error::other(format!(
+                "{length} bytes, at most {MAX_CATALOG_BYTES}"
+            ))));
+        }
+        std::fs::read(&path).map(Bytes::from).map_err(read)
+    }
+}
+
+impl CatalogSource for FileCatalogs {
+    fn fetch(&self, uri: &str) -> CatalogFuture<'_> {
+        // A small local file, off the request path: read in place.
+        let read = self.read(uri);
+        Box::pin(std::future::ready(read))
+    }
+}
+
+fn shown(uri: &str) -> String {
+    uri.chars().take(256).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_inside_an_allowed_folder_are_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inside, outside) = (folder.path().join("in"), folder.path().join("secret.json"));
+        std::fs::create_dir(&inside).unwrap();
+        std::fs::write(inside.join("catalog.json"), "{}").unwrap();
+        std::fs::write(&outside, "secret").unwrap();
+        let source = FileCatalogs::new([inside.clone()]);
+        let uri = |path: &std::path::Path| format!("file://{}", path.display());
+        assert_eq!(source.read(&uri(&inside.join("catalog.json"))).unwrap(), "{}");
+        assert!(source.read(&uri(&outside)).is_err());
+        assert!(source.read(&uri(&inside.join("../secret.json"))).is_err());
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(&outside, inside.join("link.json")).unwrap();
+            assert!(source.read(&uri(&inside.join("link.json"))).is_err());
+        }
+        for uri in [
+            "http://169.254.169.254/latest/meta-data",
+            "https://id.example/catalog.json",
+            "file://localhost/etc/passwd",
+            "FILE:///etc/passwd",
+            "gopher://x",
+            "",
+        ] {
+            assert!(matches!(source.read(uri), Err(FetchError::Refused(_))), "{uri}");
+        }
+    }
+}

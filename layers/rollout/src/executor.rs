@@ -1,0 +1,329 @@
+//! The executor: the only writer of live state (S0-1).
+//!
+//! It reads the log, folds it, audits, and publishes what requests read. It is one future without tasks of
+//! its own: spawn [`Executor::run`], and drop it to stop. Without it nothing rises: a stop still acts
+//! ([`Handle::submit`](crate::Handle::submit)), shares stay where they are.
+
+use std::{sync::Arc, time::Duration};
+
+use arqon_message::TenantId;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::{
+    apply::Accepted,
+    audit::AuditEntry,
+    builder::ExecutorBuilder,
+    config::Config,
+    envelope::{Envelope, Message},
+    event::Event,
+    handle::{Handle, Shared, stop_reason},
+    log::Batch,
+    record::Record,
+    refusal::{Reason, Refusal},
+    state::{Scope, State},
+    wire::{AlertSeverity, DownstreamMessage, EnforcementAction},
+};
+
+/// How often the share is computed anew.
+pub const TICK: Duration = Duration::from_millis(250);
+
+/// A wall clock that stepped further than this is told to people.
+const STEP_ALERT: Duration = Duration::from_secs(30);
+
+/// Waiting after the log or the audit trail failed: doubled each time.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Folds the control log of a node's tenants and publishes what is served.
+pub struct Executor {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Executor")
+            .field("node", &self.shared.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Executor {
+    /// Puts an executor together.
+    pub fn builder(config: &Config) -> ExecutorBuilder {
+        ExecutorBuilder::new(config.clone())
+    }
+
+    /// What layers and clients hold.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            shared: self.shared.clone(),
+        }
+    }
+
+    /// The state of a tenant, as the log says.
+    pub fn state(&self, tenant: &TenantId) -> Option<State> {
+        self.shared.lock().states.get(tenant).cloned()
+    }
+
+    /// Folds records that are known already, such as those of the audit trail, before the log is read. They
+    /// are not audited again and do not count as contact: no share rises by them.
+    pub fn recover(&self, records: impl IntoIterator<Item = Record>) {
+        let mut live = self.shared.lock();
+        for record in records {
+            let verdict = match live.states.get_mut(record.channel.tenant()) {
+                Some(state) => state.fold(&record).map(drop),
+                None => Ok(()),
+            };
+            live.verdict(record.seq, verdict);
+        }
+        let seq = live.seq;
+        self.shared.publish(live);
+        self.shared.position.send_replace(seq);
+    }
+
+    /// Runs until dropped.
+    pub async fn run(self) {
+        let shared = &self.shared;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let (mut backoff, mut stepped) = (BACKOFF.0, false);
+        loop {
+            let after = shared.lock().seq;
+            let mut read = shared.log.read(after);
+            let batch = loop {
+                tokio::select! {
+                    batch = &mut read => break batch,
+                    _ = tick.tick() => self.tick(&mut stepped).await,
+                }
+            };
+            drop(read);
+            match batch {
+                Ok(batch) => {
+                    backoff = BACKOFF.0;
+                    self.take(batch).await;
+                }
+                Err(error) => {
+                    shared.alert(AlertSeverity::Warning, format!("{error}; shares are held"));
+                    sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                    self.tick(&mut stepped).await;
+                }
+            }
+        }
+    }
+
+    /// Publishes the shares of this moment, and sees to what is due.
+    async fn tick(&self, stepped: &mut bool) {
+        let shared = &self.shared;
+        let step = shared.clock.step();
+        if step > STEP_ALERT && !*stepped {
+            let message = format!(
+                "the wall clock stepped by {} s; the ramp does not follow it",
+                step.as_secs()
+            );
+            shared.alert(AlertSeverity::Error, message);
+        }
+        *stepped = step > STEP_ALERT;
+        shared.publish(shared.lock());
+        self.log_latches().await;
+    }
+
+    /// Writes stops that are in force here to the log, if their caller did not.
+    async fn log_latches(&self) {
+        const GRACE_US: u64 = 2_000_000;
+        let shared = &self.shared;
+        let now_us = shared.clock.now_us();
+        let due: Vec<_> = {
+            let mut live = shared.lock();
+            let latches = live.latches.values_mut().filter(|latch| latch.unlogged.is_some());
+            let due = latches.filter(|latch| now_us.saturating_sub(latch.since_us) >= GRACE_US);
+            due.filter_map(|latch| latch.unlogged.take().map(|unlogged| (latch.payload, unlogged)))
+                .collect()
+        };
+        for (payload, (channel, envelope)) in due {
+            let append = shared.log.append(channel.clone(), envelope.clone());
+            if !matches!(
+                tokio::time::timeout(Duration::from_secs(1), append).await,
+                Ok(Ok(_))
+            ) {
+                let mut live = shared.lock();
+                if let Some(latch) = live.latches.values_mut().find(|latch| latch.payload == payload) {
+                    latch.unlogged = Some((channel, envelope));
+                }
+            }
+        }
+    }
+
+    /// Folds what the log gave.
+    async fn take(&self, batch: Batch) {
+        let shared = &self.shared;
+        if batch.gap {
+            self.hold("a gap in the control log");
+        }
+        // A stop far back in a long batch acts before what is in front of it.
+        batch.records.iter().for_each(|record| self.latch_stop(record));
+        for mut record in batch.records {
+            let Ok(control) = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control())
+            else {
+                self.fold(record).await;
+                continue;
+            };
+            if let Message::Downstream(DownstreamMessage::CatalogUpdate { source_uri, .. }) = &control.message
+                && record.catalog.is_none()
+                && shared.precheck(&record).is_ok()
+            {
+                match shared.catalogs.fetch(source_uri).await {
+                    Ok(bytes) => record.catalog = Some(bytes),
+                    Err(error) => shared.alert(AlertSeverity::Error, error.to_string()),
+                }
+            }
+            self.fold(record).await;
+        }
+        let mut live = shared.lock();
+        live.contact(shared.clock.now_us());
+        shared.publish(live);
+    }
+
+    fn latch_stop(&self, record: &Record) {
+        let Ok(order) = self.shared.precheck(record) else {
+            return;
+        };
+        let Some(reason) = stop_reason(&order) else { return };
+        if let Ok(scope) = Scope::parse(order.control.scope.as_deref(), record.channel.tenant()) {
+            self.shared.latch_order(&order, &scope, reason, None);
+        }
+    }
+
+    /// Keeps every share from rising until the program is started again.
+    fn hold(&self, why: &'static str) {
+        let mut live = self.shared.lock();
+        if live.hold.replace(why).is_none() {
+            drop(live);
+            self.shared
+                .alert(AlertSeverity::Critical, format!("{why}: shares are held"));
+        }
+    }
+
+    /// Judges one record, audits it, and only then puts it in force.
+    async fn fold(&self, record: Record) {
+        let shared = &self.shared;
+        let tenant = record.channel.tenant().clone();
+        let Some(mut next) = self.state(&tenant) else {
+            shared.lock().verdict(record.seq, Ok(()));
+            shared.position.send_replace(record.seq);
+            return;
+        };
+        let verdict = next.fold(&record);
+        self.audit(&record, verdict.as_ref().err()).await;
+
+        let mut live = shared.lock();
+        live.states.insert(tenant.clone(), next);
+        settle_latches(&mut live.latches, &record, &tenant, verdict.as_ref());
+        live.verdict(record.seq, verdict.as_ref().map(drop).map_err(Clone::clone));
+        shared.publish(live);
+        shared.position.send_replace(record.seq);
+        match verdict {
+            Ok(accepted) => self.accepted(&tenant, record.seq, accepted),
+            // The same message once more is nothing to tell anyone.
+            Err(refusal) if refusal.reason == Reason::Duplicate => {
+                shared.lock().metrics.refused(refusal.reason)
+            }
+            Err(refusal) => shared.refused(Some(&tenant), Some(record.seq), &refusal),
+        }
+    }
+
+    /// Returns when the record is on disk. While it cannot be written nothing is loosened: this record waits
+    /// and with it all behind it, shares are held, and stops act by their latch.
+    async fn audit(&self, record: &Record, refusal: Option<&Refusal>) {
+        let shared = &self.shared;
+        let mut backoff = BACKOFF.0;
+        let mut failed = false;
+        loop {
+            let entry = AuditEntry {
+                seq: Some(record.seq),
+                received_at_us: record.received_at_us,
+                channel: record.channel.to_string(),
+                envelope: record.envelope.clone(),
+                catalog: record.catalog.clone(),
+                refusal: refusal.cloned(),
+            };
+            match shared.audit.append(entry).await {
+                Ok(()) => return,
+                Err(error) => {
+                    if !failed {
+                        let message = format!("{error}: nothing is loosened until it can");
+                        shared.alert(AlertSeverity::Critical, message);
+                    }
+                    failed = true;
+                    shared.publish(shared.lock());
+                    sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    fn accepted(&self, tenant: &TenantId, seq: u64, accepted: Accepted) {
+        let Accepted { control, signed_by } = accepted;
+        let kind = kind(&control.message);
+        self.shared.emit(Event::Accepted {
+            tenant: tenant.clone(),
+            seq,
+            kind,
+            signed_by,
+        });
+        if let Message::Downstream(message) = control.message {
+            // No client listens, or a slow one is told what it missed.
+            let _ = self.shared.accepted.send((tenant.clone(), message));
+        }
+    }
+}
+
+/// What a folded record means for the stops that are latched here.
+fn settle_latches(
+    latches: &mut std::collections::BTreeMap<(TenantId, Scope), crate::live::Latch>,
+    record: &Record,
+    tenant: &TenantId,
+    verdict: Result<&Accepted, &Refusal>,
+) {
+    let payload = Envelope::parse(&record.envelope)
+        .map(|envelope| envelope.payload_digest())
+        .ok();
+    latches.retain(|(of, _), latch| {
+        if of != tenant || latch.payload.is_none() || latch.payload != payload {
+            return true;
+        }
+        match verdict {
+            // The state is stopped by the log now, or was and has been resumed since.
+            Ok(_) => false,
+            Err(refusal) if refusal.reason == Reason::Duplicate => false,
+            Err(_) => {
+                latch.floor = Some(record.seq);
+                latch.unlogged = None;
+                true
+            }
+        }
+    });
+    if let Ok(accepted) = verdict
+        && let Message::Downstream(DownstreamMessage::Enforce {
+            action: EnforcementAction::ResumeAdaptation,
+            ..
+        }) = &accepted.control.message
+        && let Ok(resumed) = Scope::parse(accepted.control.scope.as_deref(), tenant)
+    {
+        latches.retain(|(of, scope), latch| {
+            let covered = of == tenant && (resumed == Scope::TENANT || resumed == *scope);
+            !(covered && latch.floor.is_some_and(|floor| record.seq > floor))
+        });
+    }
+}
+
+fn kind(message: &Message) -> &'static str {
+    match message {
+        Message::Upstream(_) => "proposal",
+        Message::Rotation(_) => "rotation",
+        Message::Downstream(DownstreamMessage::Approval { .. }) => "approval",
+        Message::Downstream(DownstreamMessage::Enforce { action, .. }) => action.as_str(),
+        Message::Downstream(DownstreamMessage::CatalogUpdate { .. }) => "catalog_update",
+    }
+}

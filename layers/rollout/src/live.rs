@@ -1,0 +1,198 @@
+//! The live state of a node: what the log says, what is latched here, and how much of it is served.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
+use bytes::Bytes;
+
+use crate::{
+    digest::Digest,
+    event::Change,
+    metrics::Metrics,
+    record::Channel,
+    refusal::Refusal,
+    snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
+    state::{Lane, Scope, State},
+    table::Phase,
+    variant::Variant,
+};
+
+/// How many verdicts are kept for the callers that wait for theirs.
+const VERDICTS: usize = 1_024;
+
+/// A stop that is in force on this node whatever the log says.
+#[derive(Debug, Clone)]
+pub(crate) struct Latch {
+    /// The stop's payload; None for a stop of this program itself.
+    pub(crate) payload: Option<Digest>,
+    /// What still has to reach the log.
+    pub(crate) unlogged: Option<(Channel, Bytes)>,
+    /// Only a resume after this position ends it; None until the stop is in the log.
+    pub(crate) floor: Option<u64>,
+    pub(crate) since_us: u64,
+    pub(crate) reason: String,
+}
+
+/// Guarded by one lock that is never held across an await.
+pub(crate) struct Live {
+    pub(crate) states: BTreeMap<TenantId, State>,
+    pub(crate) latches: BTreeMap<(TenantId, Scope), Latch>,
+    /// The last time the log was read to its end.
+    pub(crate) contact_us: u64,
+    /// Why shares are held: a gap in the log, or an audit trail that cannot be written.
+    pub(crate) hold: Option<&'static str>,
+    pub(crate) seq: u64,
+    pub(crate) verdicts: VecDeque<(u64, Result<(), Refusal>)>,
+    pub(crate) metrics: Metrics,
+    served: BTreeMap<(TenantId, Scope), (Phase, Option<String>)>,
+}
+
+impl Live {
+    pub(crate) fn new(states: impl IntoIterator<Item = State>) -> Self {
+        Self {
+            states: states
+                .into_iter()
+                .map(|state| (state.tenant().clone(), state))
+                .collect(),
+            latches: BTreeMap::new(),
+            contact_us: 0,
+            hold: None,
+            seq: 0,
+            verdicts: VecDeque::new(),
+            metrics: Metrics::new(),
+            served: BTreeMap::new(),
+        }
+    }
+
+    /// The log was read to its end.
+    pub(crate) fn contact(&mut self, now_us: u64) {
+        if self.hold.is_none() {
+            self.contact_us = self.contact_us.max(now_us);
+        }
+    }
+
+    pub(crate) fn verdict(&mut self, seq: u64, verdict: Result<(), Refusal>) {
+        if self.verdicts.len() >= VERDICTS {
+            self.verdicts.pop_front();
+        }
+        self.verdicts.push_back((seq, verdict));
+        self.seq = self.seq.max(seq);
+    }
+
+    /// The latch that covers a scope.
+    pub(crate) fn latch(&self, tenant: &TenantId, scope: &Scope) -> Option<&Latch> {
+        let of = |scope: &Scope| self.latches.get(&(tenant.clone(), scope.clone()));
+        of(&Scope::TENANT).or_else(|| of(scope))
+    }
+
+    /// The state of a scope as served here.
+    pub(crate) fn phase(&self, tenant: &TenantId, scope: &Scope, lane: &Lane, now_us: u64) -> Phase {
+        if self.latch(tenant, scope).is_some() {
+            Phase::Stopped
+        } else {
+            lane.phase(now_us)
+        }
+    }
+
+    /// The percent of a scope as served here.
+    pub(crate) fn percent(&self, tenant: &TenantId, scope: &Scope, lane: &Lane, now_us: u64) -> f64 {
+        if self.latch(tenant, scope).is_some() {
+            0.0
+        } else {
+            lane.served_percent(now_us, self.contact_us)
+        }
+    }
+
+    /// What requests read from now on, and what has changed by it.
+    pub(crate) fn snapshot(&mut self, now_us: u64) -> (Snapshot, Vec<Change>) {
+        let mut metrics = std::mem::replace(&mut self.metrics, Metrics::empty());
+        let mut changes = Vec::new();
+        let mut views = HashMap::new();
+        for (tenant, state) in &self.states {
+            let mut scopes: Vec<Scope> = state.lanes().keys().cloned().collect();
+            let latched = self
+                .latches
+                .keys()
+                .filter(|(of, scope)| of == tenant && !state.lanes().contains_key(scope));
+            scopes.extend(latched.map(|(_, scope)| scope.clone()));
+            let mut scoped = SubjectTrie::new();
+            let mut whole = None;
+            for scope in scopes {
+                let lane = state.lane(&scope);
+                let (phase, percent) = (
+                    self.phase(tenant, &scope, &lane, now_us),
+                    self.percent(tenant, &scope, &lane, now_us),
+                );
+                let id = lane
+                    .rollout()
+                    .filter(|_| phase != Phase::Stopped)
+                    .map(|of| of.proposal.id.clone());
+                metrics.scope(tenant, &scope, percent / 100.0, phase == Phase::Stopped);
+                let key = (tenant.clone(), scope.clone());
+                let before = self.served.insert(key, (phase, id.clone()));
+                let from = before.as_ref().map_or(Phase::Idle, |(phase, _)| *phase);
+                if before.map_or(phase != Phase::Idle, |before| before != (phase, id.clone())) {
+                    let (tenant, scope) = (tenant.clone(), scope.to_string());
+                    changes.push(Change {
+                        tenant,
+                        scope,
+                        from,
+                        to: phase,
+                        percent,
+                        proposal_id: id,
+                    });
+                }
+                if state.catalog().is_empty() {
+                    continue;
+                }
+                let view = Arc::new(lane_view(state, &lane, phase, percent, now_us, &mut metrics));
+                match scope.pattern() {
+                    Some(pattern) => drop(scoped.insert(pattern, view)),
+                    None => whole = Some(view),
+                }
+            }
+            if let Some(whole) = whole {
+                views.insert(
+                    tenant.clone(),
+                    TenantView {
+                        whole,
+                        scoped: Arc::new(scoped),
+                    },
+                );
+            }
+        }
+        self.metrics = metrics;
+        (Snapshot::new(views), changes)
+    }
+}
+
+fn lane_view(
+    state: &State,
+    lane: &Lane,
+    phase: Phase,
+    percent: f64,
+    now_us: u64,
+    metrics: &mut Metrics,
+) -> LaneView {
+    let mut served = |variant: Arc<Variant>| {
+        let decisions = metrics.decisions(&variant.name);
+        Served { variant, decisions }
+    };
+    if phase == Phase::Stopped {
+        return LaneView {
+            base: served(state.catalog().baseline()),
+            canary: None,
+        };
+    }
+    let base = served(lane.base(state.catalog(), now_us));
+    let threshold = Fraction::from_percent(percent).map_or(Threshold::Never, Fraction::threshold);
+    let canary = lane.rollout().map(|rollout| Canary {
+        served: served(rollout.variant().clone()),
+        threshold,
+        sampler: Sampler::new(rollout.digest.seed()),
+    });
+    LaneView { base, canary }
+}

@@ -1,0 +1,75 @@
+//! Counters and gauges, registered at 0 when an executor is made.
+
+use std::collections::HashMap;
+
+use arqon_message::TenantId;
+use metrics::{Counter, Gauge, counter, gauge};
+
+use crate::{refusal::Reason, state::Scope};
+
+/// Requests by the variant they were assigned.
+pub const DECISIONS: &str = "shield_rollout_decisions_total";
+/// The served share of a scope, 0 to 1; labels `tenant` and `scope`.
+pub const FRACTION: &str = "shield_rollout_fraction";
+/// Refused control messages by reason.
+pub const REFUSED: &str = "shield_rollout_refused_total";
+/// 1 while a scope is stopped; labels `tenant` and `scope`.
+pub const STOPPED: &str = "shield_rollout_stopped";
+
+/// Handles, taken once.
+pub(crate) struct Metrics {
+    refused: HashMap<Reason, Counter>,
+    decisions: HashMap<String, Counter>,
+    scopes: HashMap<(TenantId, Scope), (Gauge, Gauge)>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let refused = Reason::ALL.iter().map(|reason| {
+            let counter = counter!(REFUSED, "reason" => reason.as_str());
+            counter.increment(0);
+            (*reason, counter)
+        });
+        Self {
+            refused: refused.collect(),
+            decisions: HashMap::new(),
+            scopes: HashMap::new(),
+        }
+    }
+
+    /// Placeholder while the real one is borrowed.
+    pub(crate) fn empty() -> Self {
+        Self {
+            refused: HashMap::new(),
+            decisions: HashMap::new(),
+            scopes: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn refused(&self, reason: Reason) {
+        if let Some(counter) = self.refused.get(&reason) {
+            counter.increment(1);
+        }
+    }
+
+    /// The counter of a variant.
+    pub(crate) fn decisions(&mut self, variant: &str) -> Counter {
+        if let Some(counter) = self.decisions.get(variant) {
+            return counter.clone();
+        }
+        let counter = counter!(DECISIONS, "variant" => variant.to_owned());
+        counter.increment(0);
+        self.decisions.insert(variant.to_owned(), counter.clone());
+        counter
+    }
+
+    pub(crate) fn scope(&mut self, tenant: &TenantId, scope: &Scope, fraction: f64, stopped: bool) {
+        let key = (tenant.clone(), scope.clone());
+        let (served, latched) = self.scopes.entry(key).or_insert_with(|| {
+            let labels = [("tenant", tenant.to_string()), ("scope", scope.to_string())];
+            (gauge!(FRACTION, &labels), gauge!(STOPPED, &labels))
+        });
+        served.set(fraction);
+        latched.set(if stopped { 1.0 } else { 0.0 });
+    }
+}

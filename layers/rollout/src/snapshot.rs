@@ -1,0 +1,86 @@
+//! What a request reads: one immutable value, replaced as a whole.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arqon_message::{Sampler, Subject, SubjectTrie, TenantId, Threshold};
+use http::Extensions;
+use metrics::Counter;
+
+use crate::variant::Variant;
+
+/// The live decisions of all tenants.
+#[derive(Default)]
+pub(crate) struct Snapshot {
+    tenants: HashMap<TenantId, TenantView>,
+    /// The tenant of a request that names none, when there is only one.
+    sole: Option<TenantView>,
+}
+
+#[derive(Clone)]
+pub(crate) struct TenantView {
+    pub(crate) whole: Arc<LaneView>,
+    pub(crate) scoped: Arc<SubjectTrie<Arc<LaneView>>>,
+}
+
+/// One scope's decision.
+pub(crate) struct LaneView {
+    pub(crate) base: Served,
+    pub(crate) canary: Option<Canary>,
+}
+
+pub(crate) struct Canary {
+    pub(crate) served: Served,
+    pub(crate) threshold: Threshold,
+    pub(crate) sampler: Sampler,
+}
+
+/// A variant and who counts it.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) variant: Arc<Variant>,
+    pub(crate) decisions: Counter,
+}
+
+impl Snapshot {
+    pub(crate) fn new(tenants: HashMap<TenantId, TenantView>) -> Self {
+        let mut views = tenants.values();
+        let sole = match (views.next(), views.next()) {
+            (Some(sole), None) => Some(sole.clone()),
+            _ => None,
+        };
+        Self { tenants, sole }
+    }
+
+    /// The scope a request falls into: by its subject, else its tenant, else the only tenant.
+    pub(crate) fn lane(&self, extensions: &Extensions) -> Option<&Arc<LaneView>> {
+        if self.tenants.is_empty() {
+            return None;
+        }
+        let subject = extensions.get::<Subject>();
+        let tenant = extensions
+            .get::<TenantId>()
+            .map(TenantId::as_str)
+            .or_else(|| subject.and_then(Subject::tenant));
+        let view = match tenant {
+            Some(tenant) => self.tenants.get(tenant)?,
+            None => self.sole.as_ref()?,
+        };
+        let scoped = subject.and_then(|subject| view.scoped.find(subject));
+        Some(scoped.unwrap_or(&view.whole))
+    }
+}
+
+impl LaneView {
+    /// Whether a key is needed to decide.
+    pub(crate) fn canary(&self) -> Option<&Canary> {
+        self.canary
+            .as_ref()
+            .filter(|canary| canary.threshold != Threshold::Never)
+    }
+}
+
+impl Canary {
+    pub(crate) fn takes(&self, key: &[u8]) -> bool {
+        self.sampler.sample(key, self.threshold)
+    }
+}

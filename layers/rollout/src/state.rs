@@ -1,0 +1,424 @@
+//! What the log says: the state of one tenant, and the share it yields at a time.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+use arqon_message::{SubjectPattern, TenantId};
+
+use crate::{
+    catalog::Catalog,
+    digest::Digest,
+    keys::KeySet,
+    record::NodeId,
+    refusal::{Reason, Refusal},
+    table::Phase,
+    variant::Variant,
+    wire::{Proposal, RolloutConfig, VariantId},
+};
+
+/// Most pending proposals of one issuer; another's are never evicted for them.
+pub const MAX_PENDING: usize = 16;
+
+/// Most tombstones; the oldest go first. Counters refuse replays for ever, tombstones re-used ids.
+pub const MAX_TOMBSTONES: usize = 4_096;
+
+/// Most scopes of one tenant.
+pub const MAX_SCOPES: usize = 1_024;
+
+/// What a rollout covers: the whole tenant, or the subjects of one pattern inside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(Option<SubjectPattern>);
+
+impl Scope {
+    /// The whole tenant.
+    pub const TENANT: Self = Self(None);
+
+    /// Reads the scope of a message for `tenant`.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::WrongScope`] when it is no pattern or reaches outside `in.t.<tenant>.`.
+    pub fn parse(text: Option<&str>, tenant: &TenantId) -> Result<Self, Refusal> {
+        let Some(text) = text else { return Ok(Self::TENANT) };
+        let wrong = |detail: String| Refusal::new(Reason::WrongScope, detail);
+        let pattern = SubjectPattern::parse(text).map_err(|error| wrong(error.to_string()))?;
+        let inside =
+            pattern.tokens().take(3).eq(["in", "t", tenant.as_str()]) && pattern.tokens().nth(3).is_some();
+        if !inside {
+            return Err(wrong(format!("`{text}` is not inside in.t.{tenant}")));
+        }
+        Ok(Self(Some(pattern)))
+    }
+
+    /// The pattern; None for the whole tenant.
+    pub fn pattern(&self) -> Option<&SubjectPattern> {
+        self.0.as_ref()
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.as_ref().map_or("", SubjectPattern::as_str))
+    }
+}
+
+/// What an operator decided about trust before the first record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Whose state it is.
+    pub tenant: TenantId,
+    /// Accepts envelopes without any signature.
+    pub allow_unsigned: bool,
+    /// Accepts approvals without a ramp: everyone at once.
+    pub allow_unramped: bool,
+    /// How far in the future a message may have been issued, microseconds.
+    pub skew_us: u64,
+}
+
+impl Policy {
+    /// Everything signed, everything ramped, 30 s of clock skew.
+    pub fn strict(tenant: TenantId) -> Self {
+        Self {
+            tenant,
+            allow_unsigned: false,
+            allow_unramped: false,
+            skew_us: 30_000_000,
+        }
+    }
+}
+
+/// A variant with the parameters somebody chose for it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) id: Option<VariantId>,
+    pub(crate) params: Option<HashMap<String, f64>>,
+    pub(crate) variant: Arc<Variant>,
+}
+
+impl Choice {
+    pub(crate) fn of(
+        catalog: &Catalog,
+        id: Option<VariantId>,
+        params: Option<&HashMap<String, f64>>,
+    ) -> Result<Self, Refusal> {
+        let variant = catalog.resolve(id, params)?;
+        Ok(Self {
+            id,
+            params: params.cloned(),
+            variant,
+        })
+    }
+
+    /// The same choice out of another catalog.
+    pub(crate) fn again(&self, catalog: &Catalog) -> Result<Self, Refusal> {
+        Self::of(catalog, self.id, self.params.as_ref())
+    }
+}
+
+/// A proposal that waits for an approval.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pending {
+    /// What is proposed.
+    pub proposal: Arc<Proposal>,
+    /// What an approval must name.
+    pub digest: Digest,
+    /// Who proposed.
+    pub issuer: String,
+    /// When it is forgotten.
+    pub expires_at_us: u64,
+    pub(crate) scope: Scope,
+}
+
+/// A rollout that was approved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApprovedRollout {
+    /// What was approved.
+    pub proposal: Arc<Proposal>,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its ramp.
+    pub config: RolloutConfig,
+    /// Who approved: the names of the keys.
+    pub approved_by: Vec<String>,
+    /// When, by the log.
+    pub approved_at_us: u64,
+    /// When it ends by itself.
+    pub until_us: Option<u64>,
+    pub(crate) supersede: bool,
+    pub(crate) choice: Choice,
+    pub(crate) active_us: u64,
+    pub(crate) running_since_us: Option<u64>,
+}
+
+impl ApprovedRollout {
+    /// What is rolled out.
+    pub fn variant(&self) -> &Arc<Variant> {
+        &self.choice.variant
+    }
+
+    /// Active time until `now_us`, microseconds; a pause is not active.
+    pub fn active_us(&self, now_us: u64) -> u64 {
+        let running = self
+            .running_since_us
+            .map_or(0, |since| now_us.saturating_sub(since));
+        self.active_us.saturating_add(running)
+    }
+
+    /// The percent at `now_us`, whatever the scope's state.
+    pub fn percent(&self, now_us: u64) -> f64 {
+        self.config.percent_at(self.active_us(now_us))
+    }
+
+    fn phase(&self, now_us: u64) -> Phase {
+        let RolloutConfig {
+            increment_per_minute,
+            max_percent,
+            ..
+        } = self.config;
+        let percent = self.percent(now_us);
+        if percent >= 100.0 {
+            Phase::Complete
+        } else if percent >= max_percent || increment_per_minute <= 0.0 {
+            Phase::Holding
+        } else {
+            Phase::Ramping
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Mode {
+    Idle,
+    Rollout(ApprovedRollout),
+    Forced { choice: Choice, until_us: Option<u64> },
+    Stopped,
+}
+
+/// The state of one scope.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lane {
+    pub(crate) mode: Mode,
+    pub(crate) frozen: bool,
+    /// The variant a finished rollout left behind; None is the catalog's baseline.
+    pub(crate) promoted: Option<Choice>,
+    pub(crate) parked: Option<ApprovedRollout>,
+    /// What was signed before the last stop no longer acts.
+    pub(crate) not_before_us: u64,
+    /// What brought it here, for people.
+    pub(crate) cause: Cause,
+}
+
+/// Why a scope is as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// Since when, by the log.
+    pub since_us: u64,
+    /// The reason somebody gave.
+    pub reason: String,
+    /// The names of the keys that signed.
+    pub by: Vec<String>,
+    /// The position in the log.
+    pub seq: u64,
+}
+
+impl Lane {
+    pub(crate) fn idle() -> Self {
+        Self {
+            mode: Mode::Idle,
+            frozen: false,
+            promoted: None,
+            parked: None,
+            not_before_us: 0,
+            cause: Cause::default(),
+        }
+    }
+
+    /// The state at `now_us`.
+    pub fn phase(&self, now_us: u64) -> Phase {
+        match &self.mode {
+            Mode::Stopped => Phase::Stopped,
+            Mode::Forced { until_us, .. } if !lapsed(*until_us, now_us) => Phase::Forced,
+            _ if self.frozen => Phase::Paused,
+            Mode::Rollout(rollout) if !lapsed(rollout.until_us, now_us) => rollout.phase(now_us),
+            Mode::Idle | Mode::Rollout(_) | Mode::Forced { .. } => Phase::Idle,
+        }
+    }
+
+    /// The rollout that runs or is held.
+    pub fn rollout(&self) -> Option<&ApprovedRollout> {
+        match &self.mode {
+            Mode::Rollout(rollout) => Some(rollout),
+            Mode::Idle | Mode::Forced { .. } | Mode::Stopped => None,
+        }
+    }
+
+    /// The approval that waits for the resume.
+    pub fn parked(&self) -> Option<&ApprovedRollout> {
+        self.parked.as_ref()
+    }
+
+    /// Why it is so.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The share of keys that get the rollout's variant at `now_us`, in percent: `f(log, now)`.
+    pub fn percent(&self, now_us: u64) -> f64 {
+        match &self.mode {
+            Mode::Rollout(rollout) if !lapsed(rollout.until_us, now_us) => rollout.percent(now_us),
+            _ => 0.0,
+        }
+    }
+
+    /// What a node serves: `min(f(log, now), f(log, last_contact))`, in percent.
+    pub fn served_percent(&self, now_us: u64, last_contact_us: u64) -> f64 {
+        self.percent(now_us).min(self.percent(last_contact_us))
+    }
+
+    /// Who is not in the rollout gets this.
+    pub(crate) fn base(&self, catalog: &Catalog, now_us: u64) -> Arc<Variant> {
+        match (&self.mode, &self.promoted) {
+            (Mode::Stopped, _) => catalog.baseline(),
+            (Mode::Forced { choice, until_us }, _) if !lapsed(*until_us, now_us) => choice.variant.clone(),
+            (_, Some(promoted)) => promoted.variant.clone(),
+            (_, None) => catalog.baseline(),
+        }
+    }
+}
+
+pub(crate) fn lapsed(until_us: Option<u64>, now_us: u64) -> bool {
+    until_us.is_some_and(|until| now_us >= until)
+}
+
+/// The last message of an issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) counter: u64,
+    pub(crate) payload: Digest,
+}
+
+/// The state of one tenant: a pure fold over its control log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) keys: Arc<KeySet>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) parked_catalog: Option<Arc<Catalog>>,
+    pub(crate) operators: Option<Seen>,
+    pub(crate) issuers: BTreeMap<String, Seen>,
+    pub(crate) pending: BTreeMap<String, Pending>,
+    pub(crate) tombstones: BTreeMap<String, u64>,
+    pub(crate) lanes: BTreeMap<Scope, Lane>,
+    pub(crate) clock_us: u64,
+    pub(crate) seq: u64,
+}
+
+impl State {
+    /// Before the first record.
+    pub fn genesis(policy: Policy, keys: KeySet, catalog: Catalog) -> Self {
+        Self {
+            policy: Arc::new(policy),
+            keys: Arc::new(keys),
+            catalog: Arc::new(catalog),
+            parked_catalog: None,
+            operators: None,
+            issuers: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            lanes: BTreeMap::from([(Scope::TENANT, Lane::idle())]),
+            clock_us: 0,
+            seq: 0,
+        }
+    }
+
+    /// Whose state it is.
+    pub fn tenant(&self) -> &TenantId {
+        &self.policy.tenant
+    }
+
+    /// The position of the last record that was looked at.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The latest time the log has told.
+    pub fn clock_us(&self) -> u64 {
+        self.clock_us
+    }
+
+    /// The keys in force.
+    pub fn keys(&self) -> &KeySet {
+        &self.keys
+    }
+
+    /// The catalog in force.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The catalog that waits for a resume.
+    pub fn parked_catalog(&self) -> Option<&Catalog> {
+        self.parked_catalog.as_deref()
+    }
+
+    /// The operators' last counter; the next message needs a higher one.
+    pub fn counter(&self) -> u64 {
+        self.operators.map_or(0, |seen| seen.counter)
+    }
+
+    /// The last counter of a stop key or a node.
+    pub fn issuer_counter(&self, keyid: &str) -> u64 {
+        self.issuers.get(keyid).map_or(0, |seen| seen.counter)
+    }
+
+    /// The proposals that wait, by id.
+    pub fn pending(&self) -> &BTreeMap<String, Pending> {
+        &self.pending
+    }
+
+    /// Whether a proposal id may never run again.
+    pub fn is_tombstoned(&self, id: &str) -> bool {
+        self.tombstones.contains_key(id)
+    }
+
+    /// The scopes; the whole tenant's comes first and is always there.
+    pub fn lanes(&self) -> &BTreeMap<Scope, Lane> {
+        &self.lanes
+    }
+
+    /// The state of a scope; one nobody has used is as the whole tenant is.
+    pub fn lane(&self, scope: &Scope) -> Lane {
+        if let Some(lane) = self.lanes.get(scope) {
+            return lane.clone();
+        }
+        let mut lane = self.lanes.get(&Scope::TENANT).cloned().unwrap_or_else(Lane::idle);
+        if let Mode::Rollout(_) = lane.mode {
+            lane.mode = Mode::Idle;
+        }
+        lane.promoted = None;
+        lane.parked = None;
+        lane
+    }
+
+    /// What `propose`d messages of a node are counted under.
+    pub(crate) fn node_issuer(node: Option<&NodeId>) -> String {
+        node.map_or_else(|| "unsigned".to_owned(), |node| node.as_str().to_owned())
+    }
+
+    pub(crate) fn bury(&mut self, id: &str) {
+        if self.tombstones.len() >= MAX_TOMBSTONES {
+            let oldest = self
+                .tombstones
+                .iter()
+                .min_by_key(|(_, seq)| **seq)
+                .map(|(id, _)| id.clone());
+            if let Some(oldest) = oldest {
+                self.tombstones.remove(&oldest);
+            }
+        }
+        self.tombstones.insert(id.to_owned(), self.seq);
+    }
+}
