@@ -17,7 +17,7 @@ impl Wake for Ignore {
 }
 
 /// What is there now. A `next` gives way at most twice before it parks; dropping a parked one loses nothing.
-pub fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     let waker = Waker::from(Arc::new(Ignore));
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
@@ -30,7 +30,7 @@ pub fn now<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 /// Everything a subscriber can get now: facts, and slots lost.
-pub fn drain(subscriber: &mut Subscriber) -> (Vec<Event>, u64) {
+pub(crate) fn drain(subscriber: &mut Subscriber) -> (Vec<Event>, u64) {
     let (mut facts, mut lost) = (Vec::new(), 0);
     while let Some(Some(notice)) = now(subscriber.next()) {
         account(notice, &mut facts, &mut lost);
@@ -39,7 +39,7 @@ pub fn drain(subscriber: &mut Subscriber) -> (Vec<Event>, u64) {
 }
 
 /// As [`drain`].
-pub fn drain_follower(follower: &mut Follower) -> (Vec<Event>, u64) {
+pub(crate) fn drain_follower(follower: &mut Follower) -> (Vec<Event>, u64) {
     let (mut facts, mut lost) = (Vec::new(), 0);
     while let Some(Some(notice)) = now(follower.next()) {
         account(notice, &mut facts, &mut lost);
@@ -55,23 +55,23 @@ fn account(notice: Notice, facts: &mut Vec<Event>, lost: &mut u64) {
     }
 }
 
-pub fn version(version: u64) -> Event {
+pub(crate) fn version(version: u64) -> Event {
     Event::ConfigUpdated { version }
 }
 
-pub fn versions(facts: &[Event]) -> Vec<u64> {
+pub(crate) fn versions(facts: &[Event]) -> Vec<u64> {
     facts.iter().map(number).collect()
 }
 
 /// The number a test put into an event.
-pub fn number(event: &Event) -> u64 {
+pub(crate) fn number(event: &Event) -> u64 {
     match event {
         Event::ConfigUpdated { version: number } | Event::SchemaChanged { revision: number, .. } => *number,
         other => panic!("no number in {other:?}"),
     }
 }
 
-pub fn report(revision: u64) -> Event {
+pub(crate) fn report(revision: u64) -> Event {
     Event::SchemaChanged {
         schema_id: "v1.a".to_owned(),
         revision,
@@ -79,7 +79,7 @@ pub fn report(revision: u64) -> Event {
 }
 
 /// The long form runs with `RON_BUS_LONG=1`.
-pub fn scale(short: u64, long: u64) -> u64 {
+pub(crate) fn scale(short: u64, long: u64) -> u64 {
     if std::env::var_os("RON_BUS_LONG").is_some() {
         long
     } else {
