@@ -1,0 +1,159 @@
+//! Shadow copies to NATS: core publish to `shadow.<subject>`.
+
+use std::time::Duration;
+
+use async_nats::{Client, client::PublishErrorKind, connection::State};
+use tokio::time::timeout;
+
+use arqon_shadow::{Delivery, ShadowCopy, Sink, SinkError};
+
+/// How long one publish may wait for a place in the client's own queue, unless set otherwise.
+pub const SINK_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Publishes each copy to its `shadow.` subject, at most once, in order, without an acknowledgement.
+///
+/// Give it a client of its own: the client's queue of commands is shared by everything that publishes through it, so a
+/// mirror on the primary's client would make the primary wait behind it. A copy is counted as mirrored when the client
+/// took it; what the client holds when its connection breaks is lost, as core NATS is.
+///
+/// - While the client is not connected a copy is dropped as `disconnected`, at once: async-nats would keep it, and once
+///   its queue of 2,048 is full `publish` waits for ever.
+/// - A body above the server's `max_payload` is dropped before it is queued, one that is above it with its headers when
+///   its turn comes: `max_payload`.
+/// - A server that takes connections and reads nothing makes the queue fill: `timeout`.
+#[derive(Clone, Debug)]
+pub struct NatsSink {
+    client: Client,
+    timeout: Duration,
+}
+
+impl NatsSink {
+    /// Publishes through `client`.
+    #[must_use]
+    pub const fn new(client: Client) -> Self {
+        Self {
+            client,
+            timeout: SINK_TIMEOUT,
+        }
+    }
+
+    /// Another deadline for one publish. The mirror's own `timeout_ms` holds besides.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    async fn publish(&self, copy: ShadowCopy) -> Result<(), SinkError> {
+        if !self.is_connected() {
+            return Err(SinkError::Disconnected);
+        }
+        let (headers, header_bytes) = to_nats(&copy.headers);
+        let (size, limit) = (copy.body.len() + header_bytes, self.client.max_payload());
+        let subject = copy.subject.as_str().to_owned();
+        match timeout(
+            self.timeout,
+            self.client.publish_with_headers(subject, headers, copy.body),
+        )
+        .await
+        {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                Err(SinkError::MaxPayload { size, limit })
+            }
+            Ok(Err(error)) if error.kind() == PublishErrorKind::Send => Err(SinkError::Disconnected),
+            Ok(Err(error)) => Err(SinkError::publish(error)),
+            Err(_) if !self.is_connected() => Err(SinkError::Disconnected),
+            Err(_) => Err(SinkError::Timeout),
+        }
+    }
+}
+
+impl Sink for NatsSink {
+    fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
+        Box::pin(self.publish(copy))
+    }
+
+    fn flush(&self) -> Delivery<'_> {
+        Box::pin(async {
+            if !self.is_connected() {
+                return Err(SinkError::Disconnected);
+            }
+            timeout(self.timeout, self.client.flush())
+                .await
+                .map_err(|_| SinkError::Timeout)?
+                .map_err(SinkError::publish)
+        })
+    }
+
+    fn body_bytes_max(&self) -> usize {
+        // Without a server there is no limit to speak of: the copy is then dropped for the better reason.
+        if self.is_connected() {
+            self.client.max_payload()
+        } else {
+            usize::MAX
+        }
+    }
+}
+
+/// A copy's headers for NATS, and their size on the wire. What NATS cannot carry (bytes that are not UTF-8) and what means
+/// nothing without HTTP (`host`, `accept*`) is left out; the mark always passes.
+fn to_nats(headers: &http::HeaderMap) -> (async_nats::HeaderMap, usize) {
+    let mut nats = async_nats::HeaderMap::new();
+    let mut bytes = "NATS/1.0\r\n\r\n".len();
+    for (name, value) in headers {
+        let name = name.as_str();
+        if name == "host" || name.starts_with("accept") {
+            continue;
+        }
+        // Checked conversions only: async-nats' own `From` panics on what it cannot carry.
+        let parsed = (
+            name.parse::<async_nats::HeaderName>(),
+            std::str::from_utf8(value.as_bytes()).map(str::parse),
+        );
+        if let (Ok(key), Ok(Ok(value))) = parsed {
+            let value: async_nats::HeaderValue = value;
+            bytes += name.len() + value.as_str().len() + ": \r\n".len();
+            nats.append(key, value);
+        }
+    }
+    (nats, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn headers_are_carried_or_left_out_but_never_panic() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-arqon-shadow", &b"true"[..]),
+            ("host", b"example"),
+            ("accept-encoding", b"gzip"),
+            ("x-latin", b"caf\xe9"),
+            ("x-utf8", "caf\u{e9}".as_bytes()),
+        ] {
+            headers.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_bytes(value).expect("value"),
+            );
+        }
+        let (nats, bytes) = to_nats(&headers);
+        assert_eq!(nats.len(), 2);
+        assert_eq!(
+            nats.get("x-arqon-shadow").map(async_nats::HeaderValue::as_str),
+            Some("true")
+        );
+        assert_eq!(
+            bytes,
+            "NATS/1.0\r\nx-arqon-shadow: true\r\nx-utf8: café\r\n\r\n".len()
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! The mirror against a real nats-server: healthy, away, dying, stalled, and with a small `max_payload` (F1 to F5, F12).
+#![cfg(feature = "nats")]
+
+use std::{convert::Infallible, time::Duration};
+
+use arqon::nats::sink::NatsSink;
+use arqon_message::Subject;
+use arqon_shadow::{Reason, RuleConfig, ShadowConfig, ShadowHandle, ShadowLayer, ShadowStats};
+use arqon_test_support::NatsServer;
+use async_nats::{Client, ConnectOptions, connection::State};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, ServiceExt};
+
+type Error = Box<dyn std::error::Error>;
+
+/// A client of its own, that starts without a server too.
+async fn client(url: &str) -> Result<Client, Error> {
+    let options = ConnectOptions::new()
+        .retry_on_initial_connect()
+        .ping_interval(Duration::from_millis(500))
+        .reconnect_delay_callback(|_| Duration::from_millis(20));
+    Ok(options.connect(url).await?)
+}
+
+fn mirror(client: Client) -> Result<(ShadowLayer, ShadowHandle), Error> {
+    let config = ShadowConfig::default()
+        .rule(RuleConfig::new("in.t.*.>", 1.0).with_max_body_bytes(4 << 20))
+        .with_timeout_ms(200);
+    let (layer, handle, drain) = ShadowLayer::channel(&config, NatsSink::new(client))?;
+    tokio::spawn(drain.run());
+    Ok((layer, handle))
+}
+
+/// One request through an echoing primary, which has to answer as if there were no mirror.
+async fn send(layer: &ShadowLayer, subject: &str, body: impl Into<Bytes>) -> Result<(), Error> {
+    let body = body.into();
+    let primary = layer.layer(tower::service_fn(|request: Request<_>| async move {
+        let body = http_body_util::BodyExt::collect(request.into_body())
+            .await?
+            .to_bytes();
+        Ok::<_, Infallible>(Response::new(body))
+    }));
+    let mut request = Request::post("/")
+        .header(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+        .header("authorization", "Bearer secret")
+        .header("nats-msg-id", "1")
+        .body(Full::new(body.clone()).boxed())?;
+    request.extensions_mut().insert(Subject::parse(subject)?);
+    assert_eq!(primary.oneshot(request).await?.into_body(), body);
+    Ok(())
+}
+
+/// Waits until the books show something.
+async fn until(handle: &ShadowHandle, shown: impl Fn(&ShadowStats) -> bool) -> Result<ShadowStats, Error> {
+    let wait = async {
+        loop {
+            let stats = handle.stats();
+            if shown(&stats) {
+                return stats;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(30), wait).await?)
+}
+
+async fn connected(client: &Client, wanted: State) -> Result<(), Error> {
+    let wait = async {
+        while client.connection_state() != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    Ok(tokio::time::timeout(Duration::from_secs(30), wait).await?)
+}
+
+#[tokio::test]
+async fn copies_arrive_on_their_shadow_subject_marked_once_and_in_order() -> Result<(), Error> {
+    let server = NatsServer::start().await?;
+    let unique = server.unique().to_owned();
+    let mut copies = server
+        .client()
+        .await?
+        .subscribe(format!("shadow.in.t.{unique}.>"))
+        .await?;
+    let publisher = client(server.url()).await?;
+    connected(&publisher, State::Connected).await?;
+    let (layer, handle) = mirror(publisher)?;
+    for n in 0..100 {
+        send(&layer, &format!("in.t.{unique}.orders"), format!("order {n}")).await?;
+    }
+    for n in 0..100 {
+        let copy = tokio::time::timeout(Duration::from_secs(10), copies.next())
+            .await?
+            .ok_or("closed")?;
+        assert_eq!(copy.subject.as_str(), format!("shadow.in.t.{unique}.orders"));
+        assert_eq!(copy.payload, format!("order {n}"));
+        let headers = copy.headers.ok_or("headers")?;
+        let all: Vec<_> = headers
+            .get_all("x-arqon-shadow")
+            .map(|value| value.as_str().to_owned())
+            .collect();
+        assert_eq!(all, ["true"]);
+        assert_eq!(
+            headers.get("x-arqon-shadow-of").map(|key| key.as_str().len()),
+            Some(32)
+        );
+        assert!(headers.get("traceparent").is_some());
+        assert!(headers.get("authorization").is_none() && headers.get("nats-msg-id").is_none());
+        assert!(copy.reply.is_none());
+    }
+    let stats = handle.shutdown(Duration::from_secs(5)).await;
+    assert_eq!((stats.sampled, stats.mirrored, stats.in_flight), (100, 100, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_server_at_the_start_copies_are_dropped_and_once_it_is_there_they_flow() -> Result<(), Error>
+{
+    // F1, F10: nothing listens on the server's port until it is started again.
+    let mut server = NatsServer::start_own().await?;
+    server.stop().await?;
+    let publisher = client(server.url()).await?;
+    let (layer, handle) = mirror(publisher.clone())?;
+    for _ in 0..50 {
+        send(&layer, "in.t.a.b", "early").await?;
+    }
+    let stats = until(&handle, |stats| stats.in_flight == 0).await?;
+    assert_eq!(stats.dropped_by(Reason::Disconnected), 50);
+
+    server.start_again().await?;
+    connected(&publisher, State::Connected).await?;
+    send(&layer, "in.t.a.b", "late").await?;
+    assert_eq!(until(&handle, |stats| stats.in_flight == 0).await?.mirrored, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_under_load_is_not_felt_and_copies_flow_again_after_it() -> Result<(), Error>
+{
+    // F2
+    let mut server = NatsServer::start_own().await?;
+    let publisher = client(server.url()).await?;
+    connected(&publisher, State::Connected).await?;
+    let (layer, handle) = mirror(publisher.clone())?;
+    for n in 0..300 {
+        if n == 100 {
+            server.kill().await?;
+            connected(&publisher, State::Disconnected).await?;
+        }
+        send(&layer, "in.t.a.b", "x").await?;
+    }
+    let stats = until(&handle, |stats| stats.in_flight == 0).await?;
+    assert!(stats.dropped_by(Reason::Disconnected) >= 200, "{stats:?}");
+    assert_eq!(stats.sampled, stats.mirrored + stats.dropped_sum());
+    server.start_again().await?;
+    connected(&publisher, State::Connected).await?;
+    send(&layer, "in.t.a.b", "x").await?;
+    let before = stats.mirrored;
+    assert_eq!(
+        until(&handle, |stats| stats.in_flight == 0).await?.mirrored,
+        before + 1
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_stalls_is_not_felt_and_memory_stays_within_the_budget() -> Result<(), Error> {
+    // F4: SIGSTOP. The server's socket takes what the kernel buffers, then nothing.
+    let mut server = NatsServer::start_own().await?;
+    let publisher = client(server.url()).await?;
+    connected(&publisher, State::Connected).await?;
+    let (layer, handle) = mirror(publisher.clone())?;
+    server.pause().await?;
+    let body = Bytes::from(vec![b'x'; 64 * 1024]);
+    let begun = std::time::Instant::now();
+    for _ in 0..8_000 {
+        send(&layer, "in.t.a.b", body.clone()).await?;
+        assert!(handle.state().queue_bytes <= 32 << 20);
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "the primary waited: {:?}",
+        begun.elapsed()
+    );
+    assert!(handle.stats().dropped_sum() > 0);
+    server.resume().await?;
+    connected(&publisher, State::Connected).await?;
+    let stats = until(&handle, |stats| stats.in_flight == 0).await?;
+    assert_eq!(stats.sampled, stats.mirrored + stats.dropped_sum());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_above_the_servers_max_payload_is_skipped_and_counted() -> Result<(), Error> {
+    // F12: the server takes 1 MiB.
+    let server = NatsServer::start().await?;
+    let unique = server.unique().to_owned();
+    let publisher = client(server.url()).await?;
+    connected(&publisher, State::Connected).await?;
+    let limit = publisher.max_payload();
+    let (layer, handle) = mirror(publisher)?;
+    // The task has looked at the limit before the first copy is delivered.
+    send(&layer, &format!("in.t.{unique}.a"), "small").await?;
+    until(&handle, |stats| stats.mirrored == 1).await?;
+    for size in [limit + 1, limit, limit - 1_000] {
+        send(&layer, &format!("in.t.{unique}.a"), vec![b'x'; size]).await?;
+    }
+    let stats = until(&handle, |stats| stats.in_flight == 0).await?;
+    // `limit` alone fits; with its headers it does not.
+    assert_eq!(
+        (stats.mirrored, stats.dropped_by(Reason::MaxPayload)),
+        (2, 2),
+        "{stats:?}"
+    );
+    Ok(())
+}
