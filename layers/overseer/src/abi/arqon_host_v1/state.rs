@@ -1,0 +1,111 @@
+//! The state of one call.
+
+use std::{mem, sync::Arc};
+
+use wasmtime::Memory;
+
+use super::Guest;
+use crate::{
+    engine::{Host, Limiter},
+    exchange::Exchange,
+    verdict::Denial,
+};
+
+/// Where in its life an instance is. The numbers of the last three are those of its entry points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Start functions: nothing of a request can be seen.
+    Start,
+    /// `on_request`, or the original's `policy_check`.
+    Request,
+    /// `on_response`.
+    Response,
+    /// `on_configure`.
+    Configure,
+}
+
+impl Phase {
+    /// The number of the phase's entry point; start functions have none of their own.
+    pub(crate) const fn entry(self) -> usize {
+        match self {
+            Self::Start | Self::Request => 0,
+            Self::Response => 1,
+            Self::Configure => 2,
+        }
+    }
+}
+
+/// What the host functions work on.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(super) guest: Arc<Guest>,
+    pub(super) phase: Phase,
+    pub(super) exchange: Option<Exchange>,
+    pub(super) denial: Option<Denial>,
+    /// Edits made in this call, and their bytes.
+    pub(super) edits: usize,
+    pub(super) edit_bytes: usize,
+    /// Lines logged in this call, and lines dropped over the limit.
+    pub(super) log_lines: u32,
+    pub(super) logs_dropped: u32,
+    limiter: Limiter,
+    memory: Option<Memory>,
+}
+
+impl State {
+    pub(crate) const fn new(guest: Arc<Guest>, limiter: Limiter) -> Self {
+        Self {
+            guest,
+            phase: Phase::Start,
+            exchange: None,
+            denial: None,
+            edits: 0,
+            edit_bytes: 0,
+            log_lines: 0,
+            logs_dropped: 0,
+            limiter,
+            memory: None,
+        }
+    }
+
+    /// Lends the exchange to the call that comes.
+    pub(crate) fn begin(&mut self, phase: Phase, exchange: Option<Exchange>) {
+        self.phase = phase;
+        self.exchange = exchange;
+    }
+
+    /// Takes the exchange back, and what `host_reject` said, if the guest called it.
+    pub(crate) fn end(&mut self) -> (Option<Exchange>, Option<Denial>) {
+        (self.exchange.take(), self.denial.take())
+    }
+
+    /// Log lines over the limit, which were dropped.
+    pub(crate) const fn logs_dropped(&self) -> u32 {
+        self.logs_dropped
+    }
+
+    pub(crate) const fn growth_refused(&self) -> bool {
+        self.limiter.refused()
+    }
+
+    pub(super) const fn memory(&self) -> Option<Memory> {
+        self.memory
+    }
+}
+
+impl Host for State {
+    fn limiter(&mut self) -> &mut Limiter {
+        &mut self.limiter
+    }
+
+    fn attach(&mut self, memory: Memory) {
+        self.memory = Some(memory);
+    }
+
+    fn started(&mut self) {
+        // The limits on logs count from the call, so that standby and inline instances behave the same.
+        self.log_lines = 0;
+        self.logs_dropped = 0;
+        drop(mem::take(&mut self.denial));
+    }
+}

@@ -1,0 +1,297 @@
+//! The chain: which policies look at a request, and what comes of it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arqon_message::{Code, Problem, Rejection};
+use http::{StatusCode, request::Parts};
+use http_body::SizeHint;
+
+use crate::{
+    abi::arqon_host_v1::Phase,
+    event::{Event, OnEvent},
+    exchange::Exchange,
+    metrics::{Outcome, PolicyMetrics},
+    report::LoadReport,
+    run,
+    spec::PolicySpec,
+    verdict::{Cause, Verdict},
+    verify::{Loaded, Loader},
+};
+
+/// One policy of a chain.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    pub(crate) spec: PolicySpec,
+    /// Absent when loading failed and the operator wrote `failure.load = "open"`.
+    pub(crate) loaded: Option<Arc<Loaded>>,
+    /// Runs beside the active module; its verdicts are only compared.
+    pub(crate) candidate: Option<Arc<Loaded>>,
+    /// What ran before the last change.
+    pub(crate) former: Option<Arc<Loaded>>,
+    pub(crate) report: LoadReport,
+    pub(crate) metrics: Arc<PolicyMetrics>,
+}
+
+/// What a request runs by: read once, kept to its end.
+pub(crate) struct Snapshot {
+    pub(crate) loader: Arc<Loader>,
+    pub(crate) policies: Box<[Arc<Policy>]>,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) pool_wait: Duration,
+    pub(crate) on_event: OnEvent,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("policies", &self.policies)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The policies that look at a request, a bit each in the order of the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Matching(u64);
+
+impl Matching {
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    const fn has(self, at: usize) -> bool {
+        self.0 & (1 << at) != 0
+    }
+}
+
+impl Policy {
+    fn has(&self, phase: Phase) -> bool {
+        match &self.loaded {
+            Some(loaded) => loaded.compiled.has(phase.entry()),
+            // Its failure is a request's.
+            None => phase == Phase::Request,
+        }
+    }
+
+    fn needs_body(&self) -> bool {
+        [&self.loaded, &self.candidate]
+            .into_iter()
+            .flatten()
+            .any(|loaded| loaded.plan.needs_body)
+    }
+
+    /// Whether a request passes that this policy did not allow for `cause`.
+    fn passes(&self, cause: Cause) -> bool {
+        self.spec.monitor || self.spec.open[cause.index()]
+    }
+
+    /// Counts a failure and says what comes of it: `None` if the request passes.
+    fn fail(&self, cause: Cause, detail: &str, on_event: &OnEvent) -> Option<Rejection> {
+        let module = &*self.spec.guest.name;
+        self.metrics.failed(cause);
+        let outcome = match (self.spec.monitor, self.spec.open[cause.index()]) {
+            (true, _) => Outcome::Monitor,
+            (false, true) => Outcome::FailOpen,
+            (false, false) => Outcome::FailClosed,
+        };
+        self.metrics.decided(outcome);
+        tracing::warn!(component = "overseer", module, %cause, ?outcome, msg = detail);
+        match outcome {
+            Outcome::FailClosed => Some(self.reject(Problem::new(cause.code(), describe(cause)))),
+            Outcome::FailOpen => {
+                on_event(Event::FailedOpen {
+                    name: module.to_owned(),
+                    cause,
+                });
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn reject(&self, problem: Problem) -> Rejection {
+        let rejection = Rejection::new(problem);
+        if self.spec.close_session {
+            rejection.closing_session()
+        } else {
+            rejection
+        }
+    }
+}
+
+/// What a client is told of a failure: its class and nothing else.
+const fn describe(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Load => "a policy that must look at this request is not loaded",
+        Cause::Trap => "a policy failed on this request",
+        Cause::Fuel => "a policy used up its fuel on this request",
+        Cause::Deadline => "a policy ran past its deadline on this request",
+        Cause::Memory => "a policy ran out of memory on this request",
+        Cause::Stack => "a policy overflowed its stack on this request",
+        Cause::Pool => "too many requests are waiting for policies",
+        Cause::Body => "the body could not be read to its end",
+    }
+}
+
+impl Snapshot {
+    /// The policies that look at this request. `body` is what is known of the body's size: a policy that only monitors is
+    /// left out when the body may be over the cap, so that watching never refuses anything.
+    pub(crate) fn matching(&self, request: &Parts, body: &SizeHint) -> Matching {
+        let fits = body
+            .upper()
+            .is_some_and(|upper| upper <= self.body_bytes_max as u64);
+        let mut matching = 0;
+        for (at, policy) in self.policies.iter().enumerate() {
+            if !policy.spec.scope.covers(request) {
+                continue;
+            }
+            if policy.spec.monitor && !fits && policy.needs_body() {
+                let detail = "the body may be over max_body_bytes, and the policy only monitors";
+                drop(policy.fail(Cause::Body, detail, &self.on_event));
+                continue;
+            }
+            matching |= 1 << at;
+        }
+        Matching(matching)
+    }
+
+    fn of(&self, matching: Matching) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies
+            .iter()
+            .enumerate()
+            .filter_map(move |(at, policy)| matching.has(at).then_some(policy))
+    }
+
+    pub(crate) fn needs_body(&self, matching: Matching) -> bool {
+        self.of(matching).any(|policy| policy.needs_body())
+    }
+
+    pub(crate) fn sees_responses(&self, matching: Matching) -> bool {
+        self.of(matching).any(|policy| policy.has(Phase::Response))
+    }
+
+    /// Runs the policies in order until one refuses; what they amended is in the exchange.
+    pub(crate) fn decide(
+        &self,
+        matching: Matching,
+        phase: Phase,
+        mut exchange: Exchange,
+    ) -> (Exchange, Result<(), Rejection>) {
+        for policy in self.of(matching).filter(|policy| policy.has(phase)) {
+            let verdict;
+            (exchange, verdict) = self.consult(policy, phase, exchange);
+            if let Err(rejection) = verdict {
+                return (exchange, Err(rejection));
+            }
+        }
+        (exchange, Ok(()))
+    }
+
+    fn consult(
+        &self,
+        policy: &Policy,
+        phase: Phase,
+        exchange: Exchange,
+    ) -> (Exchange, Result<(), Rejection>) {
+        let Some(loaded) = &policy.loaded else {
+            return (
+                exchange,
+                policy
+                    .fail(Cause::Load, "the policy is not loaded", &self.on_event)
+                    .map_or(Ok(()), Err),
+            );
+        };
+        let before = (exchange.edits.len(), exchange.body.clone(), exchange.rewritten);
+        let begun = Instant::now();
+        let (call, exchange) = run::call(
+            &self.loader.engine,
+            loaded,
+            phase,
+            Some(exchange),
+            policy.spec.budget,
+        );
+        let mut exchange = exchange.expect("a call hands the exchange back");
+        policy.metrics.ran(begun.elapsed(), call.fuel);
+        if call.logs_dropped > 0 {
+            policy.metrics.log_lines_dropped(call.logs_dropped);
+        }
+        if policy.spec.monitor {
+            exchange.edits.truncate(before.0);
+            exchange.body = before.1;
+            exchange.rewritten = before.2;
+        }
+        let verdict = match call.verdict {
+            Verdict::Allow => {
+                policy.metrics.decided(Outcome::Allow);
+                Ok(())
+            }
+            Verdict::Deny(denial) if policy.spec.monitor => {
+                policy.metrics.decided(Outcome::Monitor);
+                let module = &*policy.spec.guest.name;
+                tracing::info!(
+                    component = "overseer",
+                    module,
+                    status = denial.status,
+                    msg = "would have rejected"
+                );
+                Ok(())
+            }
+            Verdict::Deny(denial) => {
+                policy.metrics.decided(Outcome::Reject);
+                let status = StatusCode::from_u16(denial.status).unwrap_or(StatusCode::FORBIDDEN);
+                let problem = if denial.reason.is_empty() {
+                    Problem::new(Code::OverseerDenied, "a policy denied the request")
+                } else {
+                    Problem::new(Code::OverseerDenied, denial.reason)
+                };
+                Err(policy.reject(problem.with_status(status)))
+            }
+            Verdict::Fail(cause, detail) => policy.fail(cause, &detail, &self.on_event).map_or(Ok(()), Err),
+        };
+        (exchange, verdict)
+    }
+
+    /// No instance came free in time: refused unless every policy that would have run lets that pass.
+    pub(crate) fn exhausted(&self, matching: Matching, phase: Phase) -> Result<(), Rejection> {
+        let mut refused = Ok(());
+        for policy in self.of(matching).filter(|policy| policy.has(phase)) {
+            if let Some(rejection) = policy.fail(Cause::Pool, "no instance came free in time", &self.on_event)
+            {
+                refused = refused.and(Err(rejection));
+            }
+        }
+        refused
+    }
+
+    /// The body that some policy needs could not be had: always refused, there is nothing to hand on.
+    pub(crate) fn unreadable(&self, matching: Matching, problem: Problem) -> Rejection {
+        let mut close = false;
+        for policy in self.of(matching).filter(|policy| policy.needs_body()) {
+            policy.metrics.failed(Cause::Body);
+            policy.metrics.decided(Outcome::FailClosed);
+            close |= policy.spec.close_session;
+        }
+        let rejection = Rejection::new(problem);
+        if close {
+            rejection.closing_session()
+        } else {
+            rejection
+        }
+    }
+
+    /// The names of policies under which a request may pass that they did not allow.
+    pub(crate) fn relaxed(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.policies.iter().filter_map(|policy| {
+            let why = if policy.spec.monitor {
+                "mode = \"monitor\""
+            } else if Cause::ALL.into_iter().any(|cause| policy.passes(cause)) {
+                "failure = \"open\""
+            } else {
+                return None;
+            };
+            Some((&*policy.spec.guest.name, why))
+        })
+    }
+}

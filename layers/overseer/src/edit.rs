@@ -1,0 +1,227 @@
+//! Header edits: collected while the chain runs, applied when all of it allowed.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONTENT_LENGTH, MaxSizeReached},
+};
+
+/// One edit of a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    Add(HeaderName, HeaderValue),
+    Set(HeaderName, HeaderValue),
+    Remove(HeaderName),
+}
+
+impl Edit {
+    pub(crate) const fn name(&self) -> &HeaderName {
+        match self {
+            Self::Add(name, _) | Self::Set(name, _) | Self::Remove(name) => name,
+        }
+    }
+
+    /// Bytes that count against `header_bytes_max`.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Add(name, value) | Self::Set(name, value) => name.as_str().len() + value.len(),
+            Self::Remove(name) => name.as_str().len(),
+        }
+    }
+}
+
+/// The edits of a chain, in order.
+///
+/// On a request the first edit of a name takes the client's values of that name away, so what a policy adds cannot be
+/// pre-set. On a response `add` keeps what the handler said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edits(Vec<Edit>);
+
+impl Edits {
+    pub(crate) fn push(&mut self, edit: Edit) {
+        self.0.push(edit);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets all but the first `len` edits.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Edit> {
+        self.0.iter()
+    }
+
+    /// The first value of `name` as a policy sees it: the message's own, amended by the edits so far.
+    pub(crate) fn first<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
+        name: &str,
+        response: bool,
+    ) -> Option<&'a HeaderValue> {
+        let mut value = headers.get(name);
+        let mut touched = response;
+        for edit in self
+            .0
+            .iter()
+            .filter(|edit| edit.name().as_str().eq_ignore_ascii_case(name))
+        {
+            value = match edit {
+                Edit::Add(_, added) if !touched => Some(added),
+                Edit::Add(_, added) => value.or(Some(added)),
+                Edit::Set(_, set) => Some(set),
+                Edit::Remove(_) => None,
+            };
+            touched = true;
+        }
+        value
+    }
+
+    /// Applies the edits.
+    ///
+    /// # Errors
+    ///
+    /// When the map is at its limit of names.
+    pub(crate) fn apply(&self, headers: &mut HeaderMap, response: bool) -> Result<(), MaxSizeReached> {
+        for (at, edit) in self.0.iter().enumerate() {
+            let touched = response || self.0[..at].iter().any(|earlier| earlier.name() == edit.name());
+            match edit {
+                Edit::Add(name, value) if touched => {
+                    headers.try_append(name.clone(), value.clone())?;
+                }
+                Edit::Add(name, value) | Edit::Set(name, value) => {
+                    headers.try_insert(name.clone(), value.clone())?;
+                }
+                Edit::Remove(name) => {
+                    headers.remove(name);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Headers no policy may edit: they belong to the connection, the framing, the caller's identity or to Arqon.
+const RESERVED: [&str; 16] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "traceparent",
+    "upgrade",
+    "expect",
+];
+
+/// Whether no policy may edit this header, whatever its configuration grants. `name` is in lower case.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name.starts_with("x-arqon-")
+}
+
+/// Headers that digest the payload: dropped when it is rewritten.
+const DIGESTS: [&str; 4] = ["content-digest", "content-md5", "digest", "repr-digest"];
+
+/// Makes the headers true again after the payload was replaced by one of `len` bytes.
+pub(crate) fn mend(headers: &mut HeaderMap, len: usize) -> Result<(), MaxSizeReached> {
+    drop_digests(headers);
+    headers.try_insert(CONTENT_LENGTH, HeaderValue::from(len))?;
+    Ok(())
+}
+
+/// Drops the digests of a payload that is no longer there.
+pub(crate) fn drop_digests(headers: &mut HeaderMap) {
+    for name in DIGESTS {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: HeaderName = HeaderName::from_static("x-role");
+
+    fn value(text: &'static str) -> HeaderValue {
+        HeaderValue::from_static(text)
+    }
+
+    fn client() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.try_append(NAME, value("forged")).unwrap();
+        headers.try_append(NAME, value("twice")).unwrap();
+        headers
+    }
+
+    fn all(headers: &HeaderMap) -> Vec<&str> {
+        headers
+            .get_all(NAME)
+            .iter()
+            .map(|value| value.to_str().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_client_cannot_pre_set_what_a_policy_adds() {
+        let edits = Edits(vec![
+            Edit::Add(NAME, value("user")),
+            Edit::Add(NAME, value("editor")),
+        ]);
+        let mut headers = client();
+        assert_eq!(edits.first(&headers, "X-Role", false), Some(&value("user")));
+        edits.apply(&mut headers, false).unwrap();
+        assert_eq!(all(&headers), ["user", "editor"]);
+    }
+
+    #[test]
+    fn an_addition_after_a_removal_stands_alone() {
+        let edits = Edits(vec![Edit::Remove(NAME), Edit::Add(NAME, value("user"))]);
+        let mut headers = client();
+        assert_eq!(edits.first(&headers, "x-role", false), Some(&value("user")));
+        edits.apply(&mut headers, false).unwrap();
+        assert_eq!(all(&headers), ["user"]);
+    }
+
+    #[test]
+    fn on_a_response_an_addition_keeps_the_handlers_values() {
+        let edits = Edits(vec![Edit::Add(NAME, value("user"))]);
+        let mut headers = client();
+        assert_eq!(edits.first(&headers, "x-role", true), Some(&value("forged")));
+        edits.apply(&mut headers, true).unwrap();
+        assert_eq!(all(&headers), ["forged", "twice", "user"]);
+    }
+
+    #[test]
+    fn the_reserved_names_are_refused_in_every_group() {
+        for name in [
+            "host",
+            "content-length",
+            "transfer-encoding",
+            "authorization",
+            "traceparent",
+            "x-arqon-shadow",
+        ] {
+            assert!(is_reserved(name), "{name}");
+        }
+        assert!(!is_reserved("x-role"));
+    }
+
+    #[test]
+    fn a_rewritten_payload_mends_the_length_and_drops_digests() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-digest", value("sha-256=:x:"));
+        headers.insert(CONTENT_LENGTH, value("10"));
+        mend(&mut headers, 3).unwrap();
+        assert_eq!(headers.get(CONTENT_LENGTH), Some(&value("3")));
+        assert_eq!(headers.len(), 1);
+    }
+}

@@ -1,0 +1,381 @@
+//! The future of a request on its way through the chain.
+
+use std::{
+    fmt,
+    future::Future,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use arqon_message::{
+    BoxError, Claims, Code, Collect, ConnectionId, MessageBody, Problem, Protocol, Rejection, RemoteAddr,
+    Subject, TenantId, TraceKey, collect,
+};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, header::ACCEPT, request::Parts};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::sync::OwnedSemaphorePermit;
+use tower_service::Service;
+
+use crate::{
+    abi::arqon_host_v1::Phase,
+    chain::{Matching, Snapshot},
+    edit,
+    exchange::Exchange,
+};
+
+pin_project! {
+    /// The future of [`Overseer`](crate::Overseer).
+    ///
+    /// Dropping it at any point stops there: a guest runs to its end within one poll, so none is left half way.
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<MessageBody<B>>>,
+    {
+        #[pin]
+        state: State<S, B, S::Future, S::Response>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, B, F, T> {
+        // The body is being read, for policies that look at it.
+        Collect { #[pin] collect: Collect<B>, held: Option<Held<S>> },
+        // The policies look at the request as soon as there is room to run them.
+        Consult { turn: Turn, held: Option<Held<S>>, payload: Option<Payload<B>> },
+        // The inner service is at work.
+        Inner { #[pin] future: F, after: Option<Box<After>> },
+        // The policies look at the response as soon as there is room to run them.
+        Answer { turn: Turn, after: Option<Box<After>>, response: Option<T> },
+        Done,
+    }
+}
+
+/// What waits for the verdict: the readied inner service among it.
+struct Held<S> {
+    ready: S,
+    snapshot: Arc<Snapshot>,
+    matching: Matching,
+    request: Parts,
+}
+
+enum Payload<B> {
+    Streaming(B),
+    Collected(Bytes, Option<HeaderMap>),
+}
+
+/// What policies that see responses are told of the request.
+struct After {
+    snapshot: Arc<Snapshot>,
+    matching: Matching,
+    request: Parts,
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>>,
+    B: Body<Data = Bytes>,
+{
+    pub(crate) const fn pass(future: S::Future) -> Self {
+        Self {
+            state: State::Inner { future, after: None },
+        }
+    }
+
+    pub(crate) fn consult(
+        ready: S,
+        snapshot: Arc<Snapshot>,
+        matching: Matching,
+        request: Parts,
+        body: B,
+    ) -> Self {
+        let limit = snapshot.body_bytes_max;
+        let collects = snapshot.needs_body(matching);
+        let held = Some(Held {
+            ready,
+            snapshot,
+            matching,
+            request,
+        });
+        let state = if collects {
+            State::Collect {
+                collect: collect(body, limit),
+                held,
+            }
+        } else {
+            State::Consult {
+                turn: Turn::Untried,
+                held,
+                payload: Some(Payload::Streaming(body)),
+            }
+        };
+        Self { state }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>, Response = Response<R>>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<MessageBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Collect { collect, held } => {
+                    let collected = ready!(collect.poll(cx));
+                    let held = held.take().expect(POLLED_AFTER_END);
+                    match collected {
+                        Ok(body) => State::Consult {
+                            turn: Turn::Untried,
+                            held: Some(held),
+                            payload: Some(Payload::Collected(body.bytes, body.trailers)),
+                        },
+                        Err(error) => {
+                            let problem = error.problem(Code::OverseerBody);
+                            let rejection = held.snapshot.unreadable(held.matching, problem);
+                            state.set(State::Done);
+                            return Poll::Ready(Ok(rejection.into_response(&held.request)));
+                        }
+                    }
+                }
+                StateProj::Consult { turn, held, payload } => {
+                    let permit = ready!(turn.poll(cx, &held.as_ref().expect(POLLED_AFTER_END).snapshot));
+                    let held = held.take().expect(POLLED_AFTER_END);
+                    let payload = payload.take().expect(POLLED_AFTER_END);
+                    let verdict = held.consult(payload, permit);
+                    match verdict {
+                        Ok((mut ready, request, after)) => State::Inner {
+                            future: ready.call(request),
+                            after,
+                        },
+                        Err((request, rejection)) => {
+                            state.set(State::Done);
+                            return Poll::Ready(Ok(rejection.into_response(&request)));
+                        }
+                    }
+                }
+                StateProj::Inner { future, after } => {
+                    let response = ready!(future.poll(cx));
+                    let after = after.take();
+                    match (response, after) {
+                        (Ok(response), Some(after)) => State::Answer {
+                            turn: Turn::Untried,
+                            after: Some(after),
+                            response: Some(response),
+                        },
+                        (response, _) => {
+                            state.set(State::Done);
+                            return Poll::Ready(
+                                response.map(|response| response.map(MessageBody::streaming)),
+                            );
+                        }
+                    }
+                }
+                StateProj::Answer {
+                    turn,
+                    after,
+                    response,
+                } => {
+                    let permit = ready!(turn.poll(cx, &after.as_ref().expect(POLLED_AFTER_END).snapshot));
+                    let after = after.take().expect(POLLED_AFTER_END);
+                    let response = response.take().expect(POLLED_AFTER_END);
+                    state.set(State::Done);
+                    return Poll::Ready(Ok(after.consult(response, permit)));
+                }
+                StateProj::Done => panic!("{POLLED_AFTER_END}"),
+            };
+            state.set(next);
+        }
+    }
+}
+
+const POLLED_AFTER_END: &str = "a future is not polled after it is ready";
+
+type Onward<S, B> = (S, Request<MessageBody<B>>, Option<Box<After>>);
+
+impl<S> Held<S> {
+    /// The verdict on the request: where it goes on to, or why not.
+    fn consult<B>(
+        self,
+        payload: Payload<B>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Onward<S, B>, (Parts, Rejection)> {
+        let Self {
+            ready,
+            snapshot,
+            matching,
+            request,
+        } = self;
+        let body = match &payload {
+            Payload::Streaming(_) => None,
+            Payload::Collected(bytes, _) => Some(bytes.clone()),
+        };
+        let exchange = Exchange::request(request, body);
+        let (mut exchange, verdict) = if permit.is_some() {
+            snapshot.decide(matching, Phase::Request, exchange)
+        } else {
+            (exchange, snapshot.exhausted(matching, Phase::Request))
+        };
+        drop(permit);
+        let applied = verdict.and_then(|()| apply(&mut exchange));
+        let rewritten = exchange.rewritten.then_some(exchange.body).flatten();
+        let request = exchange.request;
+        if let Err(rejection) = applied {
+            return Err((request, rejection));
+        }
+        let after = snapshot.sees_responses(matching).then(|| {
+            let request = context(&request);
+            Box::new(After {
+                snapshot,
+                matching,
+                request,
+            })
+        });
+        let body = match (payload, rewritten) {
+            (Payload::Collected(_, mut trailers), Some(rewritten)) => {
+                if let Some(trailers) = &mut trailers {
+                    edit::drop_digests(trailers);
+                }
+                MessageBody::whole(rewritten, trailers)
+            }
+            (Payload::Collected(bytes, trailers), None) => MessageBody::whole(bytes, trailers),
+            (Payload::Streaming(_), Some(rewritten)) => MessageBody::whole(rewritten, None),
+            (Payload::Streaming(body), None) => MessageBody::streaming(body),
+        };
+        Ok((ready, Request::from_parts(request, body), after))
+    }
+}
+
+/// Applies what the chain amended to the request.
+fn apply(exchange: &mut Exchange) -> Result<(), Rejection> {
+    let headers = &mut exchange.request.headers;
+    let mended = match (&exchange.body, exchange.rewritten) {
+        (Some(body), true) => edit::mend(headers, body.len()),
+        _ => Ok(()),
+    };
+    mended
+        .and_then(|()| exchange.edits.apply(headers, false))
+        .map_err(|_| too_many_headers())
+}
+
+fn too_many_headers() -> Rejection {
+    Rejection::new(Problem::new(
+        Code::Internal,
+        "the message has too many headers to add one",
+    ))
+}
+
+impl After {
+    fn consult<R>(
+        self: Box<Self>,
+        response: Response<R>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Response<MessageBody<R>> {
+        let Self {
+            snapshot,
+            matching,
+            request,
+        } = *self;
+        let (parts, body) = response.into_parts();
+        let exchange = Exchange::response(request, parts);
+        let (exchange, verdict) = if permit.is_some() {
+            snapshot.decide(matching, Phase::Response, exchange)
+        } else {
+            (exchange, snapshot.exhausted(matching, Phase::Response))
+        };
+        drop(permit);
+        let Exchange {
+            request,
+            response,
+            edits,
+            ..
+        } = exchange;
+        let mut parts = response.expect("a response's exchange holds one");
+        let applied = verdict.and_then(|()| {
+            edits
+                .apply(&mut parts.headers, true)
+                .map_err(|_| too_many_headers())
+        });
+        match applied {
+            Ok(()) => Response::from_parts(parts, MessageBody::streaming(body)),
+            Err(rejection) => rejection.into_response(&request),
+        }
+    }
+}
+
+/// What `on_response` may know of a request: all but its headers and body.
+fn context(request: &Parts) -> Parts {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = request.method.clone();
+    parts.uri = request.uri.clone();
+    parts.version = request.version;
+    if let Some(accept) = request.headers.get(ACCEPT) {
+        // For the answer to a refusal; the guest looks at the response's headers.
+        parts.headers.insert(ACCEPT, accept.clone());
+    }
+    let from = &request.extensions;
+    let to = &mut parts.extensions;
+    from.get::<Subject>().cloned().map(|value| to.insert(value));
+    from.get::<TenantId>().cloned().map(|value| to.insert(value));
+    from.get::<Claims>().cloned().map(|value| to.insert(value));
+    from.get::<RemoteAddr>().copied().map(|value| to.insert(value));
+    from.get::<Protocol>().copied().map(|value| to.insert(value));
+    from.get::<ConnectionId>().copied().map(|value| to.insert(value));
+    TraceKey::from_request(&request.headers, from).map(|value| to.insert(value));
+    parts
+}
+
+/// A place to run in. It is taken when the future is polled, waited for at most `pool_wait`, and boxed only then.
+enum Turn {
+    Untried,
+    Waiting(Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send + Sync>>),
+}
+
+impl Turn {
+    /// The permit, or `None` when none came free in time.
+    fn poll(&mut self, cx: &mut Context<'_>, snapshot: &Snapshot) -> Poll<Option<OwnedSemaphorePermit>> {
+        if matches!(self, Self::Untried) {
+            let permits = snapshot.loader.engine.permits();
+            if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+                return Poll::Ready(Some(permit));
+            }
+            let acquire = Arc::clone(permits).acquire_owned();
+            let wait = snapshot.pool_wait;
+            *self = Self::Waiting(Box::pin(async move {
+                tokio::time::timeout(wait, acquire).await.ok()?.ok()
+            }));
+        }
+        match self {
+            Self::Untried => Poll::Pending,
+            Self::Waiting(future) => {
+                let permit = ready!(future.as_mut().poll(cx));
+                drop(mem::replace(self, Self::Untried));
+                Poll::Ready(permit)
+            }
+        }
+    }
+}
+
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Collect { .. } => "collecting the body",
+            State::Consult { .. } => "consulting the policies",
+            State::Inner { .. } => "waiting for the inner service",
+            State::Answer { .. } => "consulting the policies on the response",
+            State::Done => "done",
+        };
+        write!(f, "ResponseFuture({state})")
+    }
+}

@@ -1,0 +1,142 @@
+//! What is counted. Handles are taken when a policy is loaded, so install the recorder first; every series starts at 0.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+
+use crate::verdict::Cause;
+
+/// Upper bounds, in seconds, for `shield_wasm_execution_duration_seconds`: from 100 ns on, because a policy costs less
+/// than the smallest bucket usual for HTTP.
+pub const EXECUTION_SECONDS_BUCKETS: [f64; 16] = [
+    100e-9, 250e-9, 500e-9, 1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3,
+    5e-3, 25e-3,
+];
+
+/// What became of one call of one policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Allow,
+    Reject,
+    /// No verdict, refused.
+    FailClosed,
+    /// No verdict, passed because the operator wrote `failure = "open"`.
+    FailOpen,
+    /// Would have been refused, passed because the operator wrote `mode = "monitor"`.
+    Monitor,
+}
+
+const OUTCOMES: [(Outcome, &str); 5] = [
+    (Outcome::Allow, "allow"),
+    (Outcome::Reject, "reject"),
+    (Outcome::FailClosed, "fail_closed"),
+    (Outcome::FailOpen, "fail_open"),
+    (Outcome::Monitor, "monitor"),
+];
+
+/// The series of one policy.
+pub(crate) struct PolicyMetrics {
+    seconds: Histogram,
+    fuel: Counter,
+    decisions: [Counter; 5],
+    failures: [Counter; 8],
+    log_lines_dropped: Counter,
+    same: Counter,
+    differs: Counter,
+    relaxed: Gauge,
+}
+
+impl PolicyMetrics {
+    pub(crate) fn new(module: &str) -> Self {
+        let module = module.to_owned();
+        let this = Self {
+            seconds: metrics::histogram!("shield_wasm_execution_duration_seconds", "module" => module.clone()),
+            fuel: metrics::counter!("shield_wasm_fuel_consumed_total", "module" => module.clone()),
+            decisions: OUTCOMES.map(|(_, decision)| {
+                metrics::counter!("shield_overseer_decisions_total", "module" => module.clone(), "decision" => decision)
+            }),
+            failures: Cause::ALL.map(|cause| {
+                metrics::counter!("shield_overseer_failures_total", "module" => module.clone(), "cause" => cause.as_str())
+            }),
+            log_lines_dropped: metrics::counter!(
+                "shield_overseer_log_lines_dropped_total", "module" => module.clone()
+            ),
+            same: metrics::counter!(
+                "shield_overseer_candidate_total", "module" => module.clone(), "verdict" => "same"
+            ),
+            differs: metrics::counter!(
+                "shield_overseer_candidate_total", "module" => module.clone(), "verdict" => "differs"
+            ),
+            relaxed: metrics::gauge!("shield_overseer_relaxed", "module" => module),
+        };
+        this.fuel.increment(0);
+        for counter in this.decisions.iter().chain(&this.failures) {
+            counter.increment(0);
+        }
+        for counter in [&this.log_lines_dropped, &this.same, &this.differs] {
+            counter.increment(0);
+        }
+        this
+    }
+
+    /// 1 while the operator lets requests pass that this policy did not allow (`monitor`, `failure = "open"`).
+    pub(crate) fn relaxed(&self, relaxed: bool) {
+        self.relaxed.set(if relaxed { 1.0 } else { 0.0 });
+    }
+
+    pub(crate) fn ran(&self, took: Duration, fuel: u64) {
+        self.seconds.record(took);
+        self.fuel.increment(fuel);
+    }
+
+    pub(crate) fn decided(&self, outcome: Outcome) {
+        self.decisions[outcome as usize].increment(1);
+    }
+
+    pub(crate) fn failed(&self, cause: Cause) {
+        self.failures[cause.index()].increment(1);
+    }
+
+    pub(crate) fn log_lines_dropped(&self, lines: u32) {
+        self.log_lines_dropped.increment(u64::from(lines));
+    }
+
+    pub(crate) fn compared(&self, same: bool) {
+        if same { &self.same } else { &self.differs }.increment(1);
+    }
+}
+
+impl std::fmt::Debug for PolicyMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PolicyMetrics")
+    }
+}
+
+/// Series of the whole layer.
+#[derive(Clone)]
+pub(crate) struct StandbyMetrics {
+    hit: Counter,
+    miss: Counter,
+}
+
+impl StandbyMetrics {
+    pub(crate) fn new() -> Self {
+        let this = Self {
+            hit: metrics::counter!("shield_overseer_standby_total", "result" => "hit"),
+            miss: metrics::counter!("shield_overseer_standby_total", "result" => "miss"),
+        };
+        this.hit.increment(0);
+        this.miss.increment(0);
+        this
+    }
+
+    pub(crate) fn popped(&self, hit: bool) {
+        if hit { &self.hit } else { &self.miss }.increment(1);
+    }
+}
+
+impl std::fmt::Debug for StandbyMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StandbyMetrics")
+    }
+}

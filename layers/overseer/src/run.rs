@@ -1,0 +1,109 @@
+//! One call of one policy, in a fresh instance.
+
+use std::sync::Arc;
+
+use crate::{
+    abi::arqon_host_v1::{Phase, State},
+    engine::{Budget, Engine, Limiter, Ready, classify},
+    error::chain,
+    exchange::Exchange,
+    verdict::{Denial, Verdict},
+    verify::Loaded,
+};
+
+/// How a call went.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) verdict: Verdict,
+    /// Fuel of the call itself, host calls included; start functions have their own.
+    pub(crate) fuel: u64,
+    /// Whether the start functions had ended well.
+    pub(crate) started: bool,
+    /// Log lines over the limit.
+    pub(crate) logs_dropped: u32,
+}
+
+/// Makes an instance, lends it the exchange, calls it and drops it.
+///
+/// What the policy amended stays in the exchange only if it allowed.
+pub(crate) fn call(
+    engine: &Engine,
+    loaded: &Loaded,
+    phase: Phase,
+    exchange: Option<Exchange>,
+    budget: Budget,
+) -> (Call, Option<Exchange>) {
+    match instantiate(engine, engine.shard(), loaded, phase, budget) {
+        Ok(ready) => {
+            let (call, exchange, _) = call_ready(ready, phase, exchange, budget);
+            (call, exchange)
+        }
+        Err(verdict) => (
+            Call {
+                verdict,
+                fuel: 0,
+                started: false,
+                logs_dropped: 0,
+            },
+            exchange,
+        ),
+    }
+}
+
+/// A fresh instance for `phase`, its start functions run under a budget of their own.
+pub(crate) fn instantiate(
+    engine: &Engine,
+    shard: usize,
+    loaded: &Loaded,
+    phase: Phase,
+    budget: Budget,
+) -> Result<Ready<State>, Verdict> {
+    let settings = engine.settings();
+    let limiter = Limiter::new(settings.memory_bytes_max, settings.table_elements_max);
+    let state = State::new(Arc::clone(&loaded.guest), limiter);
+    loaded
+        .compiled
+        .instantiate(engine, shard, phase.entry(), state, budget)
+        .map_err(|(error, state)| Verdict::Fail(classify(&error, state.growth_refused()), chain(&error)))
+}
+
+/// Calls a ready instance and hands it back to be dropped.
+pub(crate) fn call_ready(
+    mut ready: Ready<State>,
+    phase: Phase,
+    exchange: Option<Exchange>,
+    budget: Budget,
+) -> (Call, Option<Exchange>, Ready<State>) {
+    let before = exchange
+        .as_ref()
+        .map(|exchange| (exchange.edits.len(), exchange.body.clone(), exchange.rewritten));
+    ready.state().begin(phase, exchange);
+    let (result, fuel) = ready.call(budget);
+    let state = ready.state();
+    let logs_dropped = state.logs_dropped();
+    let growth_refused = state.growth_refused();
+    let (mut exchange, denial) = state.end();
+    let verdict = match (result, denial) {
+        (Ok(0), _) => Verdict::Allow,
+        (Ok(_), _) => Verdict::Deny(Denial::new(403, String::new())),
+        (Err(_), Some(denial)) => Verdict::Deny(denial),
+        (Err(error), None) => Verdict::Fail(classify(&error, growth_refused), chain(&error)),
+    };
+    if verdict != Verdict::Allow
+        && let (Some(exchange), Some((edits, body, rewritten))) = (exchange.as_mut(), before)
+    {
+        exchange.edits.truncate(edits);
+        exchange.body = body;
+        exchange.rewritten = rewritten;
+    }
+    (
+        Call {
+            verdict,
+            fuel,
+            started: true,
+            logs_dropped,
+        },
+        exchange,
+        ready,
+    )
+}

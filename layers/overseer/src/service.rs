@@ -1,0 +1,58 @@
+//! [`Overseer`].
+
+use std::{
+    mem,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use arqon_message::{BoxError, MessageBody};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{future::ResponseFuture, shared::Shared};
+
+/// The service of [`OverseerLayer`](crate::OverseerLayer).
+#[derive(Clone, Debug)]
+pub struct Overseer<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Overseer<S> {
+    pub(crate) const fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Overseer<S>
+where
+    S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<MessageBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
+        let clone = self.inner.clone();
+        let mut ready = mem::replace(&mut self.inner, clone);
+        let Some(snapshot) = self.shared.snapshot() else {
+            return ResponseFuture::pass(ready.call(request.map(MessageBody::streaming)));
+        };
+        let (parts, body) = request.into_parts();
+        let matching = snapshot.matching(&parts, &body.size_hint());
+        if matching.is_empty() {
+            let request = Request::from_parts(parts, MessageBody::streaming(body));
+            return ResponseFuture::pass(ready.call(request));
+        }
+        ResponseFuture::consult(ready, snapshot, matching, parts, body)
+    }
+}

@@ -1,0 +1,76 @@
+//! What the services of one layer and its handle have in common.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+
+use crate::{
+    assemble::assemble,
+    chain::Snapshot,
+    config::OverseerConfig,
+    error::BuildError,
+    event::{Event, OnEvent},
+};
+
+pub(crate) struct Shared {
+    /// Whether there is a snapshot: all that a request looks at when there is none.
+    active: AtomicBool,
+    snapshot: ArcSwapOption<Snapshot>,
+    /// Held by whoever changes the snapshot, never by a request.
+    writer: Mutex<()>,
+    on_event: OnEvent,
+}
+
+impl Shared {
+    pub(crate) fn new(config: &OverseerConfig, on_event: OnEvent) -> Result<Self, BuildError> {
+        let snapshot = assemble(config, &on_event)?.map(Arc::new);
+        Ok(Self {
+            active: AtomicBool::new(snapshot.is_some()),
+            snapshot: ArcSwapOption::new(snapshot),
+            writer: Mutex::new(()),
+            on_event,
+        })
+    }
+
+    /// What a request runs by from its start to its end.
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        if self.active.load(Ordering::Acquire) {
+            self.snapshot.load_full()
+        } else {
+            None
+        }
+    }
+
+    /// Changes the snapshot, one change at a time; an error changes nothing.
+    pub(crate) fn change<T, E>(
+        &self,
+        change: impl FnOnce(Option<&Arc<Snapshot>>) -> Result<(Option<Arc<Snapshot>>, T), E>,
+    ) -> Result<T, E> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, answer) = change(self.snapshot.load_full().as_ref())?;
+        let active = next.is_some();
+        self.snapshot.store(next);
+        self.active.store(active, Ordering::Release);
+        drop(writer);
+        Ok(answer)
+    }
+
+    pub(crate) fn on_event(&self) -> &OnEvent {
+        &self.on_event
+    }
+
+    pub(crate) fn tell(&self, event: Event) {
+        (self.on_event)(event);
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("active", &self.active)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,279 @@
+//! From bytes to a module that may run, or to everything that is wrong with it.
+
+use std::{borrow::Cow, fmt::Write, sync::Arc, time::Instant};
+
+use http::Request;
+use sha2::{Digest, Sha256};
+use wasmtime::Linker;
+
+use crate::{
+    abi::arqon_host_v1::{self as abi, Guest, Phase, Plan, State},
+    engine::{Compiled, Engine},
+    exchange::Exchange,
+    report::{DryRun, LoadReport},
+    run::{Call, call},
+    spec::PolicySpec,
+    verdict::Verdict,
+};
+
+/// Caps on a module, checked before it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoadLimits {
+    pub(crate) memory_bytes_max: usize,
+    pub(crate) table_elements_max: usize,
+    pub(crate) module_bytes_max: usize,
+    pub(crate) functions_max: usize,
+    pub(crate) function_bytes_max: usize,
+    pub(crate) compile_deadline: std::time::Duration,
+}
+
+/// Fuel below which a policy is warned about: the original's 10,000 is 3.6 microseconds of guest time.
+const FUEL_LOW: u64 = 100_000;
+
+/// A module that passed every check and is compiled for every shard.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) compiled: Compiled<State>,
+    pub(crate) guest: Arc<Guest>,
+    pub(crate) plan: Plan,
+    pub(crate) sha256: String,
+}
+
+/// Loads modules: the engine, and the host functions linked for each of its shards.
+pub(crate) struct Loader {
+    pub(crate) engine: Engine,
+    pub(crate) linkers: Box<[Linker<State>]>,
+    pub(crate) limits: LoadLimits,
+}
+
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loader")
+            .field("engine", &self.engine)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Loader {
+    pub(crate) fn new(engine: Engine, limits: LoadLimits) -> wasmtime::Result<Self> {
+        let linkers = abi::link(&engine)?;
+        Ok(Self {
+            engine,
+            linkers,
+            limits,
+        })
+    }
+
+    /// Checks, compiles, configures and dry-runs a module. What comes back beside the report is there if it is ok.
+    pub(crate) fn load(&self, spec: &PolicySpec, source: &str, bytes: &[u8]) -> (LoadReport, Option<Loaded>) {
+        let mut report = LoadReport::new(&spec.guest.name, source);
+        let loaded = self.try_load(&mut report, spec, bytes);
+        let loaded = if report.ok { loaded } else { None };
+        (report, loaded)
+    }
+
+    fn try_load(&self, report: &mut LoadReport, spec: &PolicySpec, bytes: &[u8]) -> Option<Loaded> {
+        let sha256 = hex(&Sha256::digest(bytes));
+        if let Some(pin) = &spec.sha256
+            && !pin.eq_ignore_ascii_case(&sha256)
+        {
+            report.error(
+                "sha256.mismatch",
+                "sha256",
+                format!("the file has {sha256}, the policy is pinned to {pin}"),
+                "put the pinned file back, or change the pin on purpose",
+            );
+        }
+        if bytes.len() > self.limits.module_bytes_max {
+            report.error(
+                "module.too_large",
+                "module",
+                format!(
+                    "the module has {} bytes; {} are allowed",
+                    bytes.len(),
+                    self.limits.module_bytes_max
+                ),
+                "strip it (wasm-opt, --strip-all), or raise module_bytes_max",
+            );
+            return None;
+        }
+        let wasm = binary(report, bytes)?;
+        let plan = abi::inspect(report, &wasm, &sha256, spec.guest.rewrite, &self.limits);
+        if spec.budget.fuel < FUEL_LOW {
+            report.warning(
+                "fuel.low",
+                "fuel_limit",
+                format!("{} fuel is a few microseconds of guest time", spec.budget.fuel),
+                "set fuel_limit to 10_000_000, or budget = \"5ms\"",
+            );
+        }
+        if !report.ok {
+            return None;
+        }
+        let begun = Instant::now();
+        let compiled = match abi::compile(
+            &self.engine,
+            &self.linkers,
+            &wasm,
+            &plan,
+            self.limits.compile_deadline,
+        ) {
+            Ok(compiled) => compiled,
+            Err(error) => {
+                report.error(
+                    "compile.failed",
+                    "module",
+                    error.to_string(),
+                    "make the module smaller or simpler",
+                );
+                return None;
+            }
+        };
+        if let Some(facts) = &mut report.facts {
+            facts.compile_ms = Some(begun.elapsed().as_secs_f64() * 1_000.0);
+        }
+        let loaded = Loaded {
+            compiled,
+            guest: Arc::clone(&spec.guest),
+            plan,
+            sha256,
+        };
+        self.configure(report, spec, &loaded);
+        if report.ok {
+            self.dry_run(report, spec, &loaded);
+        }
+        Some(loaded)
+    }
+
+    /// Lets the guest look at its configuration; anything but 0 refuses the load.
+    fn configure(&self, report: &mut LoadReport, spec: &PolicySpec, loaded: &Loaded) {
+        if !loaded.plan.configures {
+            return;
+        }
+        let (outcome, _) = self.call(spec, loaded, Phase::Configure, None);
+        match outcome.verdict {
+            Verdict::Allow => {}
+            Verdict::Deny(denial) => {
+                let reason = if denial.reason.is_empty() {
+                    "no reason given"
+                } else {
+                    &denial.reason
+                };
+                report.error(
+                    "configure.refused",
+                    "config",
+                    format!("the policy refused its configuration: {reason}"),
+                    "correct `config`",
+                );
+            }
+            Verdict::Fail(cause, detail) => report.error(
+                "configure.failed",
+                "on_configure",
+                format!("on_configure ended with {cause}: {detail}"),
+                "correct `config`, or the policy",
+            ),
+        }
+    }
+
+    /// Runs the policy on an empty request. Start functions that fail refuse the load; the rest is worth a warning.
+    fn dry_run(&self, report: &mut LoadReport, spec: &PolicySpec, loaded: &Loaded) {
+        let phase = if loaded.compiled.has(Phase::Request.entry()) {
+            Phase::Request
+        } else {
+            Phase::Response
+        };
+        let (request, ()) = Request::new(()).into_parts();
+        let mut exchange = Exchange::request(request, Some(bytes::Bytes::new()));
+        if phase == Phase::Response {
+            exchange.response = Some(http::Response::new(()).into_parts().0);
+            exchange.body = None;
+        }
+        let (outcome, _) = self.call(spec, loaded, phase, Some(exchange));
+        let (verdict, cause) = match &outcome.verdict {
+            Verdict::Allow => ("allow", None),
+            Verdict::Deny(_) => ("reject", None),
+            Verdict::Fail(cause, detail) => {
+                if outcome.started {
+                    report.warning(
+                        "dry_run.failed",
+                        "on_request",
+                        format!("on an empty GET / the policy ended with {cause}: {detail}"),
+                        "make it give a verdict on every request",
+                    );
+                } else {
+                    report.error(
+                        "start.failed",
+                        "start",
+                        format!("the start function ended with {cause}: {detail}"),
+                        "make no host calls but host_log before a request",
+                    );
+                }
+                ("failed", Some(*cause))
+            }
+        };
+        if let Some(facts) = &mut report.facts {
+            facts.dry_run = Some(DryRun {
+                verdict: verdict.to_owned(),
+                cause,
+                fuel: outcome.fuel,
+            });
+        }
+    }
+
+    pub(crate) fn call(
+        &self,
+        spec: &PolicySpec,
+        loaded: &Loaded,
+        phase: Phase,
+        exchange: Option<Exchange>,
+    ) -> (Call, Option<Exchange>) {
+        call(&self.engine, loaded, phase, exchange, spec.budget)
+    }
+}
+
+/// The binary form of a module given as WAT or Wasm.
+fn binary<'a>(report: &mut LoadReport, bytes: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    if bytes.starts_with(b"\0asm") {
+        return Some(Cow::Borrowed(bytes));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        report.error(
+            "module.unreadable",
+            "module",
+            "the file is neither a Wasm binary (it would start with \\0asm) nor WAT text",
+            "give a .wasm or a .wat file",
+        );
+        return None;
+    };
+    if text.trim().is_empty() {
+        report.error(
+            "module.empty",
+            "module",
+            "the file is empty",
+            "give a .wasm or a .wat file",
+        );
+        return None;
+    }
+    match wat::parse_str(text) {
+        Ok(wasm) => Some(Cow::Owned(wasm)),
+        Err(error) => {
+            let detail = abi::visible(error.to_string().as_bytes(), 1_024);
+            report.error(
+                "module.text",
+                "module",
+                format!("the WAT does not parse: {detail}"),
+                "correct the text",
+            );
+            None
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a string takes all that is written");
+    }
+    text
+}
