@@ -1,0 +1,144 @@
+//! What is decided about a request before and after its body is read.
+
+use std::{sync::Arc, time::Instant};
+
+use arqon_message::{BoxError, Code, CollectError, Collected, MessageBody, Problem, Subject, TenantId};
+use http::{HeaderName, Method, Request, request::Parts};
+use http_body::Body;
+
+use crate::{
+    config::{Encoding, Mode, OnStale, Unmapped},
+    handle::Route,
+    layer::Shared,
+    media_type,
+    registry::{Binding, ValidatedBy},
+};
+
+/// The header that names the contract a message was checked against: `<schema id>@<revision>`.
+pub const SCHEMA_HEADER: HeaderName = HeaderName::from_static("x-arqon-schema");
+
+/// What happens to a request before its body is read.
+pub(crate) enum Admission {
+    Pass,
+    Refuse(Problem),
+    Check {
+        binding: Arc<Binding>,
+        encoding: Encoding,
+    },
+}
+
+/// Decides by subject and headers. A client's own claim to have been checked is removed.
+pub(crate) fn admit<B: Body>(shared: &Shared, request: &mut Request<B>) -> Admission {
+    let config = shared.registry.config();
+    if config.mappings.is_empty() && config.unmapped == Unmapped::Allow {
+        return Admission::Pass;
+    }
+    request.headers_mut().remove(SCHEMA_HEADER);
+    request.extensions_mut().remove::<ValidatedBy>();
+    // A page of the same application, or the upgrade of a WebSocket: no message.
+    let safe = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(request.method());
+    if safe && request.body().is_end_stream() {
+        return Admission::Pass;
+    }
+    let subject = request.extensions().get::<Subject>();
+    let tenant = request.extensions().get::<TenantId>();
+    let route = subject.map_or(Route::Unmapped, |subject| shared.registry.route(subject, tenant));
+    let monitor = config.mode == Mode::Monitor;
+    match route {
+        Route::Unmapped => {
+            shared.metrics.unmapped.increment(1);
+            if config.unmapped == Unmapped::Allow || monitor {
+                return Admission::Pass;
+            }
+            Admission::Refuse(Problem::new(
+                Code::SchemaUnmapped,
+                "no schema is mapped to this subject",
+            ))
+        }
+        Route::Unavailable { .. } | Route::Stale { .. } => {
+            shared.metrics.unavailable.increment(1);
+            if let Route::Stale { age } = route {
+                shared.metrics.age.set(crate::metrics::seconds(age));
+            }
+            if monitor {
+                return Admission::Pass;
+            }
+            let detail = match route {
+                Route::Stale { .. } => "the schema registry has not been reached for too long".into(),
+                Route::Unavailable { schema_id } => format!("schema {schema_id} is not loaded"),
+                _ => unreachable!("matched above"),
+            };
+            Admission::Refuse(Problem::new(Code::SchemaUnavailable, detail))
+        }
+        Route::Bound(binding) => match media_type::encoding(request.headers(), binding.encoding) {
+            Ok(encoding) => Admission::Check { binding, encoding },
+            Err(detail) => {
+                shared.metrics.media_type.increment(1);
+                if monitor {
+                    return Admission::Pass;
+                }
+                Admission::Refuse(Problem::new(Code::MediaTypeUnsupported, detail))
+            }
+        },
+    }
+}
+
+/// Decides by the body: the request that goes on, its body whole, or why it does not.
+pub(crate) fn judge<B, E: Into<BoxError>>(
+    shared: &Shared,
+    binding: &Binding,
+    encoding: Encoding,
+    parts: &mut Parts,
+    collected: Result<Collected, CollectError<E>>,
+) -> Result<MessageBody<B>, Problem> {
+    let collected = collected.map_err(|error| {
+        shared.metrics.body.increment(1);
+        error.problem(Code::Internal)
+    })?;
+    let started = Instant::now();
+    let verdict = binding.validator.validate(encoding, &collected.bytes);
+    shared.metrics.duration.record(started.elapsed());
+    let config = shared.registry.config();
+    if config.on_stale == OnStale::Serve {
+        shared
+            .metrics
+            .age
+            .set(crate::metrics::seconds(shared.registry.age()));
+    }
+    match verdict {
+        Ok(()) => {
+            // A header map that is full stays without the header; the extension tells the same.
+            let _ = parts.headers.try_insert(SCHEMA_HEADER, binding.header.clone());
+            parts.extensions.insert(binding.validated_by.clone());
+            Ok(collected.into_body())
+        }
+        Err(violations) => {
+            shared.metrics.violations[binding.mapping].increment(1);
+            let violations = violations.into_vec();
+            let error = violations
+                .first()
+                .map_or("", |violation| violation.message.as_str());
+            if let Some(suppressed) = shared.may_log(binding.mapping) {
+                let subject = parts.extensions.get::<Subject>();
+                let tenant = parts.extensions.get::<TenantId>().map(TenantId::as_str);
+                tracing::warn!(
+                    component = "registry",
+                    error = %error,
+                    tenant_id = tenant.or_else(|| subject.and_then(Subject::tenant)).unwrap_or_default(),
+                    schema_id = %binding.validated_by.schema_id,
+                    revision = binding.validated_by.revision,
+                    enforced = config.mode == Mode::Enforce,
+                    suppressed,
+                );
+            }
+            if config.mode == Mode::Monitor {
+                return Ok(collected.into_body());
+            }
+            let detail = match violations.len() {
+                0 | 1 => error.to_owned(),
+                many => format!("{error} (and {} more)", many - 1),
+            };
+            Err(Problem::new(Code::SchemaViolation, detail).with_violations(violations))
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Why a descriptor set, a mapping or a configuration is refused.
+
+use std::{fmt, io, path::PathBuf};
+
+/// A descriptor set that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The gzip stream is broken, or something follows it.
+    #[error("not one whole gzip stream: {0}")]
+    Gzip(String),
+    /// A cap is exceeded.
+    #[error("too large: more than {limit} {what}")]
+    TooLarge {
+        /// What is counted.
+        what: &'static str,
+        /// The most there may be.
+        limit: usize,
+    },
+    /// The bytes are not a `FileDescriptorSet`.
+    #[error("{0}")]
+    Decode(String),
+    /// A syntax or an edition this version does not know.
+    #[error("{file}: {syntax:?} is not supported: use proto2, proto3, edition 2023 or 2024")]
+    Syntax {
+        /// The file inside the set.
+        file: String,
+        /// What it declares.
+        syntax: String,
+    },
+    /// An element of the set that no Protobuf compiler would have written.
+    #[error("{element} {problem}")]
+    Invalid {
+        /// The file, message, field or enum.
+        element: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A `.proto` source does not compile.
+    #[error("{0}")]
+    Compile(String),
+    /// No `message` was named, and the last file has none or several.
+    #[error("name the message: the set's last file has {}", listed(.candidates))]
+    NoRoot {
+        /// The top-level messages of the last file.
+        candidates: Vec<String>,
+    },
+    /// The message is not in the set.
+    #[error("the set has no message {message:?}; it has {}", listed(.known))]
+    NoMessage {
+        /// The name that was asked for.
+        message: String,
+        /// Names that are in the set, the first few.
+        known: Vec<String>,
+    },
+    /// A `required` path that does not exist in the message.
+    #[error("required path {path:?}: {problem}")]
+    Required {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The level `rules` is not available yet.
+    #[error(
+        "level \"rules\" is not available in this version: use \"required\", which checks buf.validate's required"
+    )]
+    Level,
+    /// A library panicked while it read the set.
+    #[error("the set broke the loader; it is refused")]
+    Panicked,
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// One thing wrong with the configuration: the key, the value and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Where, below `[platform.registry]`: `mappings[2].level`.
+    pub key: String,
+    /// The value found there.
+    pub value: String,
+    /// What is wrong and what to write instead.
+    pub fix: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {:?}: {}", self.key, self.value, self.fix)
+    }
+}
+
+/// Everything wrong with a configuration, at once.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct ConfigError(pub Vec<Finding>);
+
+/// Why a change of the registry changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The schema id is not a legal one.
+    #[error("{0:?} is not a schema id: use tokens of A-Z a-z 0-9 _ - joined by dots")]
+    Id(String),
+    /// The set cannot be loaded.
+    #[error("schema {id} revision {revision}: {cause}")]
+    Load {
+        /// The schema id.
+        id: String,
+        /// The refused revision.
+        revision: u64,
+        /// Why.
+        cause: LoadError,
+    },
+    /// The set loads, but a mapping does not fit it.
+    #[error("schema {id} revision {revision} does not fit mapping {subject}: {cause}")]
+    Mapping {
+        /// The schema id.
+        id: String,
+        /// The refused revision.
+        revision: u64,
+        /// The subject pattern of the mapping.
+        subject: String,
+        /// Why.
+        cause: LoadError,
+    },
+    /// The revision is below the one in use.
+    #[error("schema {id}: revision {revision} is below revision {current} in use; nothing is changed")]
+    Regression {
+        /// The schema id.
+        id: String,
+        /// The refused revision.
+        revision: u64,
+        /// The revision in use.
+        current: u64,
+    },
+    /// A full listing came back empty although schemas were there; they stay.
+    #[error("the store came back empty; the {kept} schemas in use stay")]
+    Emptied {
+        /// How many schemas stay.
+        kept: usize,
+    },
+    /// More schemas than [`SCHEMAS_MAX`](crate::SCHEMAS_MAX).
+    #[error("more than {0} schemas")]
+    TooMany(usize),
+    /// The background worker went away.
+    #[error("the compiler task was cancelled")]
+    Cancelled,
+}
+
+/// Why a store stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A folder or file could not be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// Some schemas are refused; the others are in use.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Refused(Vec<ApplyError>),
+}

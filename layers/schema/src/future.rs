@@ -1,0 +1,130 @@
+//! [`ResponseFuture`]: reads the body if it must, then calls the inner service or refuses.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use arqon_message::{BoxError, Collect, MessageBody, Rejection};
+use bytes::Bytes;
+use http::{Request, Response, request::Parts};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::{admission, config::Encoding, layer::Shared, registry::Binding};
+
+pin_project! {
+    /// The future of [`Schema`](crate::Schema). Dropping it drops the body, the readied inner service or the inner
+    /// future, whichever it holds; nothing else is lost.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<MessageBody<B>>>,
+    {
+        #[pin]
+        state: State<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, B>
+    where
+        S: Service<Request<MessageBody<B>>>,
+    {
+        Inner { #[pin] future: S::Future },
+        Collecting { #[pin] body: Collect<B>, job: Option<Job<S>> },
+        Refused { answer: Option<(Rejection, Parts)> },
+    }
+}
+
+/// What is needed once the body is whole.
+pub(crate) struct Job<S> {
+    pub(crate) ready: S,
+    pub(crate) parts: Parts,
+    pub(crate) binding: Arc<Binding>,
+    pub(crate) encoding: Encoding,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>>,
+{
+    pub(crate) fn inner(future: S::Future) -> Self {
+        Self {
+            state: State::Inner { future },
+        }
+    }
+
+    pub(crate) fn refused(rejection: Rejection, parts: Parts) -> Self {
+        Self {
+            state: State::Refused {
+                answer: Some((rejection, parts)),
+            },
+        }
+    }
+
+    pub(crate) fn collecting(body: Collect<B>, job: Job<S>) -> Self {
+        Self {
+            state: State::Collecting { body, job: Some(job) },
+        }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>, Response = Response<R>>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<MessageBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Inner { future } => {
+                    let response = ready!(future.poll(cx))?;
+                    return Poll::Ready(Ok(response.map(MessageBody::streaming)));
+                }
+                StateProj::Refused { answer } => {
+                    let (rejection, parts) = answer.take().expect("polled after it was ready");
+                    return Poll::Ready(Ok(rejection.into_response(&parts)));
+                }
+                StateProj::Collecting { body, job } => {
+                    let collected = ready!(body.poll(cx));
+                    let Job {
+                        mut ready,
+                        mut parts,
+                        binding,
+                        encoding,
+                        shared,
+                    } = job.take().expect("a state is left once");
+                    match admission::judge(&shared, &binding, encoding, &mut parts, collected) {
+                        Ok(body) => State::Inner {
+                            future: ready.call(Request::from_parts(parts, body)),
+                        },
+                        Err(problem) => State::Refused {
+                            answer: Some((Rejection::new(problem), parts)),
+                        },
+                    }
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,59 @@
+//! The Protobuf JSON mapping, checked without building a message.
+//!
+//! One pass, and definitive: duplicates are refused, so nothing merges. Stricter than most parsers where they disagree:
+//! duplicate names and map keys, both spellings of one field and two members of one oneof are refused at every level,
+//! because a payload that two consumers read differently is an attack.
+
+mod field_set;
+mod lexer;
+mod object;
+mod scalar;
+mod well_known;
+
+use self::{
+    lexer::{Lexer, Syntax},
+    object::Pass,
+};
+use crate::{
+    path::Path,
+    plan::Plan,
+    violation::{Findings, rule},
+    wire::DEPTH_MAX,
+};
+
+/// Collects what is wrong with the document.
+pub(crate) fn check(plan: &Plan, payload: &[u8], found: &mut Findings) {
+    let Ok(text) = simdutf8::basic::from_utf8(payload) else {
+        found.push(&Path::Root, rule::JSON_SYNTAX, "JSON must be valid UTF-8");
+        return;
+    };
+    let mut pass = Pass {
+        plan,
+        lexer: Lexer::new(text),
+        found,
+    };
+    let whole = pass
+        .message(0, &Path::Root, DEPTH_MAX)
+        .and_then(|()| pass.lexer.end().map_err(|error| pass.syntax(error, &Path::Root)));
+    debug_assert!(whole.is_ok() || !pass.found.is_empty(), "a stopped pass says why");
+}
+
+/// The pass ended early; the reason is among the findings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stop;
+
+impl Syntax {
+    /// What to tell, without quoting the payload.
+    fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Self::End => (rule::JSON_SYNTAX, "the JSON document ends too early"),
+            Self::Unexpected => (rule::JSON_SYNTAX, "not JSON: unexpected character"),
+            Self::Trailing => (rule::JSON_SYNTAX, "something follows the JSON document"),
+            Self::Escape => (rule::JSON_SYNTAX, "illegal escape in a JSON string"),
+            Self::Surrogate => (rule::JSON_SYNTAX, "lone surrogate in a JSON string"),
+            Self::Control => (rule::JSON_SYNTAX, "unescaped control character in a JSON string"),
+            Self::Number => (rule::JSON_SYNTAX, "illegal JSON number"),
+            Self::Depth => (rule::JSON_DEPTH, "nested deeper than 100 levels"),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! JSON tokens (RFC 8259), strictly, straight from the bytes.
+
+use std::borrow::Cow;
+
+/// Why a token could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Syntax {
+    End,
+    Unexpected,
+    Trailing,
+    Escape,
+    Surrogate,
+    Control,
+    Number,
+    Depth,
+}
+
+/// Reads tokens from a text.
+#[derive(Clone, Debug)]
+pub(crate) struct Lexer<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Lexer<'a> {
+    pub(crate) const fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
+    /// The next byte that is not white space, not consumed.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Result<u8, Syntax> {
+        let bytes = self.text.as_bytes();
+        while let Some(&byte) = bytes.get(self.at) {
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Ok(byte);
+            }
+            self.at += 1;
+        }
+        Err(Syntax::End)
+    }
+
+    /// Consumes that byte if it is next.
+    #[inline]
+    pub(crate) fn take(&mut self, byte: u8) -> Result<bool, Syntax> {
+        let next = self.peek()? == byte;
+        self.at += usize::from(next);
+        Ok(next)
+    }
+
+    /// Consumes that byte, which must be next.
+    #[inline]
+    pub(crate) fn expect(&mut self, byte: u8) -> Result<(), Syntax> {
+        if self.take(byte)? {
+            Ok(())
+        } else {
+            Err(Syntax::Unexpected)
+        }
+    }
+
+    /// Between two members of an object or array: whether another follows.
+    #[inline]
+    pub(crate) fn more(&mut self, close: u8) -> Result<bool, Syntax> {
+        if self.take(b',')? {
+            return Ok(true);
+        }
+        self.expect(close).map(|()| false)
+    }
+
+    /// Only white space is left.
+    pub(crate) fn end(&mut self) -> Result<(), Syntax> {
+        match self.peek() {
+            Err(_) => Ok(()),
+            Ok(_) => Err(Syntax::Trailing),
+        }
+    }
+
+    /// A string, its escapes resolved.
+    pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, Syntax> {
+        self.expect(b'"')?;
+        let text = self.text;
+        let start = self.at;
+        self.at += plain(&text.as_bytes()[start..]);
+        match text.as_bytes().get(self.at) {
+            Some(b'"') => {
+                self.at += 1;
+                Ok(Cow::Borrowed(&text[start..self.at - 1]))
+            }
+            Some(b'\\') => self.escaped(start).map(Cow::Owned),
+            Some(_) => Err(Syntax::Control),
+            None => Err(Syntax::End),
+        }
+    }
+
+    /// The rest of a string that has escapes.
+    fn escaped(&mut self, start: usize) -> Result<String, Syntax> {
+        let text = self.text;
+        let mut unescaped = text[start..self.at].to_owned();
+        loop {
+            match text.as_bytes().get(self.at) {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(unescaped);
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    unescaped.push(self.escape()?);
+                }
+                Some(0..0x20) => return Err(Syntax::Control),
+                Some(_) => {
+                    let start = self.at;
+                    self.at += plain(&text.as_bytes()[start..]);
+                    unescaped.push_str(&text[start..self.at]);
+                }
+                None => return Err(Syntax::End),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, Syntax> {
+        let &letter = self.text.as_bytes().get(self.at).ok_or(Syntax::End)?;
+        self.at += 1;
+        Ok(match letter {
+            b'"' | b'\\' | b'/' => char::from(letter),
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => {
+                let unit = self.unit()?;
+                let code = match unit {
+                    0xd800..=0xdbff => {
+                        if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
+                            return Err(Syntax::Surrogate);
+                        }
+                        self.at += 2;
+                        match self.unit()? {
+                            low @ 0xdc00..=0xdfff => 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00),
+                            _ => return Err(Syntax::Surrogate),
+                        }
+                    }
+                    unit => unit,
+                };
+                char::from_u32(code).ok_or(Syntax::Surrogate)?
+            }
+            _ => return Err(Syntax::Escape),
+        })
+    }
+
+    /// Four hexadecimal digits.
+    fn unit(&mut self) -> Result<u32, Syntax> {
+        let digits = self
+            .text
+            .as_bytes()
+            .get(self.at..self.at + 4)
+            .ok_or(Syntax::End)?;
+        let mut unit = 0;
+        for &digit in digits {
+            unit = unit << 4 | char::from(digit).to_digit(16).ok_or(Syntax::Escape)?;
+        }
+        self.at += 4;
+        Ok(unit)
+    }
+
+    /// A number, as it is written.
+    pub(crate) fn number(&mut self) -> Result<&'a str, Syntax> {
+        self.peek()?;
+        let rest = &self.text[self.at..];
+        let length = number_length(rest.as_bytes()).ok_or(Syntax::Number)?;
+        self.at += length;
+        Ok(&rest[..length])
+    }
+
+    /// `true`, `false` or `null`.
+    pub(crate) fn literal(&mut self, literal: &str) -> Result<(), Syntax> {
+        self.peek()?;
+        let rest = &self.text.as_bytes()[self.at..];
+        if !rest.starts_with(literal.as_bytes()) {
+            return Err(Syntax::Unexpected);
+        }
+        self.at += literal.len();
+        Ok(())
+    }
+
+    /// Any value, at most that many arrays and objects deep.
+    pub(crate) fn skip(&mut self, depth_left: u32) -> Result<(), Syntax> {
+        match self.peek()? {
+            b'"' => self.string().map(drop),
+            b't' => self.literal("true"),
+            b'f' => self.literal("false"),
+            b'n' => self.literal("null"),
+            b'-' | b'0'..=b'9' => self.number().map(drop),
+            open @ (b'[' | b'{') => {
+                let left = depth_left.checked_sub(1).ok_or(Syntax::Depth)?;
+                let close = open + 2;
+                self.at += 1;
+                if self.take(close)? {
+                    return Ok(());
+                }
+                loop {
+                    if open == b'{' {
+                        self.string()?;
+                        self.expect(b':')?;
+                    }
+                    self.skip(left)?;
+                    if !self.more(close)? {
+                        return Ok(());
+                    }
+                }
+            }
+            _ => Err(Syntax::Unexpected),
+        }
+    }
+}
+
+/// How many bytes at the start are neither a quote, a backslash nor a control character.
+fn plain(bytes: &[u8]) -> usize {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let mut at = 0;
+    while let Some((chunk, _)) = bytes[at..].split_first_chunk::<8>() {
+        let word = u64::from_le_bytes(*chunk);
+        // A byte that is zero after the exclusive or, or below 0x20, borrows into its highest bit.
+        let zero = |word: u64| word.wrapping_sub(LOW) & !word & HIGH;
+        let special = zero(word ^ (LOW * 0x22))
+            | zero(word ^ (LOW * 0x5c))
+            | (word.wrapping_sub(LOW * 0x20) & !word & HIGH);
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let tail = bytes[at..]
+        .iter()
+        .position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\');
+    tail.map_or(bytes.len(), |tail| at + tail)
+}
+
+/// The length of the JSON number at the start, if there is one.
+pub(crate) fn number_length(bytes: &[u8]) -> Option<usize> {
+    let digits = |from: usize| {
+        bytes[from..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count()
+    };
+    let mut at = usize::from(bytes.first() == Some(&b'-'));
+    let whole = digits(at);
+    if whole == 0 || whole > 1 && bytes[at] == b'0' {
+        return None;
+    }
+    at += whole;
+    if bytes.get(at) == Some(&b'.') {
+        let fraction = digits(at + 1);
+        if fraction == 0 {
+            return None;
+        }
+        at += 1 + fraction;
+    }
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        let sign = usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
+        let exponent = digits(at + 1 + sign);
+        if exponent == 0 {
+            return None;
+        }
+        at += 1 + sign + exponent;
+    }
+    Some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Lexer, plain};
+
+    proptest! {
+        #[test]
+        fn a_document_is_json_exactly_when_serde_json_says_so(text in r#"[\[\]{}:,"a\\u0-9eE.+\-tfn \n]{0,24}"#) {
+            let mut lexer = Lexer::new(&text);
+            let ours = lexer.skip(100).and_then(|()| lexer.end()).is_ok();
+            prop_assert_eq!(ours, serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok(), "{}", text);
+        }
+
+        #[test]
+        fn a_string_is_read_as_serde_json_reads_it(text in any::<String>()) {
+            let json = serde_json::to_string(&text).unwrap();
+            prop_assert_eq!(Lexer::new(&json).string().unwrap(), text);
+        }
+
+        #[test]
+        fn plain_bytes_end_at_the_first_special_one(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let expected = bytes.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\');
+            prop_assert_eq!(plain(&bytes), expected.unwrap_or(bytes.len()));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Which encoding a request says its payload has.
+
+use http::{
+    HeaderMap,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
+
+use crate::config::Encoding;
+
+/// The encoding of the payload, by the media type or else by the mapping; missing both, binary.
+///
+/// # Errors
+///
+/// A sentence for the 415: compressed, gRPC, contradictory or neither Protobuf nor JSON.
+pub(crate) fn encoding(headers: &HeaderMap, mapped: Option<Encoding>) -> Result<Encoding, &'static str> {
+    let mut encoded = headers.get_all(CONTENT_ENCODING).iter();
+    if encoded.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err("a payload with a content-encoding cannot be checked: send it uncompressed");
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let Some(media_type) = types.next() else {
+        return Ok(mapped.unwrap_or(Encoding::Proto));
+    };
+    if types.next().is_some() {
+        return Err("more than one content-type");
+    }
+    let Ok(text) = media_type.to_str() else {
+        return Err("the content-type is not text");
+    };
+    let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+    let essence = essence.trim();
+    if starts_with(essence, "application/grpc") {
+        return Err("gRPC framing cannot be checked: send the bare message as application/x-protobuf");
+    }
+    let protobuf = [
+        "application/x-protobuf",
+        "application/protobuf",
+        "application/vnd.google.protobuf",
+    ];
+    let named = if protobuf.iter().any(|name| essence.eq_ignore_ascii_case(name)) {
+        Some(Encoding::Proto)
+    } else if essence.eq_ignore_ascii_case("application/json") || ends_with(essence, "+json") {
+        if !is_utf8(parameters) {
+            return Err("JSON must be UTF-8");
+        }
+        Some(Encoding::Json)
+    } else {
+        None
+    };
+    match (named, mapped) {
+        (Some(Encoding::Json), Some(Encoding::Proto)) => {
+            Err("this subject takes binary Protobuf only: send application/x-protobuf")
+        }
+        (Some(Encoding::Proto), Some(Encoding::Json)) => {
+            Err("this subject takes JSON only: send application/json")
+        }
+        (Some(encoding), _) | (None, Some(encoding)) => Ok(encoding),
+        (None, None) => Err("send application/x-protobuf or application/json"),
+    }
+}
+
+fn starts_with(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+fn ends_with(text: &str, suffix: &str) -> bool {
+    text.len()
+        .checked_sub(suffix.len())
+        .and_then(|at| text.get(at..))
+        .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+}
+
+/// The charset, if there is one, is UTF-8.
+fn is_utf8(parameters: &str) -> bool {
+    parameters
+        .split(';')
+        .all(|parameter| match parameter.split_once('=') {
+            Some((name, value)) if name.trim().eq_ignore_ascii_case("charset") => {
+                let value = value.trim().trim_matches('"');
+                value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8")
+            }
+            _ => true,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, header};
+
+    use super::encoding;
+    use crate::config::Encoding;
+
+    fn of(content_type: &'static str, mapped: Option<Encoding>) -> Result<Encoding, &'static str> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        encoding(&headers, mapped)
+    }
+
+    #[test]
+    fn the_media_type_names_the_encoding() {
+        for name in [
+            "application/x-protobuf",
+            "Application/Protobuf; messageType=\"a.B\"",
+            "application/vnd.google.protobuf",
+        ] {
+            assert_eq!(of(name, None), Ok(Encoding::Proto), "{name}");
+        }
+        for name in [
+            "application/json",
+            "APPLICATION/JSON; charset=UTF-8",
+            "application/cloudevents+json",
+        ] {
+            assert_eq!(of(name, None), Ok(Encoding::Json), "{name}");
+        }
+        assert_eq!(encoding(&HeaderMap::new(), None), Ok(Encoding::Proto));
+    }
+
+    #[test]
+    fn what_cannot_be_checked_is_refused_in_words() {
+        for name in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc-web+json",
+            "APPLICATION/GRPC",
+        ] {
+            assert!(
+                of(name, Some(Encoding::Proto)).is_err_and(|text| text.contains("gRPC")),
+                "{name}"
+            );
+        }
+        for name in [
+            "text/plain",
+            "multipart/form-data; boundary=x",
+            "",
+            "json",
+            "application/json; charset=latin1",
+        ] {
+            assert!(of(name, None).is_err(), "{name}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert!(encoding(&headers, None).is_err());
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("identity"));
+        assert!(encoding(&headers, None).is_ok());
+    }
+
+    #[test]
+    fn the_mapping_decides_where_the_media_type_does_not_and_refuses_another() {
+        assert_eq!(
+            of("application/octet-stream", Some(Encoding::Json)),
+            Ok(Encoding::Json)
+        );
+        assert_eq!(
+            encoding(&HeaderMap::new(), Some(Encoding::Json)),
+            Ok(Encoding::Json)
+        );
+        assert!(of("application/json", Some(Encoding::Proto)).is_err());
+        assert!(of("application/x-protobuf", Some(Encoding::Json)).is_err());
+    }
+}

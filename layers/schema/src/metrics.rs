@@ -1,0 +1,76 @@
+//! The metrics, by the names of DESIGN 7; handles are taken once.
+
+use metrics::{Counter, Gauge, Histogram};
+
+/// Handles of one layer. Install the recorder before the layer is built.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// Per mapping: `shield_schema_violation_total{schema_id}`.
+    pub(crate) violations: Vec<Counter>,
+    pub(crate) duration: Histogram,
+    pub(crate) age: Gauge,
+    pub(crate) unmapped: Counter,
+    pub(crate) unavailable: Counter,
+    pub(crate) media_type: Counter,
+    pub(crate) body: Counter,
+}
+
+impl Metrics {
+    /// Registers every series at 0, one violation counter per mapping.
+    pub(crate) fn new<'a>(schema_ids: impl Iterator<Item = &'a str>) -> Self {
+        metrics::describe_counter!(
+            "shield_schema_violation_total",
+            "payloads that broke their contract"
+        );
+        metrics::describe_histogram!(
+            "shield_schema_validation_duration_seconds",
+            metrics::Unit::Seconds,
+            "time to check one payload"
+        );
+        metrics::describe_gauge!(
+            "shield_schema_registry_age_seconds",
+            metrics::Unit::Seconds,
+            "time since the schema store was last heard of"
+        );
+        metrics::describe_counter!(
+            "shield_schema_unmapped_total",
+            "messages whose subject no mapping matches"
+        );
+        metrics::describe_counter!(
+            "shield_schema_refused_total",
+            "messages refused for another reason than their payload"
+        );
+        let counter = |counter: Counter| {
+            counter.increment(0);
+            counter
+        };
+        let refused = |reason: &'static str| {
+            counter(metrics::counter!("shield_schema_refused_total", "reason" => reason))
+        };
+        let age = metrics::gauge!("shield_schema_registry_age_seconds");
+        age.set(0.0);
+        Self {
+            violations: schema_ids
+                .map(|id| {
+                    counter(metrics::counter!("shield_schema_violation_total", "schema_id" => id.to_owned()))
+                })
+                .collect(),
+            duration: metrics::histogram!("shield_schema_validation_duration_seconds"),
+            age,
+            unmapped: counter(metrics::counter!("shield_schema_unmapped_total")),
+            unavailable: refused("unavailable"),
+            media_type: refused("media_type"),
+            body: refused("body"),
+        }
+    }
+}
+
+/// `shield_schema_load_errors_total`: updates that were refused. Rare, so the handle is looked up each time.
+pub(crate) fn load_error() {
+    metrics::counter!("shield_schema_load_errors_total").increment(1);
+}
+
+/// Whole seconds and their fraction, for a gauge.
+pub(crate) fn seconds(age: std::time::Duration) -> f64 {
+    age.as_secs_f64()
+}

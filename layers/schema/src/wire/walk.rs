@@ -1,0 +1,200 @@
+//! The fast pass: proves that a payload is fine, without building anything.
+//!
+//! It judges presence per occurrence of a message. Protobuf judges the merged one, but when every occurrence is
+//! complete by itself, so is what they merge into (a later occurrence can only replace a value by another that counts
+//! as set). So "yes" is always right; a "no" is decided by [`explain`](super::explain::explain).
+
+use super::{DEPTH_MAX, read};
+use crate::plan::{Node, Op, Plan, Step, Zero};
+
+/// Whether the payload keeps the contract, as far as one pass can tell. Allocates nothing.
+pub(crate) fn walk(plan: &Plan, payload: &[u8]) -> bool {
+    message(plan, &plan.nodes[0], payload, DEPTH_MAX, 0).is_some()
+}
+
+/// Checks fields up to the end of the slice, or of the group of that number (0: not in a group); returns what follows.
+fn message<'a>(plan: &Plan, node: &Node, payload: &'a [u8], depth_left: u32, group: u32) -> Option<&'a [u8]> {
+    let mut rest = payload;
+    let mut seen = 0_u64;
+    loop {
+        let Some((&first, after)) = rest.split_first() else {
+            return (group == 0 && complete(node, seen)).then_some(rest);
+        };
+        let quick = if first < 0x80 {
+            node.quick[usize::from(first)]
+        } else {
+            0
+        };
+        let (step, after) = if quick == 0 {
+            let (tag, after) = read::tag(rest).ok()?;
+            if tag & 7 == read::END_GROUP {
+                return (tag >> 3 == group && complete(node, seen)).then_some(after);
+            }
+            match node.step(tag) {
+                Some(step) => (step, after),
+                None if plan.strict || plan.message(node).by_number(tag >> 3).is_some() => return None,
+                None => {
+                    rest = read::skip(tag, after, depth_left).ok()?.1;
+                    continue;
+                }
+            }
+        } else {
+            (&node.steps[usize::from(quick - 1)], after)
+        };
+        rest = value(plan, step, after, depth_left, &mut seen)?;
+    }
+}
+
+#[inline]
+fn complete(node: &Node, seen: u64) -> bool {
+    seen == node.mask && !node.crowded
+}
+
+#[inline]
+fn value<'a>(plan: &Plan, step: &Step, bytes: &'a [u8], depth_left: u32, seen: &mut u64) -> Option<&'a [u8]> {
+    // `bits` is what an implicit field is judged by: zero means absent.
+    let (bits, rest) = match step.op {
+        Op::Varint => read::varint(bytes).ok()?,
+        Op::Closed => {
+            let (number, rest) = read::varint(bytes).ok()?;
+            if !knows(plan, step, number) {
+                // An undeclared number of a closed enum is an unknown field: it sets nothing.
+                return (!plan.strict).then_some(rest);
+            }
+            (number, rest)
+        }
+        Op::Fixed64 => {
+            let (value, rest) = bytes.split_first_chunk::<8>()?;
+            (u64::from_le_bytes(*value), rest)
+        }
+        Op::Fixed32 => {
+            let (value, rest) = bytes.split_first_chunk::<4>()?;
+            (u64::from(u32::from_le_bytes(*value)), rest)
+        }
+        Op::Bytes => {
+            let (value, rest) = read::delimited(bytes).ok()?;
+            (value.len() as u64, rest)
+        }
+        Op::Text => {
+            let (value, rest) = read::delimited(bytes).ok()?;
+            if !is_utf8(value) {
+                return None;
+            }
+            (value.len() as u64, rest)
+        }
+        Op::Message => {
+            let (value, rest) = read::delimited(bytes).ok()?;
+            message(
+                plan,
+                &plan.nodes[step.child as usize],
+                value,
+                depth_left.checked_sub(1)?,
+                0,
+            )?;
+            (1, rest)
+        }
+        Op::Group => {
+            let node = &plan.nodes[step.child as usize];
+            (
+                1,
+                message(plan, node, bytes, depth_left.checked_sub(1)?, step.tag >> 3)?,
+            )
+        }
+        Op::PackedVarint => {
+            let (value, rest) = read::delimited(bytes).ok()?;
+            if !packed_varints(value) {
+                return None;
+            }
+            (value.len() as u64, rest)
+        }
+        Op::PackedClosed => {
+            let (value, rest) = read::delimited(bytes).ok()?;
+            let (mut numbers, mut known) = (value, 0);
+            while !numbers.is_empty() {
+                let (number, after) = read::varint(numbers).ok()?;
+                numbers = after;
+                if knows(plan, step, number) {
+                    known += 1;
+                } else if plan.strict {
+                    return None;
+                }
+            }
+            (known, rest)
+        }
+        Op::PackedFixed64 => packed_fixed(bytes, 8)?,
+        Op::PackedFixed32 => packed_fixed(bytes, 4)?,
+    };
+    if step.set | step.clear != 0 {
+        let absent = match step.zero {
+            Zero::Never => false,
+            Zero::Full => bits == 0,
+            Zero::Low32 => bits & 0xffff_ffff == 0,
+        };
+        if !absent {
+            *seen = (*seen | step.set) & !step.clear;
+        } else if !is_packed(step.op) {
+            *seen &= !step.set;
+        }
+    }
+    Some(rest)
+}
+
+/// An empty packed field takes nothing back, unlike a zero in a singular field.
+fn is_packed(op: Op) -> bool {
+    matches!(
+        op,
+        Op::PackedVarint | Op::PackedClosed | Op::PackedFixed64 | Op::PackedFixed32
+    )
+}
+
+fn knows(plan: &Plan, step: &Step, number: u64) -> bool {
+    plan.table.enums[step.child as usize].knows(enum_number(number))
+}
+
+/// An enum on the wire is an int32: parsers keep the low 32 bits.
+#[expect(clippy::cast_possible_truncation, reason = "this is what parsers do")]
+pub(crate) fn enum_number(varint: u64) -> i32 {
+    varint as i32
+}
+
+fn packed_fixed(bytes: &[u8], width: usize) -> Option<(u64, &[u8])> {
+    let (value, rest) = read::delimited(bytes).ok()?;
+    (value.len() % width == 0).then_some((value.len() as u64, rest))
+}
+
+/// Every varint is whole, of at most ten bytes and 64 bits.
+pub(crate) fn packed_varints(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    // Eight bytes without a continuation bit are eight varints.
+    loop {
+        while let Some((chunk, after)) = rest.split_first_chunk::<8>()
+            && u64::from_le_bytes(*chunk) & 0x8080_8080_8080_8080 == 0
+        {
+            rest = after;
+        }
+        if rest.is_empty() {
+            return true;
+        }
+        let Ok((_, after)) = read::varint(rest) else {
+            return false;
+        };
+        rest = after;
+    }
+}
+
+/// Whether the bytes are UTF-8: a glance for short ASCII, SIMD for the rest.
+#[inline]
+pub(crate) fn is_utf8(bytes: &[u8]) -> bool {
+    if bytes.len() <= 32 {
+        let mut chunks = bytes.chunks_exact(8);
+        let mut high = 0_u64;
+        for chunk in &mut chunks {
+            high |= chunk.try_into().map_or(u64::MAX, u64::from_le_bytes);
+        }
+        let tail = chunks.remainder().iter().fold(0_u8, |high, byte| high | byte);
+        if high & 0x8080_8080_8080_8080 == 0 && tail < 0x80 {
+            return true;
+        }
+    }
+    simdutf8::basic::from_utf8(bytes).is_ok()
+}
