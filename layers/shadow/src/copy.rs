@@ -6,7 +6,7 @@ use arqon_message::{Subject, TraceKey};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Uri};
 
-use crate::{ledger::Ticket, marker, rule::Rule};
+use crate::{head::Head, ledger::Ticket, marker, rule::Rule};
 
 /// The copy of one request, as a [`Sink`](crate::Sink) gets it: marked, and without what a copy must not carry.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl fmt::Debug for ShadowCopy {
 }
 
 /// The size of headers as `name: value\r\n` lines, in bytes.
-pub(crate) fn header_bytes(headers: &HeaderMap) -> usize {
+fn header_bytes(headers: &HeaderMap) -> usize {
     headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
@@ -107,7 +107,7 @@ pub(crate) struct Draft {
     pub(crate) subject: Subject,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
-    pub(crate) headers: HeaderMap,
+    pub(crate) head: Head,
     pub(crate) frames: Frames,
     pub(crate) trailers: Option<Box<HeaderMap>>,
 }
@@ -120,10 +120,11 @@ impl Draft {
             subject,
             method,
             uri,
-            mut headers,
+            head,
             frames,
             trailers,
         } = self;
+        let mut headers = head.unpack();
         let rule = Arc::clone(ticket.rule());
         let key = *ticket.key();
         marker::strip(&mut headers, &rule.terms.strip);

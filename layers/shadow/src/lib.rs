@@ -80,6 +80,7 @@ mod error;
 mod event;
 mod future;
 mod handle;
+mod head;
 mod layer;
 mod ledger;
 mod marker;

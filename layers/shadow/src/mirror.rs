@@ -12,8 +12,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     Reason, ShadowBody, When,
-    copy::{self, Draft, Frames},
+    copy::{Draft, Frames},
     decision::{Decision, decide},
+    head::Head,
     ledger::{Ledger, Ticket},
     rules::Rules,
     shed::{FULL, Shedder},
@@ -118,8 +119,8 @@ impl Mirror {
             return None;
         }
         // What a copy costs besides its body: the draft, the joint state and the headers.
-        let head = copy::header_bytes(headers) + request.uri().path().len() + HEAD_BYTES;
-        if !ticket.reserve(head) {
+        let head = Head::size(headers);
+        if !ticket.reserve(head + request.uri().path().len() + DRAFT_BYTES) {
             ticket.dropped(Reason::ByteBudget);
             return None;
         }
@@ -127,7 +128,7 @@ impl Mirror {
             subject: subject.clone(),
             method: method.clone(),
             uri: request.uri().clone(),
-            headers: headers.clone(),
+            head: Head::pack(headers, head),
             frames: Frames::None,
             trailers: None,
             ticket,
@@ -171,7 +172,7 @@ impl Mirror {
 }
 
 /// What a copy under way costs besides its headers and body, in bytes, about.
-const HEAD_BYTES: usize = 768;
+const DRAFT_BYTES: usize = 768;
 
 /// `part` of `whole`, in [`FULL`]s.
 pub(crate) fn share(part: usize, whole: usize) -> u32 {

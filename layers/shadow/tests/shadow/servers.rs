@@ -34,6 +34,7 @@ async fn hyper_server(rig: &Rig) -> std::net::SocketAddr {
         .service_fn(|request: Request<_>| async move { Ok::<_, Infallible>(echo(request).await) });
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).expect("no delay");
             let service = TowerToHyperService::new(PerConnection::mint(service.clone()));
             tokio::spawn(async move {
                 let server = auto::Builder::new(TokioExecutor::new());
@@ -45,7 +46,11 @@ async fn hyper_server(rig: &Rig) -> std::net::SocketAddr {
 }
 
 fn client(h2: bool) -> Client<HttpConnector, Full<Bytes>> {
-    Client::builder(TokioExecutor::new()).http2_only(h2).build_http()
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new())
+        .http2_only(h2)
+        .build(connector)
 }
 
 async fn post(
