@@ -107,5 +107,5 @@ pub use self::{
     marker::{SHADOW, SHADOW_OF, is_shadow},
     reason::Reason,
     service::Shadow,
-    sink::{Delivery, RecordingSink, Sink},
+    sink::{CopyBody, Delivery, HttpSink, InvalidTarget, RecordingSink, Sink},
 };

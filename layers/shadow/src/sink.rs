@@ -1,10 +1,14 @@
 //! Where copies go.
 
+mod http;
 mod recording;
 
 use std::{future::Future, num::NonZeroUsize, pin::Pin, sync::Arc};
 
-pub use self::recording::RecordingSink;
+pub use self::{
+    http::{CopyBody, HttpSink, InvalidTarget},
+    recording::RecordingSink,
+};
 use crate::{ShadowCopy, SinkError};
 
 /// The future of one delivery. It is boxed: deliveries happen in the drain task, off the request path.

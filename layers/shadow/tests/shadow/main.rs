@@ -5,6 +5,7 @@ mod bodies;
 mod books;
 mod contract;
 mod faults;
+mod http;
 mod operator;
 mod servers;
 mod support;

@@ -1,0 +1,202 @@
+//! A sink that sends copies to another HTTP service.
+
+mod body;
+mod breaker;
+
+use std::{fmt, future::poll_fn, num::NonZeroUsize, pin::pin, sync::Arc};
+
+use arqon_message::BoxError;
+use bytes::Buf;
+use http::{
+    HeaderName, HeaderValue, Method, Request, Response, Uri, header,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body::Body;
+use tower_service::Service;
+
+pub use self::body::CopyBody;
+use self::breaker::Breaker;
+use crate::{Delivery, ShadowCopy, Sink, SinkError};
+
+/// How many requests may be under way at once, unless set otherwise.
+const IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(100).expect("not zero");
+/// How much of a response is read so that its connection can be used again, in bytes; beyond, it is dropped.
+const RESPONSE_BYTES_MAX: usize = 64 * 1024;
+/// The subject of the copy, which an HTTP request has no other place for.
+const SHADOW_SUBJECT: HeaderName = HeaderName::from_static("x-arqon-shadow-subject");
+
+/// Sends each copy as a request to another service: same method, path, query, headers and body, another host.
+///
+/// It takes any `tower` service as its client: hyper-util's, a balancer, or a `Router` in the same process. Responses are
+/// read up to 64 KiB and ignored, whatever their status; a copy is mirrored when a response came.
+///
+/// - Methods: `GET` and `HEAD` only, unless [`methods`](Self::methods) says more. A copied `POST` runs the side effects of
+///   a service that does not know the mark `x-arqon-shadow`.
+/// - At most [`in_flight`](Self::in_flight) requests at once (100); order is not kept.
+/// - After five failures in a row (errors and timeouts) nothing is sent for a second, then one request tries; each
+///   further failure doubles the pause, up to a minute. Meanwhile copies are dropped as `disconnected`, at once.
+///
+/// ```
+/// use arqon_shadow::{HttpSink, RuleConfig, ShadowConfig, ShadowLayer};
+/// use axum::{Router, routing::get};
+/// use http::Method;
+///
+/// // In a program: `hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http()`.
+/// let candidate: Router = Router::new().route("/orders", get(|| async { "the new version" }));
+/// let sink = HttpSink::new(candidate, "http://candidate.internal:8080".parse()?)?
+///     .methods([Method::GET, Method::HEAD, Method::POST]);
+/// let config = ShadowConfig::default().rule(RuleConfig::new("in.t.*.>", 0.10));
+/// let (layer, handle, drain) = ShadowLayer::channel(&config, sink)?;
+/// # let _ = (layer, handle, drain);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct HttpSink<C> {
+    client: C,
+    target: Target,
+    methods: Arc<[Method]>,
+    in_flight: NonZeroUsize,
+    breaker: Arc<Breaker>,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug)]
+struct Target {
+    scheme: Scheme,
+    authority: Authority,
+    /// Before each path; empty, or `/like/this`.
+    prefix: Arc<str>,
+}
+
+/// A target that requests cannot be sent to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{uri:?} is no target for copies: write scheme, host and port, such as \"http://candidate:8080\"")]
+pub struct InvalidTarget {
+    uri: String,
+}
+
+/// The sink's list does not have the copy's method.
+#[derive(Debug, thiserror::Error)]
+#[error("the sink is not told to send {0}: add it to its methods, or leave it out of the rule's")]
+struct MethodNotListed(Method);
+
+impl<C> HttpSink<C> {
+    /// Sends through `client` to `target`: scheme, host and port, and a prefix for every path if it has a path.
+    ///
+    /// # Errors
+    /// When `target` has no scheme or host, or has a query.
+    pub fn new(client: C, target: Uri) -> Result<Self, InvalidTarget> {
+        let invalid = || InvalidTarget {
+            uri: target.to_string(),
+        };
+        let parts = target.clone().into_parts();
+        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
+            return Err(invalid());
+        };
+        if target.query().is_some() {
+            return Err(invalid());
+        }
+        let prefix = target.path().trim_end_matches('/').into();
+        Ok(Self {
+            client,
+            target: Target {
+                scheme,
+                authority,
+                prefix,
+            },
+            methods: Arc::new([Method::GET, Method::HEAD]),
+            in_flight: IN_FLIGHT,
+            breaker: Arc::default(),
+        })
+    }
+
+    /// Sends these methods only; the default is `GET` and `HEAD`.
+    #[must_use]
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.methods = methods.into_iter().collect();
+        self
+    }
+
+    /// Sets how many requests may be under way at once.
+    #[must_use]
+    pub fn in_flight(mut self, requests: NonZeroUsize) -> Self {
+        self.in_flight = requests;
+        self
+    }
+
+    fn request(&self, copy: ShadowCopy) -> Result<Request<CopyBody>, SinkError> {
+        if !self.methods.contains(&copy.method) {
+            return Err(SinkError::publish(MethodNotListed(copy.method)));
+        }
+        let path = copy.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let uri = Uri::builder()
+            .scheme(self.target.scheme.clone())
+            .authority(self.target.authority.clone())
+            .path_and_query([&self.target.prefix, path].concat())
+            .build()
+            .map_err(SinkError::publish)?;
+        let mut request = Request::new(CopyBody::new(copy.body, copy.trailers));
+        *request.method_mut() = copy.method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = copy.headers;
+        // The client names the host of the URI.
+        request.headers_mut().remove(header::HOST);
+        if let Ok(subject) = HeaderValue::from_str(copy.subject.as_str()) {
+            // A copy with 32,768 headers goes without it.
+            let _ = request.headers_mut().try_insert(SHADOW_SUBJECT, subject);
+        }
+        Ok(request)
+    }
+}
+
+impl<C, R> Sink for HttpSink<C>
+where
+    C: Service<Request<CopyBody>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    C::Future: Send,
+    C::Error: Into<BoxError>,
+    R: Body + Send,
+    R::Data: Send,
+    R::Error: Send,
+{
+    fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
+        Box::pin(async move {
+            let request = self.request(copy)?;
+            // Dropped before it succeeded, which is what a timeout does, an attempt has failed.
+            let attempt = self.breaker.attempt().ok_or(SinkError::Disconnected)?;
+            let mut ready = self.client.clone();
+            poll_fn(|cx| ready.poll_ready(cx))
+                .await
+                .map_err(SinkError::publish)?;
+            let response = ready.call(request).await.map_err(SinkError::publish)?;
+            attempt.succeeded();
+            discard(response.into_body()).await;
+            Ok(())
+        })
+    }
+
+    fn concurrency(&self) -> NonZeroUsize {
+        self.in_flight
+    }
+}
+
+/// Reads a response that nobody wants, so that its connection can be used again.
+async fn discard<R: Body>(body: R) {
+    let mut body = pin!(body);
+    let mut read = 0;
+    while read <= RESPONSE_BYTES_MAX {
+        match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            Some(Ok(frame)) => read += frame.data_ref().map_or(0, Buf::remaining),
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+impl<C> fmt::Debug for HttpSink<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpSink")
+            .field("target", &self.target)
+            .field("methods", &self.methods)
+            .field("in_flight", &self.in_flight)
+            .finish_non_exhaustive()
+    }
+}
