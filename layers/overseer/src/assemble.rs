@@ -110,6 +110,7 @@ fn policy(spec: PolicySpec, loaded: Option<Arc<Loaded>>, report: LoadReport) -> 
         spec,
         loaded,
         candidate: None,
+        divergences: Arc::default(),
         former: None,
         report,
         metrics,

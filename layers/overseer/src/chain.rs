@@ -11,6 +11,7 @@ use http_body::SizeHint;
 
 use crate::{
     abi::arqon_host_v1::Phase,
+    candidate::Divergences,
     event::{Event, OnEvent},
     exchange::Exchange,
     metrics::{Outcome, PolicyMetrics},
@@ -29,6 +30,8 @@ pub(crate) struct Policy {
     pub(crate) loaded: Option<Arc<Loaded>>,
     /// Runs beside the active module; its verdicts are only compared.
     pub(crate) candidate: Option<Arc<Loaded>>,
+    /// Where the candidate's verdicts differed.
+    pub(crate) divergences: Arc<Divergences>,
     /// What ran before the last change.
     pub(crate) former: Option<Arc<Loaded>>,
     pub(crate) report: LoadReport,
@@ -203,7 +206,8 @@ impl Snapshot {
                     .map_or(Ok(()), Err),
             );
         };
-        let before = (exchange.edits.len(), exchange.body.clone(), exchange.rewritten);
+        let mark = exchange.mark();
+        let twin = policy.candidate.as_ref().map(|_| exchange.clone());
         let begun = Instant::now();
         let (call, exchange) = run::call(
             &self.loader.engine,
@@ -217,10 +221,19 @@ impl Snapshot {
         if call.logs_dropped > 0 {
             policy.metrics.log_lines_dropped(call.logs_dropped);
         }
+        if let (Some(candidate), Some(twin)) = (&policy.candidate, twin) {
+            let same = policy.divergences.compare(
+                &self.loader.engine,
+                policy,
+                candidate,
+                phase,
+                (&call.verdict, &exchange),
+                twin,
+            );
+            policy.metrics.compared(same);
+        }
         if policy.spec.monitor {
-            exchange.edits.truncate(before.0);
-            exchange.body = before.1;
-            exchange.rewritten = before.2;
+            exchange.restore(mark);
         }
         let verdict = match call.verdict {
             Verdict::Allow => {

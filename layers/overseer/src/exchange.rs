@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::edit::Edits;
 
 /// What the policies of a chain see and amend. It moves into each store in turn and out again, so nothing is copied.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Exchange {
     pub(crate) request: request::Parts,
     /// Present when it is the response that is being looked at.
@@ -44,12 +44,36 @@ impl Exchange {
         }
     }
 
+    /// What policies have amended so far.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            edits: self.edits.len(),
+            body: self.body.clone(),
+            rewritten: self.rewritten,
+        }
+    }
+
+    /// Undoes what was amended since `mark`.
+    pub(crate) fn restore(&mut self, mark: Mark) {
+        self.edits.truncate(mark.edits);
+        self.body = mark.body;
+        self.rewritten = mark.rewritten;
+    }
+
     /// The headers that are being looked at.
     pub(crate) fn headers(&self) -> &HeaderMap {
         self.response
             .as_ref()
             .map_or(&self.request.headers, |response| &response.headers)
     }
+}
+
+/// A point in the chain to go back to.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    edits: usize,
+    body: Option<Bytes>,
+    rewritten: bool,
 }
 
 /// A line a guest logged: control characters escaped, capped.

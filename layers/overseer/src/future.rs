@@ -156,7 +156,8 @@ where
                             future: ready.call(request),
                             after,
                         },
-                        Err((request, rejection)) => {
+                        Err(refused) => {
+                            let (request, rejection) = *refused;
                             state.set(State::Done);
                             return Poll::Ready(Ok(rejection.into_response(&request)));
                         }
@@ -207,7 +208,7 @@ impl<S> Held<S> {
         self,
         payload: Payload<B>,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Onward<S, B>, (Parts, Rejection)> {
+    ) -> Result<Onward<S, B>, Box<(Parts, Rejection)>> {
         let Self {
             ready,
             snapshot,
@@ -229,7 +230,7 @@ impl<S> Held<S> {
         let rewritten = exchange.rewritten.then_some(exchange.body).flatten();
         let request = exchange.request;
         if let Err(rejection) = applied {
-            return Err((request, rejection));
+            return Err(Box::new((request, rejection)));
         }
         let after = snapshot.sees_responses(matching).then(|| {
             let request = context(&request);

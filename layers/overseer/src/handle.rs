@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     assemble::{assemble, read_and_load},
+    candidate::Divergence,
     chain::{Policy, Snapshot},
     config::OverseerConfig,
     error::{BuildError, HandleError},
@@ -89,6 +90,17 @@ impl OverseerHandle {
     /// As [`OverseerHandle::replace`].
     pub async fn candidate(&self, name: &str, module: Bytes) -> Result<LoadReport, HandleError> {
         self.place(name, Some(module), Place::Candidate).await
+    }
+
+    /// The last requests on which the policy's candidate differed from its active module, at most
+    /// [`DIVERGENCES_MAX`](crate::DIVERGENCES_MAX); how often they agreed and differed is counted in
+    /// `shield_overseer_candidate_total{module,verdict}`.
+    #[must_use]
+    pub fn divergences(&self, name: &str) -> Vec<Divergence> {
+        let snapshot = self.shared.snapshot();
+        find(snapshot.as_ref(), name)
+            .map(|(snapshot, at)| snapshot.policies[at].divergences.list())
+            .unwrap_or_default()
     }
 
     /// Makes the candidate the active module.
@@ -237,6 +249,7 @@ fn place_module(
             },
             Place::Candidate => Policy {
                 candidate: Some(Arc::clone(&loaded)),
+                divergences: Arc::default(),
                 ..copy(policy)
             },
         };
@@ -303,6 +316,7 @@ fn copy(policy: &Policy) -> Policy {
         spec: policy.spec.clone(),
         loaded: policy.loaded.clone(),
         candidate: policy.candidate.clone(),
+        divergences: Arc::clone(&policy.divergences),
         former: policy.former.clone(),
         report: policy.report.clone(),
         metrics: Arc::clone(&policy.metrics),

@@ -70,6 +70,7 @@
 
 mod abi;
 mod assemble;
+mod candidate;
 mod chain;
 mod config;
 mod edit;
@@ -92,6 +93,7 @@ mod verdict;
 mod verify;
 
 pub use self::{
+    candidate::{DIVERGENCES_MAX, Divergence},
     config::{FailureConfig, OverseerConfig, POLICIES_MAX, PolicyConfig},
     error::{BuildError, ConfigError, EngineError, HandleError},
     event::{Event, OnEvent},

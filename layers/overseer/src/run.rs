@@ -74,9 +74,7 @@ pub(crate) fn call_ready(
     exchange: Option<Exchange>,
     budget: Budget,
 ) -> (Call, Option<Exchange>, Ready<State>) {
-    let before = exchange
-        .as_ref()
-        .map(|exchange| (exchange.edits.len(), exchange.body.clone(), exchange.rewritten));
+    let mark = exchange.as_ref().map(Exchange::mark);
     ready.state().begin(phase, exchange);
     let (result, fuel) = ready.call(budget);
     let state = ready.state();
@@ -90,11 +88,9 @@ pub(crate) fn call_ready(
         (Err(error), None) => Verdict::Fail(classify(&error, growth_refused), chain(&error)),
     };
     if verdict != Verdict::Allow
-        && let (Some(exchange), Some((edits, body, rewritten))) = (exchange.as_mut(), before)
+        && let (Some(exchange), Some(mark)) = (exchange.as_mut(), mark)
     {
-        exchange.edits.truncate(edits);
-        exchange.body = body;
-        exchange.rewritten = rewritten;
+        exchange.restore(mark);
     }
     (
         Call {

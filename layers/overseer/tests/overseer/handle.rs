@@ -146,3 +146,45 @@ async fn no_request_fails_while_policies_are_swapped() {
     }
     assert!(done.load(Ordering::Relaxed) > 0);
 }
+
+#[tokio::test]
+async fn a_candidate_is_compared_and_never_obeyed_until_it_is_promoted() {
+    let (layer, handle, events) = channel(small([PolicyConfig::from_module("p", allow())]));
+    handle.candidate("p", BLOCK_ME.into()).await.unwrap();
+    assert_eq!(status(&layer).await, StatusCode::OK);
+    assert_eq!(handle.divergences("p"), [], "both allow");
+
+    handle.candidate("p", deny().into()).await.unwrap();
+    for _ in 0..40 {
+        assert_eq!(status(&layer).await, StatusCode::OK);
+    }
+    let divergences = handle.divergences("p");
+    assert_eq!(divergences.len(), arqon_overseer::DIVERGENCES_MAX);
+    assert_eq!(
+        (
+            divergences[0].active.as_str(),
+            divergences[0].candidate.as_str(),
+            divergences[0].path.as_str()
+        ),
+        ("allow", "reject 403", "/")
+    );
+    // Whatever a candidate does wrong is its own affair.
+    handle
+        .candidate("p", on_request("unreachable").into())
+        .await
+        .unwrap();
+    assert_eq!(status(&layer).await, StatusCode::OK);
+    assert_eq!(handle.divergences("p")[0].candidate, "trap");
+    handle.rollback("p").unwrap();
+    assert_eq!(handle.policies()[0].candidate_sha256, None);
+
+    handle.candidate("p", deny().into()).await.unwrap();
+    handle.promote("p").unwrap();
+    assert_eq!(status(&layer).await, StatusCode::FORBIDDEN);
+    handle.rollback("p").unwrap();
+    assert_eq!(status(&layer).await, StatusCode::OK);
+    assert!(matches!(
+        events.lock().unwrap()[0],
+        Event::CandidateInstalled { .. }
+    ));
+}

@@ -1,4 +1,5 @@
 //! The crate from outside: one binary, because linking a compiler takes a while.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod abi;
 mod contract;
@@ -7,4 +8,5 @@ mod guests;
 mod handle;
 mod limits;
 mod load;
+mod samples;
 mod servers;

@@ -20,24 +20,14 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             MODULE,
             "host_add_header",
             |caller: Caller<'_, State>, np: i32, nl: i32, vp: i32, vl: i32| {
-                edit(
-                    caller,
-                    Slice::new(np, nl),
-                    Some(Slice::new(vp, vl)),
-                    |name, value| Edit::Add(name, value),
-                )
+                edit(caller, Slice::new(np, nl), Some(Slice::new(vp, vl)), Edit::Add)
             },
         )?
         .func_wrap(
             MODULE,
             "host_set_header",
             |caller: Caller<'_, State>, np: i32, nl: i32, vp: i32, vl: i32| {
-                edit(
-                    caller,
-                    Slice::new(np, nl),
-                    Some(Slice::new(vp, vl)),
-                    |name, value| Edit::Set(name, value),
-                )
+                edit(caller, Slice::new(np, nl), Some(Slice::new(vp, vl)), Edit::Set)
             },
         )?
         .func_wrap(
