@@ -10,7 +10,7 @@ use crate::{is_shadow, rule::Rule, rules::Rules, shed::Shedder};
 /// What was decided, with what it takes to go on.
 #[derive(Debug)]
 pub(crate) enum Decision<'r> {
-    /// No rule concerns it, or its key is not in the sample. `source`: of the key, if a rule looked for one.
+    /// No rule concerns it, or its key is not in the sample. `source`: of the key, if one was looked for.
     Pass { source: Option<KeySource> },
     /// A rule covers it, but there is no key to be coherent by.
     NoKey,
@@ -27,7 +27,7 @@ pub(crate) enum Decision<'r> {
 
 const PASS: Decision<'static> = Decision::Pass { source: None };
 
-/// Decides. Allocates nothing; hashes only when the answer depends on it.
+/// Decides. Allocates nothing; hashes once at most, and asks for the rule only when some rule would take the key.
 pub(crate) fn decide<'r>(
     rules: &'r Rules,
     shed: &Shedder,
@@ -35,7 +35,7 @@ pub(crate) fn decide<'r>(
     headers: &HeaderMap,
     extensions: &'r Extensions,
 ) -> Decision<'r> {
-    if !rules.enabled {
+    if rules.is_idle() {
         return PASS;
     }
     let Some(subject) = extensions.get::<Subject>() else {
@@ -44,28 +44,25 @@ pub(crate) fn decide<'r>(
     if subject.is_shadow() {
         return PASS;
     }
-    let Some(rule) = rules.trie.find(subject) else {
-        return PASS;
-    };
-    if !rule.wants(method) {
-        return PASS;
-    }
+    let rule = || rules.trie.find(subject).filter(|rule| rule.wants(method));
     let Some(key) = TraceKey::from_request(headers, extensions) else {
-        return Decision::NoKey;
+        return if rule().is_some() { Decision::NoKey } else { PASS };
     };
     let source = key.source();
-    if !rules.sampler.sample(key.as_bytes(), rule.threshold) || is_tunnel(method, headers) {
+    let hash = rules.sampler.hash(key.as_bytes());
+    let reached = if rules.reach.contains(hash) { rule() } else { None };
+    let Some(rule) = reached.filter(|rule| rule.threshold.contains(hash) && !is_tunnel(method, headers))
+    else {
         return Decision::Pass { source: Some(source) };
-    }
+    };
     if is_shadow(headers) {
         return Decision::Loop { source };
     }
-    let kept = shed.keeps(rule.threshold, || rules.sampler.hash(key.as_bytes()));
     Decision::Chosen {
         rule,
         subject,
         key,
-        kept,
+        kept: shed.keeps(rule.threshold, hash),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arqon_message::{Fraction, Sampler, SubjectTrie};
+use arqon_message::{Fraction, Sampler, SubjectTrie, Threshold};
 
 use crate::{
     UnknownRule,
@@ -15,6 +15,8 @@ pub(crate) struct Rules {
     pub(crate) enabled: bool,
     pub(crate) sampler: Sampler,
     pub(crate) trie: SubjectTrie<Arc<Rule>>,
+    /// The largest threshold of all rules: a key outside of it is outside of every rule.
+    pub(crate) reach: Threshold,
     /// In the order of the config.
     pub(crate) list: Vec<Arc<Rule>>,
 }
@@ -26,17 +28,22 @@ impl Rules {
             // The config refuses identical patterns, so nothing is refused here.
             let _ = trie.insert(&rule.terms.pattern, Arc::clone(rule));
         }
+        let widest = list
+            .iter()
+            .map(|rule| rule.terms.fraction)
+            .fold(Fraction::ZERO, |a, b| if b > a { b } else { a });
         Self {
             enabled,
             sampler,
             trie,
+            reach: widest.threshold(),
             list,
         }
     }
 
     /// Whether no request can be chosen.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.enabled || self.list.is_empty()
+        !self.enabled || self.reach == Threshold::Never
     }
 
     /// The snapshot with one rule's share changed.

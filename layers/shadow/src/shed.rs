@@ -43,11 +43,11 @@ impl Shedder {
         }
     }
 
-    /// Whether a key that its rule has chosen is kept. `hash` is asked for only while something is shed.
+    /// Whether a key that its rule has chosen is kept.
     #[inline]
-    pub(crate) fn keeps(&self, threshold: Threshold, hash: impl FnOnce() -> u64) -> bool {
+    pub(crate) fn keeps(&self, threshold: Threshold, hash: u64) -> bool {
         let kept = self.kept.load(Ordering::Relaxed);
-        kept == u64::MAX || hash() < border(threshold, kept)
+        kept == u64::MAX || hash < border(threshold, kept)
     }
 
     /// The kept share, 0.0 to 1.0.

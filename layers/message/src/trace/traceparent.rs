@@ -7,18 +7,22 @@ pub(super) fn trace_id(value: &[u8]) -> Option<&[u8]> {
     let [v0, v1, b'-', id @ ..] = head else {
         return None;
     };
-    let (id, tail) = id.split_at(32);
+    let (id, tail) = id.split_first_chunk::<32>()?;
     let [b'-', tail @ ..] = tail else { return None };
-    let (parent, flags) = tail.split_at(16);
+    let (parent, flags) = tail.split_first_chunk::<16>()?;
     let [b'-', flags @ ..] = flags else { return None };
     let version = [*v0, *v1];
-    let lower = |bytes: &[u8]| bytes.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let some = |bytes: &[u8]| bytes.iter().any(|&b| b != b'0');
+    // Without early exits these compile to a few vector instructions: most ids are valid.
+    let lower = |bytes: &[u8]| bytes.iter().fold(true, |all, b| all & matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let some = |bytes: &[u8]| bytes.iter().fold(0, |any, b| any | (b ^ b'0')) != 0;
     // A version that we do not know may go on after a dash; ours ends here; ff is forbidden.
     let ends = rest.is_empty() || (version != *b"00" && rest[0] == b'-');
     let holds = ends
         && version != *b"ff"
-        && [&version, id, parent, flags].into_iter().all(lower)
+        && lower(&version)
+        && lower(id)
+        && lower(parent)
+        && lower(flags)
         && some(id)
         && some(parent);
     holds.then_some(id)
