@@ -168,6 +168,11 @@ impl CoinFlip {
         Self(AtomicU64::new(RandomState::new().hash_one(0_u8)))
     }
 
+    #[cfg(test)]
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
     pub(crate) fn flip(&self) -> u64 {
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let mut bits = self.0.fetch_add(GOLDEN, Ordering::Relaxed);

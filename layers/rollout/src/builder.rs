@@ -17,6 +17,7 @@ use crate::{
     executor::Executor,
     handle::{CLIENT_BUFFER, Handle, Shared},
     keys::{KeyPair, KeySet, PublicKey},
+    latch::{LatchFile, Latches},
     live::Live,
     log::{ControlLog, MemoryLog},
     snapshot::Snapshot,
@@ -135,6 +136,22 @@ impl ExecutorBuilder {
             }
         };
         let keys = key_set(&config, node_key.as_ref(), &mut findings);
+        let latch_file = config.latch_file();
+        let latches = match latch_file.as_ref().map(LatchFile::load) {
+            None => Latches::new(),
+            Some(Ok(latches)) => latches,
+            // Which tenants were stopped is not known: not starting is the safe side.
+            Some(Err(error)) => {
+                let path = latch_file
+                    .as_ref()
+                    .map_or_else(String::new, |file| file.path().display().to_string());
+                let fix = format!(
+                    "the stops in force cannot be read ({error}): mend it, or remove it and stop again"
+                );
+                findings.push(Finding::new("audit.path", path, fix));
+                Latches::new()
+            }
+        };
         if !findings.is_empty() {
             return Err(ConfigError(findings));
         }
@@ -154,6 +171,8 @@ impl ExecutorBuilder {
             .iter()
             .filter_map(|tenant| TenantId::new(tenant).ok());
         let states = tenants.map(|tenant| State::genesis(policy(tenant), keys.clone(), catalog.clone()));
+        let mut live = Live::new(states);
+        live.latches = latches;
         let log = log.unwrap_or_else(|| Arc::new(MemoryLog::with_clock(clock.clone())));
         let catalogs = catalogs.unwrap_or_else(|| {
             let folder = config
@@ -163,7 +182,7 @@ impl ExecutorBuilder {
             Arc::new(FileCatalogs::new(folder.map(std::path::Path::to_path_buf)))
         });
         let handle = Handle::new(Shared {
-            live: Mutex::new(Live::new(states)),
+            live: Mutex::new(live),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             position: watch::Sender::new(0),
             accepted: broadcast::Sender::new(CLIENT_BUFFER),
@@ -176,6 +195,7 @@ impl ExecutorBuilder {
             node_key,
             key: config.key.parse().unwrap_or_default(),
             sampling: config.sampling,
+            latch_file,
         });
         let shared = handle.shared;
         // What is served is right before the first request and before the log answers.

@@ -9,9 +9,10 @@ use crate::{
     apply::Issuer,
     envelope::Control,
     error::{ClientError, SubmitError},
-    handle::{Handle, Receipt},
+    handle::Handle,
     record::Channel,
     state::State,
+    submit::Receipt,
     wire::{DownstreamMessage, Proposal, UpstreamMessage},
 };
 

@@ -10,6 +10,7 @@ use crate::{
     catalog::Catalog,
     error::Finding,
     keys::{KeyConfig, KeyPair, PublicKey},
+    latch::LatchFile,
     record::NodeId,
 };
 
@@ -76,7 +77,7 @@ pub struct CatalogConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AuditConfig {
-    /// A JSON lines file, appended to.
+    /// A JSON lines file, appended to. Stops in force are kept beside it, in `<path>.stop`.
     pub path: PathBuf,
 }
 
@@ -223,6 +224,13 @@ impl Config {
 
     pub(crate) fn node(&self) -> NodeId {
         NodeId::new(&self.node_id).unwrap_or_else(|_| NodeId::new("node").expect("`node` is a legal node id"))
+    }
+
+    /// Where stops in force survive a restart: beside the audit trail.
+    pub(crate) fn latch_file(&self) -> Option<LatchFile> {
+        let mut path = self.audit.as_ref()?.path.clone().into_os_string();
+        path.push(".stop");
+        Some(LatchFile::new(path.into()))
     }
 
     /// The catalog of `catalog.path`.

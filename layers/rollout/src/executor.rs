@@ -16,12 +16,14 @@ use crate::{
     config::Config,
     envelope::{Envelope, Message},
     event::Event,
-    handle::{Handle, Shared, stop_reason},
+    handle::{Handle, Shared},
+    latch,
     log::Batch,
     record::Record,
     refusal::{Reason, Refusal},
     state::{Scope, State},
-    wire::{AlertSeverity, DownstreamMessage, EnforcementAction},
+    submit::stop_reason,
+    wire::{AlertSeverity, DownstreamMessage},
 };
 
 /// How often the share is computed anew.
@@ -70,14 +72,17 @@ impl Executor {
     pub fn recover(&self, records: impl IntoIterator<Item = Record>) {
         let mut live = self.shared.lock();
         for record in records {
-            let verdict = match live.states.get_mut(record.channel.tenant()) {
-                Some(state) => state.fold(&record).map(drop),
-                None => Ok(()),
+            let Some(state) = live.states.get_mut(record.channel.tenant()) else {
+                live.verdict(record.seq, Ok(()));
+                continue;
             };
-            live.verdict(record.seq, verdict);
+            let verdict = state.fold(&record);
+            latch::settle(&mut live.latches, &record, verdict.as_ref());
+            live.verdict(record.seq, verdict.map(drop));
         }
         let seq = live.seq;
         self.shared.publish(live);
+        self.shared.save_latches();
         self.shared.position.send_replace(seq);
     }
 
@@ -103,10 +108,18 @@ impl Executor {
                     self.take(batch).await;
                 }
                 Err(error) => {
-                    shared.alert(AlertSeverity::Warning, format!("{error}; shares are held"));
-                    sleep(backoff).await;
+                    if backoff == BACKOFF.0 {
+                        shared.alert(AlertSeverity::Warning, format!("{error}; shares are held"));
+                    }
+                    let again = sleep(backoff);
+                    tokio::pin!(again);
+                    loop {
+                        tokio::select! {
+                            () = &mut again => break,
+                            _ = tick.tick() => self.tick(&mut stepped).await,
+                        }
+                    }
                     backoff = (backoff * 2).min(BACKOFF.1);
-                    self.tick(&mut stepped).await;
                 }
             }
         }
@@ -216,11 +229,9 @@ impl Executor {
         let verdict = next.fold(&record);
         self.audit(&record, verdict.as_ref().err()).await;
 
-        let mut live = shared.lock();
-        live.states.insert(tenant.clone(), next);
-        settle_latches(&mut live.latches, &record, &tenant, verdict.as_ref());
-        live.verdict(record.seq, verdict.as_ref().map(drop).map_err(Clone::clone));
-        shared.publish(live);
+        if self.put_in_force(&record, next, verdict.as_ref()) {
+            shared.save_latches_aside().await;
+        }
         shared.position.send_replace(record.seq);
         match verdict {
             Ok(accepted) => self.accepted(&tenant, record.seq, accepted),
@@ -232,12 +243,23 @@ impl Executor {
         }
     }
 
+    /// Replaces the state of a tenant and publishes it; true if a latched stop has ended by it.
+    fn put_in_force(&self, record: &Record, next: State, verdict: Result<&Accepted, &Refusal>) -> bool {
+        let mut live = self.shared.lock();
+        live.states.insert(next.tenant().clone(), next);
+        let before = live.latches.len();
+        latch::settle(&mut live.latches, record, verdict);
+        let released = live.latches.len() < before;
+        live.verdict(record.seq, verdict.map(drop).map_err(Clone::clone));
+        self.shared.publish(live);
+        released
+    }
+
     /// Returns when the record is on disk. While it cannot be written nothing is loosened: this record waits
-    /// and with it all behind it, shares are held, and stops act by their latch.
+    /// and with it all behind it, and shares are held; a stop further on in the log is looked for and acts.
     async fn audit(&self, record: &Record, refusal: Option<&Refusal>) {
         let shared = &self.shared;
-        let mut backoff = BACKOFF.0;
-        let mut failed = false;
+        let (mut backoff, mut scanned) = (BACKOFF.0, record.seq);
         loop {
             let entry = AuditEntry {
                 seq: Some(record.seq),
@@ -247,19 +269,29 @@ impl Executor {
                 catalog: record.catalog.clone(),
                 refusal: refusal.cloned(),
             };
-            match shared.audit.append(entry).await {
-                Ok(()) => return,
-                Err(error) => {
-                    if !failed {
-                        let message = format!("{error}: nothing is loosened until it can");
-                        shared.alert(AlertSeverity::Critical, message);
+            let written = shared.audit.append(entry).await;
+            let failed_before = std::mem::replace(&mut shared.lock().audit_failed, written.is_err());
+            let Err(error) = written else { return };
+            if !failed_before {
+                shared.alert(
+                    AlertSeverity::Critical,
+                    format!("{error}: nothing is loosened until it can"),
+                );
+            }
+            let again = sleep(backoff);
+            tokio::pin!(again);
+            loop {
+                tokio::select! {
+                    () = &mut again => break,
+                    read = shared.log.read(scanned) => {
+                        let Ok(batch) = read else { break };
+                        batch.records.iter().for_each(|record| self.latch_stop(record));
+                        scanned = batch.records.last().map_or(scanned, |record| record.seq);
                     }
-                    failed = true;
-                    shared.publish(shared.lock());
-                    sleep(backoff).await;
-                    backoff = (backoff * 2).min(BACKOFF.1);
                 }
             }
+            backoff = (backoff * 2).min(BACKOFF.1);
+            shared.publish(shared.lock());
         }
     }
 
@@ -276,45 +308,6 @@ impl Executor {
             // No client listens, or a slow one is told what it missed.
             let _ = self.shared.accepted.send((tenant.clone(), message));
         }
-    }
-}
-
-/// What a folded record means for the stops that are latched here.
-fn settle_latches(
-    latches: &mut std::collections::BTreeMap<(TenantId, Scope), crate::live::Latch>,
-    record: &Record,
-    tenant: &TenantId,
-    verdict: Result<&Accepted, &Refusal>,
-) {
-    let payload = Envelope::parse(&record.envelope)
-        .map(|envelope| envelope.payload_digest())
-        .ok();
-    latches.retain(|(of, _), latch| {
-        if of != tenant || latch.payload.is_none() || latch.payload != payload {
-            return true;
-        }
-        match verdict {
-            // The state is stopped by the log now, or was and has been resumed since.
-            Ok(_) => false,
-            Err(refusal) if refusal.reason == Reason::Duplicate => false,
-            Err(_) => {
-                latch.floor = Some(record.seq);
-                latch.unlogged = None;
-                true
-            }
-        }
-    });
-    if let Ok(accepted) = verdict
-        && let Message::Downstream(DownstreamMessage::Enforce {
-            action: EnforcementAction::ResumeAdaptation,
-            ..
-        }) = &accepted.control.message
-        && let Ok(resumed) = Scope::parse(accepted.control.scope.as_deref(), tenant)
-    {
-        latches.retain(|(of, scope), latch| {
-            let covered = of == tenant && (resumed == Scope::TENANT || resumed == *scope);
-            !(covered && latch.floor.is_some_and(|floor| record.seq > floor))
-        });
     }
 }
 

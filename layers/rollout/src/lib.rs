@@ -81,6 +81,7 @@ mod executor;
 mod future;
 mod handle;
 mod keys;
+mod latch;
 mod layer;
 mod live;
 mod log;
@@ -94,6 +95,7 @@ mod split;
 mod state;
 mod status;
 mod strict;
+mod submit;
 mod table;
 mod tracker;
 mod variant;
@@ -118,7 +120,7 @@ pub use self::{
     event::{Change, Event, OnEvent},
     executor::{Executor, TICK},
     future::ResponseFuture,
-    handle::{APPEND_TIMEOUT, CLIENT_BUFFER, Handle, Receipt, STOP_TIMEOUT},
+    handle::{CLIENT_BUFFER, Handle},
     keys::{KeyConfig, KeyError, KeyPair, KeySet, MAX_KEYS, PublicKey},
     layer::RolloutLayer,
     log::{Appended, Batch, ControlLog, LogError, LogFuture, MAX_MEMORY_RECORDS, MemoryLog},
@@ -132,6 +134,7 @@ pub use self::{
         ApprovedRollout, Cause, Lane, MAX_PENDING, MAX_SCOPES, MAX_TOMBSTONES, Pending, Policy, Scope, State,
     },
     status::{PendingStatus, RolloutStatus, ScopeStatus, Status, TenantStatus},
+    submit::{APPEND_TIMEOUT, Receipt, STOP_TIMEOUT},
     table::{Effect, Phase, Trigger, document, effect},
     tracker::RolloutTracker,
     variant::{Params, Variant},

@@ -6,13 +6,11 @@ use std::{
 };
 
 use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
-use bytes::Bytes;
 
 use crate::{
-    digest::Digest,
     event::Change,
+    latch::{Latch, Latches},
     metrics::Metrics,
-    record::Channel,
     refusal::Refusal,
     snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
     state::{Lane, Scope, State},
@@ -23,27 +21,15 @@ use crate::{
 /// How many verdicts are kept for the callers that wait for theirs.
 const VERDICTS: usize = 1_024;
 
-/// A stop that is in force on this node whatever the log says.
-#[derive(Debug, Clone)]
-pub(crate) struct Latch {
-    /// The stop's payload; None for a stop of this program itself.
-    pub(crate) payload: Option<Digest>,
-    /// What still has to reach the log.
-    pub(crate) unlogged: Option<(Channel, Bytes)>,
-    /// Only a resume after this position ends it; None until the stop is in the log.
-    pub(crate) floor: Option<u64>,
-    pub(crate) since_us: u64,
-    pub(crate) reason: String,
-}
-
 /// Guarded by one lock that is never held across an await.
 pub(crate) struct Live {
     pub(crate) states: BTreeMap<TenantId, State>,
-    pub(crate) latches: BTreeMap<(TenantId, Scope), Latch>,
+    pub(crate) latches: Latches,
     /// The last time the log was read to its end.
     pub(crate) contact_us: u64,
-    /// Why shares are held: a gap in the log, or an audit trail that cannot be written.
+    /// Why shares are held for the rest of the run: a gap in the log.
     pub(crate) hold: Option<&'static str>,
+    pub(crate) audit_failed: bool,
     pub(crate) seq: u64,
     pub(crate) verdicts: VecDeque<(u64, Result<(), Refusal>)>,
     pub(crate) metrics: Metrics,
@@ -57,9 +43,10 @@ impl Live {
                 .into_iter()
                 .map(|state| (state.tenant().clone(), state))
                 .collect(),
-            latches: BTreeMap::new(),
+            latches: Latches::new(),
             contact_us: 0,
             hold: None,
+            audit_failed: false,
             seq: 0,
             verdicts: VecDeque::new(),
             metrics: Metrics::new(),
@@ -80,6 +67,14 @@ impl Live {
         }
         self.verdicts.push_back((seq, verdict));
         self.seq = self.seq.max(seq);
+    }
+
+    pub(crate) fn verdict_of(&self, seq: u64) -> Option<Result<(), Refusal>> {
+        self.verdicts
+            .iter()
+            .rev()
+            .find(|(at, _)| *at == seq)
+            .map(|(_, verdict)| verdict.clone())
     }
 
     /// The latch that covers a scope.

@@ -1,0 +1,299 @@
+//! The way of a control message into the log: checked, a stop in force at once, written, awaited.
+
+use std::time::Duration;
+
+use arqon_message::TenantId;
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::{
+    apply::{Order, authenticate},
+    audit::AuditEntry,
+    envelope::{Control, Envelope, Message},
+    error::SubmitError,
+    handle::{Handle, Shared},
+    latch::Latch,
+    log::LogError,
+    record::{Channel, Record},
+    refusal::{Reason, Refusal},
+    state::Scope,
+    table::Phase,
+    wire::{AlertSeverity, DownstreamMessage, EnforcementAction},
+};
+
+/// How long [`Handle::submit`] waits for the log to take a message, and then for this node to fold it.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a stop, which is in force already, waits for the log.
+pub const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A message was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// Its position in the log. None for a stop that is in force here and still on its way there, and for a
+    /// duplicate.
+    pub seq: Option<u64>,
+    /// The state of its scope now.
+    pub state: Phase,
+    /// Whether it had been taken before: nothing happened.
+    pub duplicate: bool,
+}
+
+/// A message that was read and not yet judged.
+struct Submission {
+    control: Control,
+    scope: Scope,
+    record: Record,
+}
+
+impl Handle {
+    /// Takes a signed envelope: checks it, writes it to the log, and waits until it is in force here and
+    /// audited. A stop is in force before anything else happens to it.
+    ///
+    /// Cancelling loses only the answer: a stop stays in force and is written to the log by the executor,
+    /// any other message is in the log or is not.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Refused`] when it changes nothing, [`SubmitError::Log`] when the log is away,
+    /// [`SubmitError::Pending`] when it is in the log but the executor is late.
+    pub async fn submit(&self, envelope: &[u8]) -> Result<Receipt, SubmitError> {
+        let shared = &self.shared;
+        let mut submission = shared.read(envelope)?;
+        let order = match shared.precheck(&submission.record) {
+            Ok(order) => order,
+            Err(refusal) if refusal.reason == Reason::Duplicate => {
+                let state = shared.phase(submission.record.channel.tenant(), &submission.scope);
+                return Ok(Receipt {
+                    seq: None,
+                    state,
+                    duplicate: true,
+                });
+            }
+            Err(refusal) => return Err(shared.refuse(submission.record, refusal).await.into()),
+        };
+        if let Some(reason) = stop_reason(&order) {
+            let Submission { scope, record, .. } = &submission;
+            let unlogged = (record.channel.clone(), record.envelope.clone());
+            shared.latch_order(&order, scope, reason, Some(unlogged));
+            shared.save_latches_aside().await;
+            return Ok(self.log_stop(submission).await);
+        }
+        if let Err(refusal) = shared.admit(&mut submission, order).await {
+            return Err(shared.refuse(submission.record, refusal).await.into());
+        }
+        self.log_message(submission).await
+    }
+
+    /// Writes a stop, which is in force already. What does not succeed soon the executor goes on with.
+    async fn log_stop(&self, submission: Submission) -> Receipt {
+        let Record {
+            channel, envelope, ..
+        } = submission.record;
+        let stopped = |seq| Receipt {
+            seq,
+            state: Phase::Stopped,
+            duplicate: false,
+        };
+        let append = self.shared.log.append(channel, envelope);
+        let Ok(Ok(appended)) = timeout(STOP_TIMEOUT, append).await else {
+            return stopped(None);
+        };
+        let _ = timeout(STOP_TIMEOUT, self.reached(appended.seq)).await;
+        stopped(Some(appended.seq))
+    }
+
+    async fn log_message(&self, submission: Submission) -> Result<Receipt, SubmitError> {
+        let (shared, Submission { scope, record, .. }) = (&self.shared, submission);
+        let tenant = record.channel.tenant().clone();
+        let append = shared.log.append(record.channel, record.envelope);
+        let seq = match timeout(APPEND_TIMEOUT, append).await {
+            Ok(appended) => appended?.seq,
+            Err(elapsed) => return Err(LogError::Unavailable(Box::new(elapsed)).into()),
+        };
+        if timeout(APPEND_TIMEOUT, self.reached(seq)).await.is_err() {
+            return Err(SubmitError::Pending { seq });
+        }
+        match shared.lock().verdict_of(seq) {
+            Some(Err(refusal)) => return Err(refusal.into()),
+            Some(Ok(())) => {}
+            None => return Err(SubmitError::Pending { seq }),
+        }
+        Ok(Receipt {
+            seq: Some(seq),
+            state: shared.phase(&tenant, &scope),
+            duplicate: false,
+        })
+    }
+}
+
+/// The reason of an emergency stop; None for anything else.
+pub(crate) fn stop_reason(order: &Order) -> Option<&str> {
+    match &order.control.message {
+        Message::Downstream(DownstreamMessage::Enforce {
+            action: EnforcementAction::EmergencyStop,
+            reason,
+        }) => Some(reason),
+        _ => None,
+    }
+}
+
+impl Shared {
+    /// Reads an envelope: whose it is and where it belongs.
+    fn read(&self, envelope: &[u8]) -> Result<Submission, Refusal> {
+        let read = || {
+            let control = Envelope::parse(envelope)?.control()?;
+            let wrong =
+                |error: arqon_message::InvalidTenantId| Refusal::new(Reason::WrongTenant, error.to_string());
+            let tenant = TenantId::new(&control.tenant).map_err(wrong)?;
+            let scope = self.scope(&tenant, &control)?;
+            Ok((control, tenant, scope))
+        };
+        let (control, tenant, scope) = read().inspect_err(|refusal| self.refused(None, None, refusal))?;
+        let channel = match &control.message {
+            Message::Upstream(_) => Channel::Up(tenant, self.node.clone()),
+            Message::Downstream(_) | Message::Rotation(_) => Channel::Down(tenant),
+        };
+        let received_at_us = self.clock.now_us();
+        let envelope = Bytes::copy_from_slice(envelope);
+        let record = Record {
+            seq: 0,
+            received_at_us,
+            channel,
+            envelope,
+            catalog: None,
+        };
+        Ok(Submission {
+            control,
+            scope,
+            record,
+        })
+    }
+
+    /// The scope a message is about: its own, else its proposal's.
+    fn scope(&self, tenant: &TenantId, control: &Control) -> Result<Scope, Refusal> {
+        let proposal = match &control.message {
+            Message::Downstream(DownstreamMessage::Approval { proposal_id, .. }) => Some(proposal_id),
+            _ => None,
+        };
+        if let Some(id) = proposal {
+            let live = self.lock();
+            let pending = live.states.get(tenant).and_then(|state| state.pending().get(id));
+            if let Some(pending) = pending {
+                return Ok(pending.scope.clone());
+            }
+        }
+        let text = match &control.message {
+            Message::Upstream(crate::UpstreamMessage::Proposal { scope, .. }) => scope.as_deref(),
+            _ => control.scope.as_deref(),
+        };
+        Scope::parse(text, tenant)
+    }
+
+    /// Whether the fold would accept a message now.
+    async fn admit(&self, submission: &mut Submission, order: Order) -> Result<(), Refusal> {
+        if self.lock().audit_failed && !tightens(&submission.control) {
+            let detail = "the audit trail cannot be written: only a stop or a pause is taken";
+            return Err(Refusal::new(Reason::Audit, detail));
+        }
+        if let Message::Downstream(DownstreamMessage::CatalogUpdate { source_uri, .. }) =
+            &submission.control.message
+        {
+            let fetched = self.catalogs.fetch(source_uri).await;
+            let catalog = fetched.map_err(|error| Refusal::new(Reason::Catalog, error.to_string()))?;
+            submission.record.catalog = Some(catalog);
+        }
+        self.rehearse(&submission.record, order)
+    }
+
+    /// Audits, counts and tells the refusal of a message that did not get to the log.
+    async fn refuse(&self, record: Record, refusal: Refusal) -> Refusal {
+        self.refused(Some(record.channel.tenant()), None, &refusal);
+        let entry = AuditEntry {
+            seq: None,
+            received_at_us: record.received_at_us,
+            channel: record.channel.to_string(),
+            envelope: record.envelope,
+            catalog: record.catalog,
+            refusal: Some(refusal.clone()),
+        };
+        if let Err(error) = self.audit.append(entry).await {
+            self.alert(
+                AlertSeverity::Critical,
+                format!("a refusal could not be audited: {error}"),
+            );
+        }
+        refusal
+    }
+
+    /// Whether a message is authentic and new, at this moment and on this node.
+    pub(crate) fn precheck(&self, record: &Record) -> Result<Order, Refusal> {
+        let live = self.lock();
+        let tenant = record.channel.tenant();
+        let Some(state) = live.states.get(tenant) else {
+            return Err(Refusal::new(
+                Reason::WrongTenant,
+                format!("tenant `{tenant}` has no rollout here"),
+            ));
+        };
+        let mut state = state.clone();
+        drop(live);
+        state.clock_us = state.clock_us.max(record.received_at_us);
+        let order = authenticate(&state, record)?;
+        state.check_counter(&order)?;
+        Ok(order)
+    }
+
+    /// Whether a message would be accepted now.
+    fn rehearse(&self, record: &Record, mut order: Order) -> Result<(), Refusal> {
+        let Some(mut state) = self.lock().states.get(record.channel.tenant()).cloned() else {
+            return Err(Refusal::new(Reason::WrongTenant, "no rollout here"));
+        };
+        state.clock_us = state.clock_us.max(record.received_at_us);
+        state.settle();
+        order.catalog.clone_from(&record.catalog);
+        state.obey(order).map(drop)
+    }
+
+    /// Puts a stop in force before the log knows of it.
+    pub(crate) fn latch_order(
+        &self,
+        order: &Order,
+        scope: &Scope,
+        reason: &str,
+        unlogged: Option<(Channel, Bytes)>,
+    ) {
+        let Ok(tenant) = TenantId::new(&order.control.tenant) else {
+            return;
+        };
+        let mut live = self.lock();
+        let key = (tenant, scope.clone());
+        let known = live
+            .latches
+            .get(&key)
+            .is_some_and(|latch| latch.payload == Some(order.payload));
+        if !known {
+            let latch = Latch {
+                payload: Some(order.payload),
+                unlogged,
+                floor: None,
+                since_us: self.clock.now_us(),
+                reason: reason.to_owned(),
+            };
+            live.latches.insert(key, latch);
+        }
+        self.publish(live);
+    }
+}
+
+/// Whether a message only ever lowers what is served.
+fn tightens(control: &Control) -> bool {
+    matches!(
+        &control.message,
+        Message::Downstream(DownstreamMessage::Enforce {
+            action: EnforcementAction::EmergencyStop | EnforcementAction::PauseAdaptation,
+            ..
+        })
+    )
+}
