@@ -7,7 +7,7 @@ use crate::{
     chain::{Policy, Snapshot},
     config::{Fuel, OverseerConfig, Parsed},
     engine::Engine,
-    error::{BuildError, EngineError},
+    error::BuildError,
     event::OnEvent,
     metrics::PolicyMetrics,
     report::LoadReport,
@@ -79,7 +79,7 @@ pub(crate) fn loader(mut parsed: Parsed) -> Result<(Loader, Parsed), BuildError>
         }
     };
     parsed.set_fuel(fuel);
-    let loader = Loader::new(engine, parsed.load).map_err(EngineError::pool)?;
+    let loader = Loader::new(engine, parsed.load)?;
     Ok((loader, parsed))
 }
 

@@ -8,8 +8,11 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    abi::arqon_host_v1::Phase, chain::Policy, engine::Engine, exchange::Exchange, run, verdict::Verdict,
-    verify::Loaded,
+    abi::arqon_host_v1::Phase,
+    chain::Policy,
+    exchange::Exchange,
+    verdict::Verdict,
+    verify::{Loaded, Loader},
 };
 
 /// Most divergences kept of one candidate: the newest.
@@ -49,7 +52,7 @@ impl Divergences {
     /// Consults the candidate on `twin`, a copy of what the active module saw; says whether both came to the same.
     pub(crate) fn compare(
         &self,
-        engine: &Engine,
+        loader: &Loader,
         policy: &Policy,
         candidate: &Loaded,
         phase: Phase,
@@ -59,7 +62,7 @@ impl Divergences {
         if !candidate.compiled.has(phase.entry()) {
             return matches!(active.0, Verdict::Allow);
         }
-        let (call, twin) = run::call(engine, candidate, phase, Some(twin), policy.spec.budget);
+        let (call, twin) = loader.call(policy.spec.budget, candidate, phase, Some(twin));
         let twin = twin.expect("a call hands the exchange back");
         let (verdict, exchange) = active;
         let amended_differently = exchange.edits != twin.edits || exchange.body != twin.body;

@@ -16,7 +16,6 @@ use crate::{
     exchange::Exchange,
     metrics::{Outcome, PolicyMetrics},
     report::LoadReport,
-    run,
     spec::PolicySpec,
     verdict::{Cause, Verdict},
     verify::{Loaded, Loader},
@@ -209,13 +208,9 @@ impl Snapshot {
         let mark = exchange.mark();
         let twin = policy.candidate.as_ref().map(|_| exchange.clone());
         let begun = Instant::now();
-        let (call, exchange) = run::call(
-            &self.loader.engine,
-            loaded,
-            phase,
-            Some(exchange),
-            policy.spec.budget,
-        );
+        let (call, exchange) = self
+            .loader
+            .call(policy.spec.budget, loaded, phase, Some(exchange));
         let mut exchange = exchange.expect("a call hands the exchange back");
         policy.metrics.ran(begun.elapsed(), call.fuel);
         if call.logs_dropped > 0 {
@@ -223,7 +218,7 @@ impl Snapshot {
         }
         if let (Some(candidate), Some(twin)) = (&policy.candidate, twin) {
             let same = policy.divergences.compare(
-                &self.loader.engine,
+                &self.loader,
                 policy,
                 candidate,
                 phase,
@@ -292,6 +287,19 @@ impl Snapshot {
         } else {
             rejection
         }
+    }
+
+    /// Lets the modules of this chain stand by, and no others.
+    pub(crate) fn stand_by(&self) {
+        let mut modules = Vec::new();
+        for policy in &self.policies {
+            if let Some(former) = &policy.former {
+                former.standby.close();
+            }
+            let present = policy.loaded.iter().chain(&policy.candidate);
+            modules.extend(present.map(|loaded| (Arc::clone(loaded), policy.spec.budget)));
+        }
+        self.loader.refill.stand_by(&modules);
     }
 
     /// The names of policies under which a request may pass that they did not allow.

@@ -89,6 +89,7 @@ mod scope;
 mod service;
 mod shared;
 mod spec;
+mod standby;
 mod verdict;
 mod verify;
 

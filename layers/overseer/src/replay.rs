@@ -258,9 +258,9 @@ impl PolicyEngine {
         if !policy.loaded.compiled.has(Phase::Request.entry()) {
             return Ok(outcome(Verdict::Allow, exchange, 0));
         }
-        let (call, exchange) = self
-            .loader
-            .call(&policy.spec, &policy.loaded, Phase::Request, Some(exchange));
+        let (call, exchange) =
+            self.loader
+                .call(policy.spec.budget, &policy.loaded, Phase::Request, Some(exchange));
         let exchange = exchange.expect("a call hands the exchange back");
         Ok(outcome(call.verdict, exchange, call.fuel))
     }

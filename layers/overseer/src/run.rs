@@ -23,33 +23,6 @@ pub(crate) struct Call {
     pub(crate) logs_dropped: u32,
 }
 
-/// Makes an instance, lends it the exchange, calls it and drops it.
-///
-/// What the policy amended stays in the exchange only if it allowed.
-pub(crate) fn call(
-    engine: &Engine,
-    loaded: &Loaded,
-    phase: Phase,
-    exchange: Option<Exchange>,
-    budget: Budget,
-) -> (Call, Option<Exchange>) {
-    match instantiate(engine, engine.shard(), loaded, phase, budget) {
-        Ok(ready) => {
-            let (call, exchange, _) = call_ready(ready, phase, exchange, budget);
-            (call, exchange)
-        }
-        Err(verdict) => (
-            Call {
-                verdict,
-                fuel: 0,
-                started: false,
-                logs_dropped: 0,
-            },
-            exchange,
-        ),
-    }
-}
-
 /// A fresh instance for `phase`, its start functions run under a budget of their own.
 pub(crate) fn instantiate(
     engine: &Engine,
@@ -67,8 +40,8 @@ pub(crate) fn instantiate(
         .map_err(|(error, state)| Verdict::Fail(classify(&error, state.growth_refused()), chain(&error)))
 }
 
-/// Calls a ready instance and hands it back to be dropped.
-pub(crate) fn call_ready(
+/// Lends a ready instance the exchange, calls it and hands it back to be dropped.
+pub(crate) fn call(
     mut ready: Ready<State>,
     phase: Phase,
     exchange: Option<Exchange>,

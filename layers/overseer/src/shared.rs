@@ -27,6 +27,9 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: &OverseerConfig, on_event: OnEvent) -> Result<Self, BuildError> {
         let snapshot = assemble(config, &on_event)?.map(Arc::new);
+        if let Some(snapshot) = &snapshot {
+            snapshot.stand_by();
+        }
         Ok(Self {
             active: AtomicBool::new(snapshot.is_some()),
             snapshot: ArcSwapOption::new(snapshot),
@@ -52,6 +55,9 @@ impl Shared {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, answer) = change(self.snapshot.load_full().as_ref())?;
         let active = next.is_some();
+        if let Some(next) = &next {
+            next.stand_by();
+        }
         self.snapshot.store(next);
         self.active.store(active, Ordering::Release);
         drop(writer);

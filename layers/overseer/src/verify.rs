@@ -8,11 +8,14 @@ use wasmtime::Linker;
 
 use crate::{
     abi::arqon_host_v1::{self as abi, Guest, Phase, Plan, State},
-    engine::{Compiled, Engine},
+    engine::{Budget, Compiled, Engine},
+    error::EngineError,
     exchange::Exchange,
+    metrics::StandbyMetrics,
     report::{DryRun, LoadReport},
-    run::{Call, call},
+    run::{self, Call},
     spec::PolicySpec,
+    standby::{Refill, Standby},
     verdict::Verdict,
 };
 
@@ -37,6 +40,7 @@ pub(crate) struct Loaded {
     pub(crate) guest: Arc<Guest>,
     pub(crate) plan: Plan,
     pub(crate) sha256: String,
+    pub(crate) standby: Standby,
 }
 
 /// Loads modules: the engine, and the host functions linked for each of its shards.
@@ -44,6 +48,8 @@ pub(crate) struct Loader {
     pub(crate) engine: Engine,
     pub(crate) linkers: Box<[Linker<State>]>,
     pub(crate) limits: LoadLimits,
+    pub(crate) refill: Refill,
+    standby: StandbyMetrics,
 }
 
 impl std::fmt::Debug for Loader {
@@ -56,12 +62,16 @@ impl std::fmt::Debug for Loader {
 }
 
 impl Loader {
-    pub(crate) fn new(engine: Engine, limits: LoadLimits) -> wasmtime::Result<Self> {
-        let linkers = abi::link(&engine)?;
+    pub(crate) fn new(engine: Engine, limits: LoadLimits) -> Result<Self, EngineError> {
+        let linkers = abi::link(&engine).map_err(EngineError::pool)?;
+        let refill = Refill::start(&engine).map_err(EngineError::Thread)?;
+        let standby = StandbyMetrics::new();
         Ok(Self {
             engine,
             linkers,
             limits,
+            refill,
+            standby,
         })
     }
 
@@ -133,7 +143,9 @@ impl Loader {
         if let Some(facts) = &mut report.facts {
             facts.compile_ms = Some(begun.elapsed().as_secs_f64() * 1_000.0);
         }
+        let standby = Standby::new(self.engine.shards().len());
         let loaded = Loaded {
+            standby,
             compiled,
             guest: Arc::clone(&spec.guest),
             plan,
@@ -151,7 +163,7 @@ impl Loader {
         if !loaded.plan.configures {
             return;
         }
-        let (outcome, _) = self.call(spec, loaded, Phase::Configure, None);
+        let (outcome, _) = self.call(spec.budget, loaded, Phase::Configure, None);
         match outcome.verdict {
             Verdict::Allow => {}
             Verdict::Deny(denial) => {
@@ -189,7 +201,7 @@ impl Loader {
             exchange.response = Some(http::Response::new(()).into_parts().0);
             exchange.body = None;
         }
-        let (outcome, _) = self.call(spec, loaded, phase, Some(exchange));
+        let (outcome, _) = self.call(spec.budget, loaded, phase, Some(exchange));
         let (verdict, cause) = match &outcome.verdict {
             Verdict::Allow => ("allow", None),
             Verdict::Deny(_) => ("reject", None),
@@ -221,14 +233,42 @@ impl Loader {
         }
     }
 
+    /// Calls the module in an instance that stood by, else in one made now.
+    ///
+    /// What it amended stays in the exchange only if it allowed.
     pub(crate) fn call(
         &self,
-        spec: &PolicySpec,
+        budget: Budget,
         loaded: &Loaded,
         phase: Phase,
         exchange: Option<Exchange>,
     ) -> (Call, Option<Exchange>) {
-        call(&self.engine, loaded, phase, exchange, spec.budget)
+        let shard = self.engine.shard();
+        let mut stood_by = None;
+        if phase == Phase::Request && self.refill.is_on() {
+            stood_by = loaded.standby.pop(shard);
+            self.standby.popped(stood_by.is_some());
+        }
+        let ready = match stood_by {
+            Some(ready) => Ok(ready),
+            None => run::instantiate(&self.engine, shard, loaded, phase, budget),
+        };
+        match ready {
+            Ok(ready) => {
+                let (call, exchange, used) = run::call(ready, phase, exchange, budget);
+                self.refill.retire(shard, used);
+                (call, exchange)
+            }
+            Err(verdict) => (
+                Call {
+                    verdict,
+                    fuel: 0,
+                    started: false,
+                    logs_dropped: 0,
+                },
+                exchange,
+            ),
+        }
     }
 }
 

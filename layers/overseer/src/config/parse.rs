@@ -17,6 +17,7 @@ use crate::{
     error::ConfigError,
     scope::{Route, Scope},
     spec::{PolicySpec, Source},
+    standby::used_max,
     verdict::Cause,
     verify::LoadLimits,
 };
@@ -262,7 +263,8 @@ impl OverseerConfig {
         let cpus = thread::available_parallelism().map_or(1, usize::from).min(16);
         let shards = if self.shards == 0 { cpus } else { self.shards };
         // Standing by: every policy, and a candidate beside it.
-        let slots = self.concurrency + 2 * self.standby * policies.max(1) + SPARE_SLOTS;
+        let standing = 2 * self.standby * policies.max(1) + used_max(self.standby);
+        let slots = self.concurrency + standing + SPARE_SLOTS;
         Settings {
             shards,
             concurrency: self.concurrency,

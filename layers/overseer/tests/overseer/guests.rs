@@ -55,7 +55,7 @@ pub(crate) fn busy() -> String {
 pub(crate) fn small(policies: impl IntoIterator<Item = PolicyConfig>) -> OverseerConfig {
     OverseerConfig {
         concurrency: 8,
-        standby: 0,
+        standby: 4,
         shards: 1,
         deadline: Some("5s".to_owned()),
         ..OverseerConfig::of(policies)
