@@ -1,1 +1,134 @@
-fn main() {}
+//! The reference gateway: HTTP and WebSocket in, NATS JetStream (or memory) out, all four Arqon layers between.
+//!
+//! `arqon-gateway demo` shows everything at work on free loopback ports; `arqon-gateway serve` is the server.
+
+mod admin;
+mod app;
+mod body;
+mod demo;
+mod frame;
+mod hub;
+mod observe;
+mod readiness;
+mod routes;
+mod server;
+mod ws;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use arqon::config::{Config, Override};
+use clap::{Args, Parser, Subcommand};
+
+/// The reference gateway of Arqon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "arqon-gateway",
+    version,
+    about,
+    args_conflicts_with_subcommands = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Starts everything embedded on free loopback ports, sends real traffic through all four layers, prints what each
+    /// decided, and ends with 0 only if every expectation held.
+    Demo,
+    /// Serves until SIGTERM or Ctrl-C (the default).
+    Serve(Serve),
+    /// Reads a configuration, prints every finding and ends with 0 or 2.
+    Check {
+        /// The file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug, Default, Args)]
+struct Serve {
+    /// The configuration file. Without one: embedded, no rules, 127.0.0.1:8080.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The NATS server, instead of `nats.url`. Without either the engine is embedded, in memory.
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+    /// Where clients connect, instead of `gateway.listen`.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where operators connect, instead of `gateway.admin_listen`.
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+    /// How many events may wait on the bus, instead of `bus.capacity`.
+    #[arg(long, value_name = "N")]
+    bus_capacity: Option<String>,
+}
+
+impl Serve {
+    fn overrides(&self) -> Vec<Override> {
+        [
+            ("nats.url", &self.nats),
+            ("gateway.listen", &self.listen),
+            ("gateway.admin_listen", &self.admin_listen),
+            ("bus.capacity", &self.bus_capacity),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.clone()?)))
+        .collect()
+    }
+}
+
+/// What was given cannot be used: said before anything listens.
+const EXIT_USAGE: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Demo) => demo::run().await,
+        Some(Command::Check { config }) => match Config::load(Some(&config), &[]) {
+            Ok(_) => {
+                println!("{}: ok", config.display());
+                ExitCode::SUCCESS
+            }
+            Err(findings) => refuse(&findings.to_string()),
+        },
+        Some(Command::Serve(serve)) => run(&serve).await,
+        None => run(&arguments.serve).await,
+    }
+}
+
+async fn run(serve: &Serve) -> ExitCode {
+    let config = match Config::load(serve.config.as_deref(), &serve.overrides()) {
+        Ok(config) => config,
+        Err(findings) => return refuse(&findings.to_string()),
+    };
+    observe::log(config.telemetry.log);
+    let metrics = match observe::metrics() {
+        Ok(metrics) => metrics,
+        Err(error) => return refuse(&error),
+    };
+    let gateway = match app::Gateway::start(config, metrics).await {
+        Ok(gateway) => gateway,
+        Err(findings) => return refuse(&findings),
+    };
+    eprintln!(
+        "arqon-gateway: publish on http://{}, operate on http://{}",
+        gateway.public(),
+        gateway.admin()
+    );
+    let signal = observe::stop_signal().await;
+    tracing::info!(component = "gateway", signal, "draining");
+    gateway.drain().await;
+    tracing::info!(component = "gateway", "drained");
+    ExitCode::SUCCESS
+}
+
+fn refuse(findings: &str) -> ExitCode {
+    eprintln!("arqon-gateway: not started:\n{findings}");
+    ExitCode::from(EXIT_USAGE)
+}

@@ -1,0 +1,277 @@
+//! The admin listener: what operators read, and the control routes. Nothing here passes the policy stack.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use arqon::{
+    Code, Problem, Rejection, WireEvent,
+    bus::{Bus, Notice},
+    events::Audience,
+    overseer::HandleError,
+    rollout::SubmitError,
+};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Query, Request, State},
+    response::{
+        IntoResponse, Response,
+        sse::{Event as SseEvent, KeepAlive, Sse},
+    },
+    routing::{any, get, post, put},
+};
+use futures_util::{Stream, stream};
+use http::{HeaderMap, StatusCode, header};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+
+use crate::{app::Shared, readiness::Check};
+
+/// The largest policy that can be uploaded, in bytes.
+const POLICY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The largest control message, in bytes.
+const CONTROL_BYTES_MAX: usize = 256 * 1024;
+
+/// What the routes need.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) control_token: Option<Arc<str>>,
+}
+
+/// The routes of the admin listener.
+pub(crate) fn router(admin: Admin) -> Router {
+    let mut router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/v1/state", get(state))
+        .route("/v1/events", get(events));
+    if admin.control_token.is_some() {
+        router = router
+            .route(
+                "/v1/control",
+                post(control).layer(DefaultBodyLimit::max(CONTROL_BYTES_MAX)),
+            )
+            .route(
+                "/v1/policies/{name}",
+                put(put_policy).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX)),
+            )
+            .route("/v1/policies/{name}/{action}", post(change_policy));
+    }
+    router
+        .fallback(any(not_found))
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(admin)
+}
+
+fn refuse(problem: Problem, uri: &str) -> Response {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.uri = uri.parse().unwrap_or_default();
+    Rejection::new(problem)
+        .into_response::<axum::body::Body>(&parts)
+        .into_response()
+}
+
+async fn not_found(request: Request) -> Response {
+    let detail = "there is /metrics, /healthz, /readyz, /v1/state and /v1/events; the control routes are there when \
+                  gateway.control_token_file is set";
+    refuse(Problem::new(Code::NotFound, detail), request.uri().path())
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let detail = format!("{} is not allowed here", request.method());
+    refuse(Problem::new(Code::MethodNotAllowed, detail), request.uri().path())
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    admin.shared.sample_bus();
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        admin.metrics.render(),
+    )
+        .into_response()
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let checks = admin.shared.readiness.checks();
+    let ready = checks.iter().all(|check: &Check| check.ok);
+    let bus = &admin.shared.bus;
+    let body = json!({
+        "ready": ready,
+        "checks": checks,
+        "bus_attached": true,
+        "bus_capacity": bus.capacity(),
+    });
+    (
+        if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        },
+        Json(body),
+    )
+        .into_response()
+}
+
+async fn state(State(admin): State<Admin>) -> Json<Value> {
+    Json(admin.shared.state())
+}
+
+/// Who asks: a holder of the token, somebody without one, or somebody with a wrong one.
+fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<Audience, Problem> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(Audience::Observer);
+    };
+    let given = value.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default();
+    match &admin.control_token {
+        Some(token) if bool::from(token.as_bytes().ct_eq(given)) => Ok(Audience::Admin),
+        _ => Err(Problem::new(
+            Code::AuthInvalid,
+            "the token is not that of gateway.control_token_file",
+        )),
+    }
+}
+
+fn control_only(admin: &Admin, headers: &HeaderMap) -> Result<(), Problem> {
+    match authorize(admin, headers)? {
+        Audience::Admin => Ok(()),
+        Audience::Observer => Err(Problem::new(
+            Code::AuthMissing,
+            "send Authorization: Bearer <the token of gateway.control_token_file>",
+        )),
+    }
+}
+
+async fn events(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    match authorize(&admin, &headers) {
+        Ok(audience) => Sse::new(facts(admin.shared.bus.clone(), audience))
+            .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
+            .into_response(),
+        Err(problem) => refuse(problem, "/v1/events"),
+    }
+}
+
+/// The bus as server-sent events. A reader that fell behind is told to read `/v1/state` again.
+fn facts(bus: Bus, audience: Audience) -> impl Stream<Item = Result<SseEvent, Infallible>> {
+    let subscriber = bus.observe("events");
+    let state = (subscriber, 0_u64, std::collections::VecDeque::new());
+    stream::unfold(state, move |(mut subscriber, mut number, mut ready)| async move {
+        loop {
+            if let Some(event) = ready.pop_front() {
+                return Some((Ok(event), (subscriber, number, ready)));
+            }
+            match subscriber.next().await? {
+                Notice::Event(event) => {
+                    for fact in event.facts() {
+                        number += 1;
+                        let corr_id = format!("{}-{number}", std::process::id());
+                        let Some(wire) = WireEvent::export(fact, &corr_id, audience) else {
+                            continue;
+                        };
+                        let data = serde_json::to_string(&wire).unwrap_or_default();
+                        ready.push_back(SseEvent::default().event(fact.kind()).id(corr_id).data(data));
+                    }
+                }
+                Notice::Resync { lost } => {
+                    let data = json!({ "lost": lost, "read": "/v1/state" }).to_string();
+                    ready.push_back(SseEvent::default().event("resync").data(data));
+                }
+                _ => {}
+            }
+        }
+    })
+}
+
+async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes) -> Response {
+    const PATH: &str = "/v1/control";
+    if let Err(problem) = control_only(&admin, &headers) {
+        return refuse(problem, PATH);
+    }
+    match admin.shared.platform.rollout.submit(&envelope).await {
+        Ok(receipt) => {
+            Json(json!({ "accepted": true, "seq": receipt.seq, "state": receipt.state })).into_response()
+        }
+        Err(SubmitError::Refused(refusal)) => {
+            let problem = Problem::new(Code::ControlRefused, refusal.detail.clone());
+            let mut body = serde_json::to_value(&problem).unwrap_or_default();
+            body["reason"] = json!(refusal.reason);
+            body["instance"] = json!(PATH);
+            let headers = [(header::CONTENT_TYPE, "application/problem+json")];
+            (StatusCode::CONFLICT, headers, body.to_string()).into_response()
+        }
+        Err(error) => refuse(Problem::new(Code::PublishUnavailable, error.to_string()), PATH),
+    }
+}
+
+#[derive(Deserialize)]
+struct Upload {
+    /// `candidate`: beside the active module, until it is promoted.
+    #[serde(default, rename = "as")]
+    place: Option<String>,
+}
+
+async fn put_policy(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    Query(upload): Query<Upload>,
+    headers: HeaderMap,
+    module: Bytes,
+) -> Response {
+    if let Err(problem) = control_only(&admin, &headers) {
+        return refuse(problem, "/v1/policies");
+    }
+    let overseer = &admin.shared.platform.overseer;
+    let report = match upload.place.as_deref() {
+        None | Some("active") => overseer.replace(&name, module).await,
+        Some("candidate") => overseer.candidate(&name, module).await,
+        Some(other) => {
+            let detail = format!("as={other} is neither active nor candidate");
+            return refuse(Problem::new(Code::PolicyRefused, detail), "/v1/policies");
+        }
+    };
+    match report {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => refused_policy(&error),
+    }
+}
+
+async fn change_policy(
+    State(admin): State<Admin>,
+    Path((name, action)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(problem) = control_only(&admin, &headers) {
+        return refuse(problem, "/v1/policies");
+    }
+    let overseer = &admin.shared.platform.overseer;
+    let changed = match action.as_str() {
+        "promote" => overseer.promote(&name),
+        "rollback" => overseer.rollback(&name),
+        _ => {
+            return refuse(
+                Problem::new(Code::NotFound, "there is promote and rollback"),
+                "/v1/policies",
+            );
+        }
+    };
+    match changed {
+        Ok(()) => Json(json!({ "name": name, "done": action })).into_response(),
+        Err(error) => refused_policy(&error),
+    }
+}
+
+fn refused_policy(error: &HandleError) -> Response {
+    if let HandleError::UnknownPolicy { .. } = error {
+        return refuse(Problem::new(Code::NotFound, error.to_string()), "/v1/policies");
+    }
+    let problem = Problem::new(Code::PolicyRefused, error.to_string());
+    let mut body = serde_json::to_value(&problem).unwrap_or_default();
+    if let HandleError::Refused(report) = error {
+        body["report"] = json!(report);
+    }
+    let headers = [(header::CONTENT_TYPE, "application/problem+json")];
+    (StatusCode::UNPROCESSABLE_ENTITY, headers, body.to_string()).into_response()
+}

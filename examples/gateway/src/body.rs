@@ -1,0 +1,123 @@
+//! A request's body at the edge: it may not go idle, and what nobody read is read in the end.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use arqon::{BodyTimeout, BoxError};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+/// How long the rest of a refused body may take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The body that the application gets.
+pub(crate) struct EdgeBody {
+    shared: Arc<Mutex<Shared>>,
+    idle: Duration,
+    /// Runs while we wait for a frame.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// The same body, kept by the edge until the answer is there.
+pub(crate) struct Rest(Arc<Mutex<Shared>>);
+
+struct Shared {
+    body: Incoming,
+    polled: bool,
+    failed: bool,
+}
+
+impl EdgeBody {
+    pub(crate) fn new(body: Incoming, idle: Duration) -> (Self, Rest) {
+        let shared = Arc::new(Mutex::new(Shared {
+            body,
+            polled: false,
+            failed: false,
+        }));
+        (
+            Self {
+                shared: Arc::clone(&shared),
+                idle,
+                timer: None,
+            },
+            Rest(shared),
+        )
+    }
+}
+
+impl Shared {
+    fn of(shared: &Mutex<Self>) -> std::sync::MutexGuard<'_, Self> {
+        shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Body for EdgeBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let mut shared = Shared::of(&this.shared);
+        shared.polled = true;
+        if let Poll::Ready(frame) = Pin::new(&mut shared.body).poll_frame(cx) {
+            this.timer = None;
+            shared.failed |= matches!(frame, Some(Err(_)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let idle = this.idle;
+        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(idle)));
+        if timer.as_mut().poll(cx).is_ready() {
+            timer.as_mut().reset(Instant::now() + idle);
+            shared.failed = true;
+            return Poll::Ready(Some(Err(Box::new(BodyTimeout))));
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        Shared::of(&self.shared).body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        Shared::of(&self.shared).body.size_hint()
+    }
+}
+
+impl Rest {
+    /// Reads on to the end, at most `max` bytes and five seconds. A body that failed is left; so is one that the client
+    /// has not sent yet because it waits for 100-continue, which the answer makes unnecessary.
+    pub(crate) async fn drain(self, max: usize, waits_for_continue: bool) {
+        // The application may still hold its half, in a task of its own: then it goes on reading, not we.
+        let Ok(shared) = Arc::try_unwrap(self.0) else {
+            return;
+        };
+        let Shared {
+            mut body,
+            polled,
+            failed,
+        } = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if failed || body.is_end_stream() || (waits_for_continue && !polled) {
+            return;
+        }
+        let read = async {
+            let mut seen = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                seen += frame.data_ref().map_or(0, Bytes::len);
+                if seen > max {
+                    break;
+                }
+            }
+        };
+        let _ = timeout(DRAIN_TIMEOUT, read).await;
+    }
+}

@@ -1,0 +1,58 @@
+//! Logs, metrics and signals of the process.
+
+use std::io::IsTerminal;
+
+use arqon::config::LogFormat;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// From 100 ns: a policy takes less than a microsecond, and the usual buckets begin at five milliseconds.
+const SHORT: &[f64] = &[
+    1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2,
+    1e-1,
+];
+
+/// Starts logging to standard error; `RUST_LOG` filters, `info` is the default.
+pub(crate) fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second subscriber in one process is refused, which only tests can cause.
+    let _ = match format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+}
+
+/// Installs the recorder; it has to be there before any layer is built, for a layer takes its handles then.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub(crate) fn metrics() -> Result<PrometheusHandle, String> {
+    let builder = PrometheusBuilder::new();
+    let builder = [
+        "shield_wasm_execution_duration_seconds",
+        "shield_schema_validation_duration_seconds",
+    ]
+    .into_iter()
+    .try_fold(builder, |builder, name| {
+        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), SHORT)
+    })
+    .map_err(|error| error.to_string())?;
+    builder.install_recorder().map_err(|error| error.to_string())
+}
+
+/// Waits for SIGTERM or Ctrl-C and names it.
+pub(crate) async fn stop_signal() -> &'static str {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            return tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = tokio::signal::ctrl_c() => "SIGINT",
+            };
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+    "SIGINT"
+}

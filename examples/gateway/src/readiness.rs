@@ -1,0 +1,59 @@
+//! Whether the gateway may take traffic, check by check.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// One condition of readiness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Check {
+    pub(crate) name: &'static str,
+    pub(crate) ok: bool,
+    /// Why not, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+}
+
+impl Check {
+    pub(crate) fn of(name: &'static str, result: Result<(), String>) -> Self {
+        Self {
+            name,
+            ok: result.is_ok(),
+            reason: result.err(),
+        }
+    }
+}
+
+type Probe = Box<dyn Fn() -> Check + Send + Sync>;
+
+/// All conditions. Cloning it is a reference count.
+#[derive(Clone, Default)]
+pub(crate) struct Readiness {
+    probes: Arc<Mutex<Vec<Probe>>>,
+}
+
+impl Readiness {
+    /// Adds a condition; `probe` must return at once.
+    pub(crate) fn add(
+        &self,
+        name: &'static str,
+        probe: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.push(Box::new(move || Check::of(name, probe())));
+    }
+
+    /// What holds now.
+    pub(crate) fn checks(&self) -> Vec<Check> {
+        self.probes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|probe| probe())
+            .collect()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.checks().iter().all(|check| check.ok)
+    }
+}

@@ -1,0 +1,183 @@
+//! The operator's command line `arqon` (DESIGN 11).
+//!
+//! Every command prints for people, or with `--json` one JSON document, and ends with 0 (ok), 1 (refused, or there are
+//! findings) or 2 (usage: an argument or a file that cannot be used).
+
+mod config;
+mod policy;
+mod sample;
+mod schema;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use arqon_message::Fraction;
+use clap::{Parser, Subcommand};
+
+/// Check, run and inspect what Arqon's layers do, offline.
+#[derive(Debug, Parser)]
+#[command(name = "arqon", version, about, propagate_version = true)]
+struct Arguments {
+    /// Print one JSON document.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Wasm policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Protobuf contracts.
+    #[command(subcommand)]
+    Schema(SchemaCommand),
+    /// Says for each key on standard input whether it is in a share of the traffic: `key<TAB>in|out<TAB>hash`.
+    Sample {
+        /// The share: `0.10` or `10%`.
+        #[arg(long, value_name = "SHARE", value_parser = share)]
+        percent: Fraction,
+        /// The seed. Shadow rules share one (default 0); a rollout's is in its proposal digest.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Loads modules and prints all findings: unknown imports, missing exports, memory, what each needs.
+    Check {
+        /// Modules: `.wasm`, or WAT text.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Functions that are granted, such as `rewrite`.
+        #[arg(long)]
+        grant: Vec<String>,
+        /// The policy's configuration.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        config: String,
+    },
+    /// Runs one module on one recorded request.
+    Run(PolicyRun),
+}
+
+#[derive(Debug, clap::Args)]
+struct PolicyRun {
+    /// The module: `.wasm`, or WAT text.
+    file: PathBuf,
+    /// The request, as JSON.
+    #[arg(long, value_name = "R.json")]
+    request: PathBuf,
+    /// Verified claims, as one JSON object.
+    #[arg(long, value_name = "C.json")]
+    claims: Option<PathBuf>,
+    /// The policy's configuration.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    config: String,
+    /// The body, instead of the request's own.
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
+    /// Functions that are granted, such as `rewrite`.
+    #[arg(long)]
+    grant: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum SchemaCommand {
+    /// Checks payloads against a message.
+    Check(SchemaCheck),
+}
+
+#[derive(Debug, clap::Args)]
+struct SchemaCheck {
+    /// The contract: a `FileDescriptorSet` (also gzipped), or a `.proto` source.
+    #[arg(long, value_name = "FDS")]
+    descriptors: PathBuf,
+    /// The message's full name.
+    #[arg(long, value_name = "NAME")]
+    message: String,
+    /// `wire`, `strict` or `required`.
+    #[arg(long, default_value = "strict")]
+    level: String,
+    /// What the payload is.
+    #[arg(long, value_enum, default_value_t = schema::Encoding::Proto)]
+    encoding: schema::Encoding,
+    /// Fields that have to be there, such as `user.email` or `items[].sku`.
+    #[arg(long, value_name = "PATH")]
+    required: Vec<String>,
+    /// One payload in hex a line from this file (`-`: standard input); a verdict a line out.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    hex_lines: Option<PathBuf>,
+    /// The payload (`-` or nothing: standard input).
+    file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Reads a file as the gateway would and prints every finding.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Ok,
+    Refused,
+}
+
+/// What cannot be used, in one sentence: exit 2.
+type Usage = anyhow::Error;
+
+fn share(text: &str) -> Result<Fraction, String> {
+    text.parse::<Fraction>().map_err(|error| error.to_string())
+}
+
+/// Runs the command that the process was called with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let outcome = run(&arguments, &mut out).and_then(|outcome| {
+        out.flush()?;
+        Ok(outcome)
+    });
+    match outcome {
+        Ok(Outcome::Ok) => ExitCode::SUCCESS,
+        Ok(Outcome::Refused) => ExitCode::from(1),
+        // Whoever reads our output may have read enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "arqon: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &Usage) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let json = arguments.json;
+    match &arguments.command {
+        Command::Policy(PolicyCommand::Check { files, grant, config }) => {
+            policy::check(files, grant, config, json, out)
+        }
+        Command::Policy(PolicyCommand::Run(run)) => policy::run(run, json, out),
+        Command::Schema(SchemaCommand::Check(check)) => schema::check(check, json, out),
+        Command::Sample { percent, seed } => sample::sample(*percent, *seed, json, io::stdin().lock(), out),
+        Command::Config(ConfigCommand::Check { file }) => config::check(file, json, out),
+    }
+}

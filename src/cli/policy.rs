@@ -1,0 +1,179 @@
+//! `arqon policy`
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use arqon_overseer::{LoadReport, PolicyConfig, PolicyEngine, RecordedRequest, Severity};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::{Outcome, PolicyRun, Usage};
+
+pub(super) fn check(
+    files: &[PathBuf],
+    grants: &[String],
+    config: &str,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Outcome, Usage> {
+    let engine = PolicyEngine::new()?;
+    let mut reports = Vec::new();
+    for file in files {
+        reports.push(engine.check(&policy(file, grants, config)?));
+    }
+    let ok = reports.iter().all(|report| report.ok);
+    if json {
+        writeln!(out, "{}", json!({ "ok": ok, "reports": reports }))?;
+    } else {
+        for report in &reports {
+            print(report, out)?;
+        }
+    }
+    Ok(if ok { Outcome::Ok } else { Outcome::Refused })
+}
+
+fn print(report: &LoadReport, out: &mut impl Write) -> Result<(), Usage> {
+    writeln!(
+        out,
+        "{}: {}",
+        report.source,
+        if report.ok { "ok" } else { "refused" }
+    )?;
+    for finding in &report.findings {
+        let severity = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        writeln!(
+            out,
+            "  {severity} {} {}: {}; {}",
+            finding.code, finding.item, finding.message, finding.fix
+        )?;
+    }
+    let Some(facts) = &report.facts else { return Ok(()) };
+    writeln!(out, "  sha256 {}", facts.sha256)?;
+    writeln!(
+        out,
+        "  {} bytes, {} pages, ABI {}, exports {}, imports {}",
+        facts.wasm_bytes,
+        facts.pages,
+        facts.abi,
+        listed(&facts.entries),
+        listed(&facts.imports),
+    )?;
+    let yes = |fact| if fact { "yes" } else { "no" };
+    writeln!(
+        out,
+        "  needs body: {}, needs claims: {}, rewrites: {}, sees responses: {}",
+        yes(facts.needs_body),
+        yes(facts.needs_claims),
+        yes(facts.rewrites),
+        yes(facts.sees_responses),
+    )?;
+    if let Some(dry_run) = &facts.dry_run {
+        writeln!(
+            out,
+            "  dry run on GET /: {}, fuel {}",
+            dry_run.verdict, dry_run.fuel
+        )?;
+    }
+    Ok(())
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(" ")
+    }
+}
+
+pub(super) fn run(run: &PolicyRun, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let engine = PolicyEngine::new()?;
+    let mut request: RecordedRequest = read_json(&run.request)?;
+    if let Some(claims) = &run.claims {
+        request.claims = Some(read_json(claims)?);
+    }
+    if let Some(body) = &run.body {
+        request.body = None;
+        request.body_base64 = Some(STANDARD.encode(read(body)?));
+    }
+    let policy = engine
+        .load(&policy(&run.file, &run.grant, &run.config)?)
+        .map_err(|report| {
+            let lines: Vec<_> = report
+                .errors()
+                .map(|e| format!("{} {}: {}; {}", e.code, e.item, e.message, e.fix))
+                .collect();
+            anyhow::anyhow!("{} cannot be loaded: {}", run.file.display(), lines.join("; "))
+        })?;
+    let outcome = engine
+        .validate_with_context(&policy, &request)
+        .with_context(|| format!("{} is not a recorded request", run.request.display()))?;
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&outcome)?)?;
+    } else {
+        write!(out, "{}", outcome.verdict)?;
+        if let (Some(status), Some(cause)) = (outcome.status, &outcome.cause) {
+            write!(
+                out,
+                " {status} {cause}: {}",
+                outcome.reason.as_deref().unwrap_or_default()
+            )?;
+        }
+        writeln!(out, " (fuel {})", outcome.fuel)?;
+        for (what, name, value) in &outcome.headers {
+            writeln!(
+                out,
+                "  {what} {name}{}",
+                value
+                    .as_ref()
+                    .map(|value| format!(": {value}"))
+                    .unwrap_or_default()
+            )?;
+        }
+        for line in &outcome.logs {
+            writeln!(out, "  log {}: {}", line.level, line.message)?;
+        }
+    }
+    Ok(if outcome.allows() {
+        Outcome::Ok
+    } else {
+        Outcome::Refused
+    })
+}
+
+fn policy(file: &Path, grants: &[String], config: &str) -> Result<PolicyConfig, Usage> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let name: String = stem
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .take(64)
+        .collect();
+    let mut policy = PolicyConfig::from_path(if name.is_empty() { "policy" } else { &name }, file);
+    // Said here, since a file that is not there is a mistake in the command, not in a policy.
+    fs::metadata(file).with_context(|| file.display().to_string())?;
+    policy.grants = grants.to_vec();
+    policy.config = (!config.is_empty()).then(|| config.to_owned());
+    Ok(policy)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Usage> {
+    fs::read(file).with_context(|| format!("{} cannot be read", file.display()))
+}
+
+fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, Usage> {
+    serde_json::from_slice(&read(file)?)
+        .with_context(|| format!("{} is not the JSON that is expected", file.display()))
+}

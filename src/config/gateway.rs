@@ -1,0 +1,237 @@
+//! The sections that belong to the gateway itself.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::Finding;
+
+/// `[gateway]`: the listeners and their limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GatewayConfig {
+    /// Where clients connect. Default `127.0.0.1:8080`.
+    pub listen: SocketAddr,
+    /// Where operators connect. Default `127.0.0.1:9901`.
+    pub admin_listen: SocketAddr,
+    /// The largest body, in bytes. Default 1,048,576. The edge reads up to twice as much before it closes, so that the
+    /// 413 arrives.
+    pub max_body_bytes: usize,
+    /// The file with the token that opens the control routes; without it they are off.
+    pub control_token_file: Option<PathBuf>,
+    /// How many connections are served at once; more wait in the listen queue. Default 10,000.
+    pub max_connections: usize,
+    /// How long a request's head may take, in milliseconds. Default 10,000.
+    pub header_timeout_ms: u64,
+    /// How long nothing may come of a body, in milliseconds. Default 30,000.
+    pub body_idle_timeout_ms: u64,
+    /// How long a drain may take after SIGTERM, in milliseconds. Default 25,000.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            admin_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)),
+            max_body_bytes: arqon_message::MAX_BODY_BYTES,
+            control_token_file: None,
+            max_connections: 10_000,
+            header_timeout_ms: 10_000,
+            body_idle_timeout_ms: 30_000,
+            drain_timeout_ms: 25_000,
+        }
+    }
+}
+
+/// The largest body cap that can be configured: every body under it is held in memory once.
+const BODY_BYTES_CEILING: usize = 64 * 1024 * 1024;
+
+impl GatewayConfig {
+    /// What does not hold.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut refuse =
+            |key: &str, message: String| findings.push(Finding::new(format!("gateway.{key}"), message));
+        if !self.listen.ip().is_loopback() {
+            refuse(
+                "listen",
+                format!(
+                    "{} is not a loopback address: without authentication only 127.0.0.1 or [::1] may be served; put an authenticating proxy in front",
+                    self.listen
+                ),
+            );
+        }
+        if self.listen == self.admin_listen && self.listen.port() != 0 {
+            refuse(
+                "admin_listen",
+                format!("{} is `listen` too: give it another port", self.admin_listen),
+            );
+        }
+        if !(1..=BODY_BYTES_CEILING).contains(&self.max_body_bytes) {
+            refuse(
+                "max_body_bytes",
+                format!("{} is not within 1 to {BODY_BYTES_CEILING}", self.max_body_bytes),
+            );
+        }
+        if !(1..=1_000_000).contains(&self.max_connections) {
+            refuse(
+                "max_connections",
+                format!("{} is not within 1 to 1000000", self.max_connections),
+            );
+        }
+        for (key, value) in [
+            ("header_timeout_ms", self.header_timeout_ms),
+            ("body_idle_timeout_ms", self.body_idle_timeout_ms),
+            ("drain_timeout_ms", self.drain_timeout_ms),
+        ] {
+            if !(1..=600_000).contains(&value) {
+                refuse(key, format!("{value} is not within 1 to 600000 milliseconds"));
+            }
+        }
+        if let Some(path) = &self.control_token_file
+            && let Err(error) = control_token(path)
+        {
+            refuse("control_token_file", error);
+        }
+        findings
+    }
+
+    pub(super) fn resolve_paths(&mut self, base: &Path) {
+        if let Some(path) = &mut self.control_token_file {
+            *path = base.join(&path);
+        }
+    }
+}
+
+/// Reads the control token: 16 to 1,024 visible characters, white space around them ignored.
+///
+/// # Errors
+/// One sentence that names the file and the fix.
+pub fn control_token(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let token = text.trim();
+    if (16..=1_024).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(token.to_owned())
+    } else {
+        Err(format!(
+            "{} does not hold one token of 16 to 1024 visible characters",
+            path.display()
+        ))
+    }
+}
+
+/// `[nats]`: the distributed engine. Absent: embedded, in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NatsConfig {
+    /// The server, such as `nats://127.0.0.1:4222`.
+    pub url: String,
+    /// A credentials file.
+    pub creds_file: Option<PathBuf>,
+    /// The stream that takes `in.t.>`; made if absent. Default `ARQON_IN`.
+    pub stream: String,
+    /// How long a publish may wait for its acknowledgement, in milliseconds. Default 800.
+    pub publish_timeout_ms: u64,
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            creds_file: None,
+            stream: "ARQON_IN".to_owned(),
+            publish_timeout_ms: 800,
+        }
+    }
+}
+
+impl NatsConfig {
+    /// What does not hold.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let scheme = self.url.split_once("://").map(|(scheme, _)| scheme);
+        if !matches!(scheme, Some("nats" | "tls")) {
+            let message = format!(
+                "{:?} is not a NATS URL: write nats://host:port or tls://host:port",
+                self.url
+            );
+            findings.push(Finding::new("nats.url", message));
+        }
+        let stream = &self.stream;
+        if stream.is_empty()
+            || !stream
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        {
+            let message = format!("{stream:?} is not a stream name: use A-Z, a-z, 0-9, '_' and '-'");
+            findings.push(Finding::new("nats.stream", message));
+        }
+        if !(1..=60_000).contains(&self.publish_timeout_ms) {
+            let message = format!(
+                "{} is not within 1 to 60000 milliseconds",
+                self.publish_timeout_ms
+            );
+            findings.push(Finding::new("nats.publish_timeout_ms", message));
+        }
+        if let Some(path) = &self.creds_file
+            && !path.is_file()
+        {
+            findings.push(Finding::new(
+                "nats.creds_file",
+                format!("{} is not a file", path.display()),
+            ));
+        }
+        findings
+    }
+
+    pub(super) fn resolve_paths(&mut self, base: &Path) {
+        if let Some(path) = &mut self.creds_file {
+            *path = base.join(&path);
+        }
+    }
+}
+
+/// `[bus]`: the bus of control events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BusSection {
+    /// How many events may wait for the slowest subscriber. Default 256.
+    pub capacity: u32,
+}
+
+impl Default for BusSection {
+    fn default() -> Self {
+        Self { capacity: 256 }
+    }
+}
+
+/// `[telemetry]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TelemetryConfig {
+    /// `"json"` (default) or `"text"`.
+    pub log: LogFormat,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { log: LogFormat::Json }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}

@@ -1,0 +1,335 @@
+//! Reading sections: every finding at once, each naming key, value and fix.
+
+use std::fmt;
+
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, Deserializer, Visitor, value::Error as Captured},
+    forward_to_deserialize_any,
+};
+use serde_json::Value;
+
+/// At most this many findings are reported for one section.
+const FINDINGS_MAX: usize = 32;
+
+/// Something in the configuration that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The key, such as `platform.mirroring.rules[0].percent`.
+    pub key: String,
+    /// What is wrong, the value that was given, and what would mend it.
+    pub message: String,
+    /// The file or variable that the value came from, where it is known.
+    pub source: Option<String>,
+}
+
+impl Finding {
+    /// A finding.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            message: message.into(),
+            source: None,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)?;
+        match &self.source {
+            Some(source) => write!(f, " ({source})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Takes one section out of `root`. A value that does not fit is reported and left out, and reading goes on, so that
+/// one run names all of them; unknown keys are reported with the nearest known one.
+pub(super) fn section<T>(root: &mut Value, key: &str, known: &[Known], findings: &mut Vec<Finding>) -> T
+where
+    T: DeserializeOwned + Default,
+{
+    let mut value = take(root, key).unwrap_or(Value::Null);
+    if value.is_null() {
+        return T::default();
+    }
+    for _ in 0..FINDINGS_MAX {
+        let mut unknown = Vec::new();
+        let mut track = serde_path_to_error::Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(value.clone(), &mut track);
+        match serde_ignored::deserialize(tracked, |path| unknown.push(dotted(&path.to_string()))) {
+            Ok(section) => {
+                findings.extend(
+                    unknown
+                        .into_iter()
+                        .map(|path| unknown_key(&join(key, &path), known)),
+                );
+                return section;
+            }
+            Err(error) => {
+                let path = track.path().to_string();
+                findings.push(finding(key, &path, &value, &error));
+                if !remove(&mut value, &path) {
+                    break;
+                }
+            }
+        }
+    }
+    T::default()
+}
+
+fn finding(section: &str, path: &str, value: &Value, error: &serde_json::Error) -> Finding {
+    let given = at(value, path).filter(|given| !given.is_object() && !given.is_array());
+    let said = error.to_string();
+    let message = match given {
+        Some(given) if !said.contains(&given.to_string()) => format!("{given} does not fit: {said}"),
+        _ => said,
+    };
+    Finding::new(
+        if path == "." {
+            section.to_owned()
+        } else {
+            join(section, path)
+        },
+        message,
+    )
+}
+
+fn unknown_key(path: &str, known: &[Known]) -> Finding {
+    let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let plain = strip_indexes(parent);
+    let near = known
+        .iter()
+        .filter(|known| known.path == plain)
+        .flat_map(|known| known.fields)
+        .map(|field| (strsim::damerau_levenshtein(field, key), field))
+        .filter(|(distance, _)| *distance <= 3.max(key.len() / 3))
+        .min();
+    let message = match near {
+        Some((_, field)) => format!("unknown key; did you mean `{field}`?"),
+        None => match known.iter().find(|known| known.path == plain) {
+            Some(known) => format!("unknown key; known here: {}", known.fields.join(", ")),
+            None => "unknown key; remove it".to_owned(),
+        },
+    };
+    Finding::new(path, message)
+}
+
+/// The keys that a table may have.
+pub(super) struct Known {
+    path: &'static str,
+    fields: &'static [&'static str],
+}
+
+impl Known {
+    /// The field names of `T`, as serde knows them.
+    pub(super) fn of<'de, T: Deserialize<'de>>(path: &'static str) -> Self {
+        let mut fields: &'static [&'static str] = &[];
+        // The capturing deserializer always ends in an error: the names are what we came for.
+        let _ = T::deserialize(Capture(&mut fields));
+        Self { path, fields }
+    }
+}
+
+struct Capture<'a>(&'a mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for Capture<'_> {
+    type Error = Captured;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Captured> {
+        Err(serde::de::Error::custom("only names are wanted"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Captured> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// Reports tables and keys of `root` that no section took.
+pub(super) fn leftovers(root: &Value, prefix: &str, known: &[&str], findings: &mut Vec<Finding>) {
+    for (key, value) in root.as_object().into_iter().flatten() {
+        let path = join(prefix, key);
+        if known.contains(&path.as_str()) && value.as_object().is_none_or(|table| !table.is_empty()) {
+            leftovers(value, &path, known, findings);
+        } else if !known.contains(&path.as_str()) {
+            let near = known
+                .iter()
+                .map(|known| (strsim::damerau_levenshtein(known, &path), known))
+                .filter(|(distance, _)| *distance <= 4)
+                .min();
+            let hint = near.map_or_else(
+                || "remove it".to_owned(),
+                |(_, known)| format!("did you mean `[{known}]`?"),
+            );
+            findings.push(Finding::new(path, format!("unknown section; {hint}")));
+        }
+    }
+}
+
+fn take(root: &mut Value, key: &str) -> Option<Value> {
+    let (parent, last) = match key.rsplit_once('.') {
+        Some((parent, last)) => (root.pointer_mut(&format!("/{}", parent.replace('.', "/")))?, last),
+        None => (root, key),
+    };
+    parent.as_object_mut()?.remove(last)
+}
+
+fn join(parent: &str, key: &str) -> String {
+    if parent.is_empty() {
+        return key.to_owned();
+    }
+    if key.starts_with('[') {
+        format!("{parent}{key}")
+    } else {
+        format!("{parent}.{key}")
+    }
+}
+
+/// `serde_ignored` writes `rules.0.x`, and `?` for an option; we write `rules[0].x`.
+fn dotted(path: &str) -> String {
+    let mut out = String::new();
+    for part in path.split('.').filter(|part| *part != "?") {
+        out = if part.parse::<usize>().is_ok() {
+            format!("{out}[{part}]")
+        } else {
+            join(&out, part)
+        };
+    }
+    out
+}
+
+fn strip_indexes(path: &str) -> String {
+    let mut plain = String::new();
+    let mut inside = false;
+    for c in path.chars() {
+        match c {
+            '[' => inside = true,
+            ']' => inside = false,
+            c if !inside => plain.push(c),
+            _ => {}
+        }
+    }
+    plain
+}
+
+fn pointer(path: &str) -> String {
+    if path == "." {
+        return String::new();
+    }
+    let path = path.replace('[', ".").replace(']', "");
+    path.split('.')
+        .filter(|part| !part.is_empty())
+        .fold(String::new(), |pointer, part| format!("{pointer}/{part}"))
+}
+
+fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
+    value.pointer(&pointer(path))
+}
+
+/// Removes what a path names, so that reading can go on; a missing key is reported at its table, which then goes.
+fn remove(value: &mut Value, path: &str) -> bool {
+    let pointer = pointer(path);
+    let Some((parent, last)) = pointer.rsplit_once('/') else {
+        return false;
+    };
+    match value.pointer_mut(parent) {
+        Some(Value::Object(table)) => table.remove(last).is_some(),
+        Some(Value::Array(list)) => match last.parse::<usize>() {
+            Ok(index) if index < list.len() => {
+                list.remove(index);
+                true
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Default, Deserialize, PartialEq)]
+    #[serde(default)]
+    struct Section {
+        port: u16,
+        name: Option<String>,
+        rules: Vec<Rule>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Rule {
+        percent: f64,
+        #[serde(default)]
+        max: u8,
+    }
+
+    fn read(value: Value) -> (Section, Vec<String>) {
+        let mut root = json!({ "a": { "b": value } });
+        let known = [Known::of::<Section>("a.b"), Known::of::<Rule>("a.b.rules")];
+        let mut findings = Vec::new();
+        let section = section(&mut root, "a.b", &known, &mut findings);
+        (section, findings.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn every_finding_is_named_in_one_run() {
+        let (section, findings) = read(json!({
+            "port": 70_000,
+            "nmae": "x",
+            "rules": [{"percent": "x"}, {"percent": 0.5, "max": 300, "prcent": 1}],
+        }));
+        assert_eq!(section.rules, [Rule { percent: 0.5, max: 0 }]);
+        let text = findings.join("\n");
+        for said in [
+            "a.b.port: ",
+            "70000",
+            "a.b.nmae: unknown key; did you mean `name`?",
+            "a.b.rules[0].percent: ",
+            "max: ",
+            "did you mean `percent`?",
+        ] {
+            assert!(text.contains(said), "{said} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_key_is_named_with_its_table() {
+        let (section, findings) = read(json!({ "rules": [{}], "port": 1 }));
+        assert_eq!(section.port, 1);
+        assert_eq!(findings, ["a.b.rules[0]: missing field `percent`"]);
+    }
+
+    #[test]
+    fn sections_nobody_knows_are_reported() {
+        let mut findings = Vec::new();
+        leftovers(
+            &json!({"a": {"c": {}}, "gatway": {}}),
+            "",
+            &["a", "gateway"],
+            &mut findings,
+        );
+        let text: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "a.c: unknown section; remove it",
+                "gatway: unknown section; did you mean `[gateway]`?"
+            ]
+        );
+    }
+}

@@ -1,0 +1,98 @@
+use super::*;
+
+fn load(toml: &str) -> Result<Config, Vec<String>> {
+    let figment = Figment::new().merge(Toml::string(toml));
+    Config::from_figment(&figment, Path::new(""))
+        .map_err(|error| error.0.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn an_empty_file_is_the_embedded_default() {
+    let config = load("").expect("valid");
+    assert_eq!(config.gateway, GatewayConfig::default());
+    assert_eq!(config.nats, None);
+    assert_eq!(config.bus.capacity, 256);
+}
+
+#[test]
+fn every_finding_comes_in_one_run_and_names_key_value_and_fix() {
+    let findings = load(
+        r#"
+        [gatway]
+        [gateway]
+        listen = "0.0.0.0:80"
+        max_body_bytes = 0
+        max_conections = 3
+        [nats]
+        url = "http://x"
+        publish_timeout_ms = "soon"
+        [auth]
+        issuers = []
+        [platform.mirroring]
+        rules = [{ prefix = "in.t.default.>", percent = 10 }]
+        "#,
+    )
+    .expect_err("findings");
+    let text = findings.join("\n");
+    for said in [
+        "gatway: unknown section; did you mean `[gateway]`?",
+        "gateway.listen: 0.0.0.0:80 is not a loopback address",
+        "gateway.max_body_bytes: 0 is not within 1 to",
+        "gateway.max_conections: unknown key; did you mean `max_connections`?",
+        "nats.url: \"http://x\" is not a NATS URL",
+        "nats.publish_timeout_ms: ",
+        "auth: bearer tokens are not checked yet",
+        "platform.mirroring.rules[0].percent",
+        "0.1",
+    ] {
+        assert!(text.contains(said), "missing: {said}\nin:\n{text}");
+    }
+}
+
+#[test]
+fn the_limits_hold_at_their_borders() {
+    for (toml, fits) in [
+        ("[gateway]\nmax_body_bytes = 67_108_864", true),
+        ("[gateway]\nmax_body_bytes = 67_108_865", false),
+        ("[gateway]\nheader_timeout_ms = 600_000", true),
+        ("[gateway]\nheader_timeout_ms = 600_001", false),
+        ("[gateway]\nmax_connections = 0", false),
+        ("[gateway]\nlisten = \"[::1]:0\"", true),
+        ("[gateway]\nlisten = \"nowhere\"", false),
+        ("[gateway]\nlisten = \"127.0.0.1:9901\"", false),
+        ("[nats]\nurl = \"nats://h:1\"\nstream = \"A_b-1\"", true),
+        ("[nats]\nurl = \"nats://h:1\"\nstream = \"a.b\"", false),
+        ("[telemetry]\nlog = \"xml\"", false),
+        ("[bus]\ncapacity = -1", false),
+        ("[gateway]\ncontrol_token_file = \"no/such/file\"", false),
+    ] {
+        assert_eq!(load(toml).is_ok(), fits, "{toml}: {:?}", load(toml).err());
+    }
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_one_finding_with_its_place() {
+    let findings = load("[gateway\n").expect_err("broken");
+    assert_eq!(findings.len(), 1, "{findings:?}");
+}
+
+#[test]
+fn a_missing_file_says_so() {
+    let error = Config::load(Some(Path::new("no/such.toml")), &[])
+        .expect_err("missing")
+        .to_string();
+    assert!(error.starts_with("no/such.toml: cannot be read: "), "{error}");
+}
+
+#[test]
+fn a_flag_goes_before_the_file() {
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    std::fs::write(
+        file.path(),
+        "[bus]\ncapacity = 8\n[gateway]\nlisten = \"127.0.0.1:1\"",
+    )
+    .expect("written");
+    let flags = [("gateway.listen", "127.0.0.1:2".to_owned())];
+    let config = Config::load(Some(file.path()), &flags).expect("valid");
+    assert_eq!((config.bus.capacity, config.gateway.listen.port()), (8, 2));
+}

@@ -1,0 +1,249 @@
+//! The bottom of a message stack with NATS: publish to JetStream, answer 202 when the stream has acknowledged.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use async_nats::{
+    Client,
+    connection::State,
+    jetstream::{self, context::PublishError, context::PublishErrorKind, stream},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Request};
+use http_body::Body;
+use tokio::{sync::Semaphore, time::timeout};
+use tower_service::Service;
+
+use arqon_message::{BoxError, Code, MAX_BODY_BYTES, Problem};
+
+use crate::publish::{self, Answer, Message, Published};
+
+/// How many publishes may wait for their acknowledgement at once, unless set otherwise.
+pub const IN_FLIGHT_MAX: usize = 4_096;
+/// How long a publish may take, unless set otherwise.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Publishes each request's message to JetStream and answers 202 with stream and sequence once it is acknowledged.
+///
+/// When NATS is known to be away the answer is 503 `publish.unavailable` with `Retry-After` at once, else within the
+/// timeout; a message over the server's `max_payload` is 413 `publish.too_large`. Dropping the future gives up waiting:
+/// the message may still arrive, so a client that must not send twice sets `Nats-Msg-Id`.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    client: Client,
+    jetstream: jetstream::Context,
+    in_flight: Arc<Semaphore>,
+    timeout: Duration,
+    max_body_bytes: usize,
+}
+
+impl Publish {
+    /// Publishes through `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        let jetstream = jetstream::new(client.clone());
+        Self {
+            client,
+            jetstream,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            timeout: PUBLISH_TIMEOUT,
+            max_body_bytes: MAX_BODY_BYTES,
+        }
+    }
+
+    /// Another deadline for the acknowledgement.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Another cap on bodies, in bytes.
+    #[must_use]
+    pub const fn max_body_bytes(mut self, max: usize) -> Self {
+        self.max_body_bytes = max;
+        self
+    }
+
+    /// Makes the stream that takes the messages of all tenants (`in.t.>`), unless it is there.
+    ///
+    /// # Errors
+    /// When NATS is away or refuses.
+    pub async fn create_stream(&self, name: &str) -> Result<(), PublishSetupError> {
+        let config = stream::Config {
+            name: name.to_owned(),
+            subjects: vec!["in.t.>".to_owned()],
+            ..stream::Config::default()
+        };
+        match self.jetstream.get_or_create_stream(config).await {
+            Ok(_) => Ok(()),
+            Err(source) => Err(PublishSetupError {
+                stream: name.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    async fn publish(&self, message: Message) -> Result<Published, Problem> {
+        if self.client.connection_state() != State::Connected {
+            return Err(unavailable("NATS is away"));
+        }
+        let Ok(_place) = self.in_flight.try_acquire() else {
+            return Err(unavailable("too many messages wait for NATS"));
+        };
+        let max_payload = self.client.server_info().max_payload;
+        let size = message.payload.len() + header_bytes(&message.headers);
+        if size > max_payload {
+            let detail = format!(
+                "the message has {size} bytes with its headers; the server takes at most {max_payload}"
+            );
+            return Err(Problem::new(Code::PublishTooLarge, detail));
+        }
+        let headers = to_nats(&message.headers)?;
+        let publish = async {
+            let subject = message.subject.as_str().to_owned();
+            self.jetstream
+                .publish_with_headers(subject, headers, message.payload)
+                .await?
+                .await
+        };
+        match timeout(self.timeout, publish).await {
+            Ok(Ok(ack)) => Ok(Published {
+                subject: message.subject,
+                stream: Some(ack.stream),
+                sequence: Some(ack.sequence),
+                duplicate: ack.duplicate,
+            }),
+            Ok(Err(error)) => Err(refused(&error)),
+            Err(_) => Err(unavailable("NATS did not acknowledge in time")),
+        }
+    }
+}
+
+fn unavailable(detail: &'static str) -> Problem {
+    Problem::new(Code::PublishUnavailable, detail)
+}
+
+fn refused(error: &PublishError) -> Problem {
+    tracing::warn!(component = "nats", error = %error, "publish refused");
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => unavailable("no JetStream stream takes the subject"),
+        PublishErrorKind::MaxPayloadExceeded => Problem::new(
+            Code::PublishTooLarge,
+            "the message is larger than the server takes",
+        ),
+        PublishErrorKind::TimedOut => unavailable("NATS did not acknowledge in time"),
+        _ => unavailable("NATS refused the message"),
+    }
+}
+
+/// An upper bound of what the headers take on the wire.
+pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
+    const PREAMBLE: usize = "NATS/1.0\r\n\r\n".len();
+    const PER_HEADER: usize = ": \r\n".len();
+    let lines = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + PER_HEADER);
+    lines.sum::<usize>() + if headers.is_empty() { 0 } else { PREAMBLE }
+}
+
+/// HTTP headers as NATS headers, checked: nothing a client sends can end a line.
+///
+/// # Errors
+/// A problem naming the header that NATS cannot carry.
+pub(super) fn to_nats(headers: &HeaderMap) -> Result<async_nats::HeaderMap, Problem> {
+    let mut nats = async_nats::HeaderMap::new();
+    for (name, value) in headers {
+        let refused = || {
+            Problem::new(
+                Code::SubjectInvalid,
+                format!("header {name} cannot be published: use visible ASCII"),
+            )
+        };
+        // NATS header names are case-sensitive; its own are known in this spelling.
+        let name = if name == "nats-msg-id" {
+            "Nats-Msg-Id"
+        } else {
+            name.as_str()
+        };
+        let name: async_nats::HeaderName = name.parse().map_err(|_| refused())?;
+        let value = value.to_str().map_err(|_| refused())?;
+        let value: async_nats::HeaderValue = value.parse().map_err(|_| refused())?;
+        nats.append(name, value);
+    }
+    Ok(nats)
+}
+
+/// The stream could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("stream {stream:?} could not be found or made")]
+pub struct PublishSetupError {
+    stream: String,
+    #[source]
+    source: jetstream::context::CreateStreamError,
+}
+
+impl<B> Service<Request<B>> for Publish
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let (message, parts) = match publish::take(request, this.max_body_bytes).await {
+                Ok(taken) => taken,
+                Err((problem, parts)) => return Ok(publish::refuse(problem, &parts)),
+            };
+            Ok(match this.publish(message).await {
+                Ok(published) => published.into_response(),
+                Err(problem) => publish::refuse(problem, &parts),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn values_that_nats_cannot_carry_are_refused_by_name() {
+        let headers = HeaderMap::from_iter([(
+            HeaderName::from_static("x-a"),
+            HeaderValue::from_bytes(b"\xff").expect("opaque bytes are a header value"),
+        )]);
+        assert!(to_nats(&headers).expect_err("refused").detail.contains("x-a"));
+    }
+
+    #[test]
+    fn the_message_id_has_the_servers_spelling() {
+        let headers = HeaderMap::from_iter([(
+            HeaderName::from_static("nats-msg-id"),
+            HeaderValue::from_static("t:1"),
+        )]);
+        assert_eq!(
+            to_nats(&headers)
+                .expect("fits")
+                .get("Nats-Msg-Id")
+                .map(|v| v.as_str()),
+            Some("t:1")
+        );
+    }
+}

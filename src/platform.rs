@@ -1,0 +1,369 @@
+//! `[platform.*]` made into layers, handles and tasks.
+
+use std::{future::Future, time::Duration};
+
+use arqon_message::SubjectLayer;
+use arqon_overseer::{OverseerHandle, OverseerLayer};
+use arqon_rollout::{Executor, RolloutLayer};
+use arqon_schema::{DirStore, Registry, SchemaLayer, SchemaStore};
+use arqon_shadow::{ShadowHandle, ShadowLayer, Sink};
+use ron_bus::{Bus, Event};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{Finding, InvalidConfig, PlatformConfig},
+    edge::reserved::ReservedHeadersLayer,
+    events::{self, BusLayer},
+    stack::Stack,
+};
+
+/// The four layers of one program, running: their handles, and the tasks behind them.
+///
+/// ```no_run
+/// # async fn app() -> Result<(), Box<dyn std::error::Error>> {
+/// use arqon::{SubjectLayer, TenantId, bus::Bus, config::Config, memory, platform::Platform};
+/// use tower::Layer;
+///
+/// let config = Config::load(Some("gateway.toml".as_ref()), &[])?;
+/// let broker = memory::Broker::new();
+/// let platform = Platform::start(&config.platform, memory::Sink::new(broker.clone()), &Bus::new(256)?).await?;
+/// let subjects = SubjectLayer::from_path("/v1/publish").tenant(TenantId::new("default")?);
+/// let service = platform.stack(subjects).layer(memory::Publish::new(broker));
+/// # let _ = service;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Platform {
+    /// Policies.
+    pub overseer: OverseerHandle,
+    /// Contracts.
+    pub schema: Registry,
+    /// Rollouts.
+    pub rollout: arqon_rollout::Handle,
+    /// Mirrors.
+    pub shadow: ShadowHandle,
+    layers: Layers,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Clone, Debug)]
+struct Layers {
+    overseer: OverseerLayer,
+    schema: SchemaLayer,
+    rollout: RolloutLayer,
+    shadow: ShadowLayer,
+    bus: BusLayer,
+}
+
+/// How the tasks behind the layers are started and watched.
+struct Tasks<'a> {
+    tracker: &'a TaskTracker,
+    stop: &'a CancellationToken,
+    bus: &'a Bus,
+}
+
+impl Tasks<'_> {
+    /// Runs a task until the platform stops. One that dies is told on the bus and in the log, with the reason.
+    fn run(&self, service: &'static str, task: impl Future<Output = Result<(), String>> + Send + 'static) {
+        let (stop, bus) = (self.stop.clone(), self.bus.clone());
+        self.tracker.spawn(async move {
+            let mut running = tokio::spawn(task);
+            let ended = tokio::select! {
+                () = stop.cancelled() => {
+                    running.abort();
+                    return;
+                }
+                ended = &mut running => ended,
+            };
+            let reason = match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(reason)) => reason,
+                Err(died) => events::panic_text(died),
+            };
+            tracing::error!(component = "platform", service, reason, "a task died");
+            // Nobody has to listen.
+            let _ = bus.publish(Event::ServiceCrashed {
+                service: service.to_owned(),
+                reason,
+            });
+        });
+    }
+}
+
+impl Platform {
+    /// Builds the layers and starts their tasks; mirrored copies go to `sink`.
+    ///
+    /// # Errors
+    /// Everything that does not hold, before anything was started: values, policies that cannot be loaded, schemas that
+    /// cannot be read.
+    pub async fn start(config: &PlatformConfig, sink: impl Sink, bus: &Bus) -> Result<Self, InvalidConfig> {
+        let mut findings = Vec::new();
+        if config.registry.enabled && config.registry.kv_bucket.is_some() {
+            let message = "a KV bucket needs [nats]; without it use `dir`";
+            findings.push(Finding::new("platform.registry.kv_bucket", message));
+        }
+        Self::build(config, sink, bus, Schemas::Dir, findings).await
+    }
+
+    /// The same with NATS: copies are published to `shadow.<subject>` by `mirror`, schemas are watched in `kv_bucket` by
+    /// `client`. The mirror has a client of its own, since all that publishes through one waits in the same queue.
+    ///
+    /// # Errors
+    /// As [`Platform::start`]. NATS itself may still be away.
+    #[cfg(feature = "nats")]
+    pub async fn start_with_nats(
+        config: &PlatformConfig,
+        client: async_nats::Client,
+        mirror: async_nats::Client,
+        bus: &Bus,
+    ) -> Result<Self, InvalidConfig> {
+        let sink = crate::nats::sink::NatsSink::new(mirror);
+        let schemas = match &config.registry.kv_bucket {
+            Some(bucket) => Schemas::Kv(crate::nats::schemas::KvSchemas::new(
+                client,
+                bucket,
+                &config.registry,
+            )),
+            None => Schemas::Dir,
+        };
+        Self::build(config, sink, bus, schemas, Vec::new()).await
+    }
+
+    async fn build(
+        config: &PlatformConfig,
+        sink: impl Sink,
+        bus: &Bus,
+        schemas: Schemas,
+        mut findings: Vec<Finding>,
+    ) -> Result<Self, InvalidConfig> {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let run = Tasks {
+            tracker: &tasks,
+            stop: &stop,
+            bus,
+        };
+
+        // Compiling takes milliseconds a policy: off the async workers.
+        let (overseer_config, on_event) = (config.overseer.clone(), events::of_overseer(bus.clone()));
+        let overseer =
+            tokio::task::spawn_blocking(move || OverseerLayer::channel_with(overseer_config, on_event));
+        let overseer = match overseer.await {
+            Ok(Ok(overseer)) => Some(overseer),
+            Ok(Err(error)) => {
+                findings.extend(overseer_findings(&error));
+                None
+            }
+            Err(died) => {
+                findings.push(Finding::new("platform.overseer", events::panic_text(died)));
+                None
+            }
+        };
+        let schema = start_schemas(config, schemas, bus, &run)
+            .await
+            .map_err(|found| findings.extend(found))
+            .ok();
+        let rollout = start_rollout(config, bus, &run)
+            .map_err(|found| findings.extend(found))
+            .ok();
+        let shadow =
+            match ShadowLayer::channel_with_events(&config.mirroring, sink, events::of_shadow(bus.clone())) {
+                Ok(shadow) => Some(shadow),
+                Err(error) => {
+                    findings.extend(error.findings().iter().map(|found| {
+                        Finding::new(format!("platform.mirroring.{}", found.key), found.to_string())
+                    }));
+                    None
+                }
+            };
+        let (Some((overseer, policies)), Some((schema, registry)), Some((rollout, governance)), Some(shadow)) =
+            (overseer, schema, rollout, shadow)
+        else {
+            stop.cancel();
+            return Err(InvalidConfig(findings));
+        };
+        if !findings.is_empty() {
+            stop.cancel();
+            return Err(InvalidConfig(findings));
+        }
+        let (shadow, mirror, drain) = shadow;
+        run.run("mirror", async move {
+            drain.run().await;
+            Ok(())
+        });
+        tasks.close();
+        Ok(Self {
+            overseer: policies,
+            schema: registry,
+            rollout: governance,
+            shadow: mirror,
+            layers: Layers {
+                overseer,
+                schema,
+                rollout,
+                shadow,
+                bus: BusLayer::new(bus.clone()),
+            },
+            tasks,
+            stop,
+        })
+    }
+
+    /// The layers in their order, for a stack whose subjects `subject` names.
+    #[must_use]
+    pub fn stack(&self, subject: SubjectLayer) -> Stack {
+        let Layers {
+            overseer,
+            schema,
+            rollout,
+            shadow,
+            bus,
+        } = self.layers.clone();
+        Stack {
+            reserved: ReservedHeadersLayer::new(),
+            subject,
+            bus,
+            overseer,
+            schema,
+            rollout,
+            shadow,
+        }
+    }
+
+    /// For `/readyz`: whether the schemas were read, or why not.
+    pub fn schemas_ready(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+        let registry = self.schema.clone();
+        move || {
+            if registry.config().mappings.is_empty() || registry.is_ready() {
+                Ok(())
+            } else {
+                Err("the schema store has not been read yet".to_owned())
+            }
+        }
+    }
+
+    /// For `/readyz`: whether every policy has a module, or which has none.
+    pub fn policies_ready(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+        let overseer = self.overseer.clone();
+        move || match overseer.policies().into_iter().find(|policy| !policy.loaded) {
+            None => Ok(()),
+            Some(policy) => Err(format!("policy {} is not loaded", policy.name)),
+        }
+    }
+
+    /// The registry as `/v1/state` shows it.
+    #[must_use]
+    pub fn schema_state(&self) -> serde_json::Value {
+        serde_json::json!({
+            "schemas": self.schema.schemas(),
+            "age_seconds": self.schema.age().as_secs(),
+            "unavailable": self.schema.unavailable().iter().map(|mapping| &mapping.schema_id).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Delivers what the mirror still holds, at most `limit`, and ends the tasks.
+    pub async fn shutdown(&self, limit: Duration) {
+        self.shadow.shutdown(limit).await;
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+/// Where schemas come from.
+enum Schemas {
+    Dir,
+    #[cfg(feature = "nats")]
+    Kv(crate::nats::schemas::KvSchemas),
+}
+
+async fn start_schemas(
+    config: &PlatformConfig,
+    schemas: Schemas,
+    bus: &Bus,
+    run: &Tasks<'_>,
+) -> Result<(SchemaLayer, Registry), Vec<Finding>> {
+    let mut registry = config.registry.clone();
+    if !registry.enabled {
+        registry.mappings.clear();
+        registry.unmapped = arqon_schema::Unmapped::Allow;
+    }
+    let (dir, has_mappings) = (registry.dir.clone(), !registry.mappings.is_empty());
+    let (registry, writer) =
+        arqon_schema::channel_with(registry, events::of_schema(bus.clone())).map_err(|error| {
+            error
+                .0
+                .iter()
+                .map(|found| Finding::new(format!("platform.registry.{}", found.key), found.to_string()))
+                .collect::<Vec<_>>()
+        })?;
+    match (schemas, dir) {
+        #[cfg(feature = "nats")]
+        (Schemas::Kv(store), _) => {
+            run.run("schemas", async move {
+                store.run(writer).await.map_err(|error| error.to_string())
+            });
+        }
+        (Schemas::Dir, Some(dir)) => {
+            let (store, first) = (DirStore::new(&dir), writer.clone());
+            let loading = store.clone();
+            let loaded = tokio::task::spawn_blocking(move || loading.load(&first)).await;
+            match loaded {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(vec![Finding::new("platform.registry.dir", error.to_string())]),
+                Err(died) => {
+                    return Err(vec![Finding::new(
+                        "platform.registry.dir",
+                        events::panic_text(died),
+                    )]);
+                }
+            }
+            run.run("schemas", async move {
+                store.run(writer).await.map_err(|error| error.to_string())
+            });
+        }
+        (Schemas::Dir, None) if has_mappings => {
+            let message = "there are mappings, but neither `dir` nor `kv_bucket` says where the schemas are";
+            return Err(vec![Finding::new("platform.registry.mappings", message)]);
+        }
+        (Schemas::Dir, None) => {}
+    }
+    Ok((SchemaLayer::new(registry.clone()), registry))
+}
+
+fn start_rollout(
+    config: &PlatformConfig,
+    bus: &Bus,
+    run: &Tasks<'_>,
+) -> Result<(RolloutLayer, arqon_rollout::Handle), Vec<Finding>> {
+    if !config.rollout.enabled {
+        let handle = arqon_rollout::Handle::disabled();
+        return Ok((RolloutLayer::new(&handle), handle));
+    }
+    let executor = Executor::builder(&config.rollout)
+        .on_event(events::of_rollout(bus.clone()))
+        .build();
+    let executor = executor.map_err(|error| {
+        error
+            .0
+            .iter()
+            .map(|found| Finding::new(format!("platform.rollout.{}", found.key), found.to_string()))
+            .collect::<Vec<_>>()
+    })?;
+    let handle = executor.handle();
+    run.run("governance", async move {
+        executor.run().await;
+        Ok(())
+    });
+    Ok((RolloutLayer::new(&handle), handle))
+}
+
+fn overseer_findings(error: &arqon_overseer::BuildError) -> Vec<Finding> {
+    match error {
+        arqon_overseer::BuildError::Config(errors) => errors
+            .iter()
+            .map(|e| Finding::new(format!("platform.overseer.{}", e.key), e.to_string()))
+            .collect(),
+        other => vec![Finding::new("platform.overseer", other.to_string())],
+    }
+}

@@ -1,0 +1,229 @@
+//! What publishing has in common, whichever engine does it: the headers that go along, and the answer.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http_body::Body;
+use http_body_util::Empty;
+use serde::Serialize;
+
+use arqon_message::{BoxError, Code, MessageBody, Problem, Rejection, Subject, TraceKey, collect};
+
+/// The response of a publishing service: a small whole body.
+pub type Answer = Response<MessageBody<Empty<Bytes>>>;
+
+/// A message about to be published.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Where to.
+    pub subject: Subject,
+    /// The headers that go along: see [`forwarded`].
+    pub headers: HeaderMap,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// What a successful publish answers (DESIGN 10), as JSON with status 202.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// The whole subject.
+    pub subject: Subject,
+    /// The JetStream stream that took the message; null without NATS.
+    pub stream: Option<String>,
+    /// The message's sequence in it; null without NATS.
+    pub sequence: Option<u64>,
+    /// Whether the stream had a message with this `Nats-Msg-Id` already, and so kept only that one.
+    pub duplicate: bool,
+}
+
+impl Published {
+    /// The 202 response.
+    #[must_use]
+    pub fn into_response(self) -> Answer {
+        let json = serde_json::to_vec(&self).expect("strings and numbers are JSON");
+        let mut response = Response::new(MessageBody::whole(json.into(), None));
+        *response.status_mut() = StatusCode::ACCEPTED;
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+/// Makes a message of a request: its subject, the headers that go along and the collected body.
+///
+/// # Errors
+/// The refusal to answer with: no subject (`subject.invalid`), a body over `max_body_bytes` (`body.too_large`), one that
+/// could not be read (`body.timeout`, `internal`).
+pub async fn take<B>(request: Request<B>, max_body_bytes: usize) -> Result<(Message, Parts), (Problem, Parts)>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let (parts, body) = request.into_parts();
+    let Some(subject) = parts.extensions.get::<Subject>().cloned() else {
+        return Err((
+            Problem::new(Code::SubjectInvalid, "the request names no subject to publish to"),
+            parts,
+        ));
+    };
+    match collect(body, max_body_bytes).await {
+        Ok(body) => Ok((
+            Message {
+                headers: forwarded(&parts, &subject),
+                subject,
+                payload: body.bytes,
+            },
+            parts,
+        )),
+        Err(error) => Err((error.problem(Code::Internal), parts)),
+    }
+}
+
+/// A refusal as the answer to a request.
+#[must_use]
+pub fn refuse(problem: Problem, parts: &Parts) -> Answer {
+    Rejection::new(problem).into_response(parts)
+}
+
+/// The headers that are published: all but hop-by-hop ones (also those that `Connection` names), `host`,
+/// `content-length`, credentials, cookies, `accept-*` and `nats-*`. `x-arqon-*` goes along: what a client sent of it is
+/// gone at the edge, and what a layer wrote is meant to arrive. A client's `Nats-Msg-Id` is published as
+/// `<tenant>:<value>`, so that no tenant can shadow another's message; without a valid `traceparent` the key that decided
+/// is not invented into one.
+#[must_use]
+pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
+    let connection: Vec<&str> = parts
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let mut headers = HeaderMap::with_capacity(parts.headers.len());
+    for (name, value) in &parts.headers {
+        let stays = is_private(name)
+            || connection
+                .iter()
+                .any(|token| token.eq_ignore_ascii_case(name.as_str()));
+        if !stays {
+            // At the map's limit the rest is left behind: the request had as many, so this cannot happen.
+            let _ = headers.try_append(name.clone(), value.clone());
+        }
+    }
+    if TraceKey::of_trace(&headers).is_none() {
+        headers.remove("traceparent");
+    }
+    if let Some(id) = parts.headers.get("nats-msg-id").and_then(|id| id.to_str().ok()) {
+        let tenant = subject.tenant().unwrap_or_default();
+        if let Ok(id) = HeaderValue::from_str(&format!("{tenant}:{id}")) {
+            headers.insert("nats-msg-id", id);
+        }
+    }
+    headers
+}
+
+fn is_private(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "authorization"
+            | "connection"
+            | "content-length"
+            | "cookie"
+            | "expect"
+            | "host"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "accept"
+    ) || name.starts_with("accept-")
+        || name.starts_with("nats-")
+        || name.starts_with("sec-websocket-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(headers: &[(&str, &str)]) -> Vec<String> {
+        let mut request = Request::builder();
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).expect("valid").into_parts();
+        let subject = Subject::parse("in.t.acme.a").expect("subject");
+        let headers = forwarded(&parts, &subject);
+        let mut lines: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.to_str().expect("ASCII")))
+            .collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    #[test]
+    fn what_belongs_to_the_hop_or_to_the_client_is_not_published() {
+        let lines = forward(&[
+            ("Host", "x"),
+            ("Content-Length", "1"),
+            ("Authorization", "Bearer secret"),
+            ("Proxy-Authorization", "secret"),
+            ("Cookie", "a=b"),
+            ("Accept", "*/*"),
+            ("Accept-Encoding", "gzip"),
+            ("Connection", "close, X-Hop"),
+            ("X-Hop", "1"),
+            ("Transfer-Encoding", "chunked"),
+            ("Nats-Rollup", "all"),
+            ("Nats-Expected-Stream", "X"),
+            ("Content-Type", "application/json"),
+            ("x-arqon-schema", "a@1"),
+            ("x-custom", "1"),
+            ("x-custom", "2"),
+        ]);
+        assert_eq!(
+            lines,
+            [
+                "content-type=application/json",
+                "x-arqon-schema=a@1",
+                "x-custom=1",
+                "x-custom=2"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_message_id_is_the_tenants_own() {
+        assert_eq!(forward(&[("Nats-Msg-Id", "m1")]), ["nats-msg-id=acme:m1"]);
+    }
+
+    #[test]
+    fn a_malformed_traceparent_is_not_published() {
+        let good = format!("00-{}-{}-01", "1".repeat(32), "2".repeat(16));
+        assert_eq!(forward(&[("traceparent", &good)]).len(), 1);
+        assert!(forward(&[("traceparent", "junk")]).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_request_without_subject_or_over_the_cap_is_refused() {
+        let request = Request::new(http_body_util::Full::new(Bytes::from_static(b"abc")));
+        assert_eq!(
+            take(request, 3).await.expect_err("no subject").0.code,
+            Code::SubjectInvalid
+        );
+        for (cap, fits) in [(3, true), (2, false)] {
+            let mut request = Request::new(http_body_util::Full::new(Bytes::from_static(b"abc")));
+            request
+                .extensions_mut()
+                .insert(Subject::parse("a").expect("subject"));
+            assert_eq!(take(request, cap).await.is_ok(), fits);
+        }
+    }
+}

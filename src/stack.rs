@@ -1,0 +1,92 @@
+//! The order of the layers, in one place.
+
+use tower::ServiceBuilder;
+use tower_layer::Layer;
+
+use arqon_message::{SubjectLayer, WithSubject};
+use arqon_overseer::{Overseer, OverseerLayer};
+use arqon_rollout::{Rollout, RolloutLayer};
+use arqon_schema::{Schema, SchemaLayer};
+use arqon_shadow::{Shadow, ShadowLayer};
+
+use crate::{
+    edge::reserved::{ReservedHeaders, ReservedHeadersLayer},
+    events::{BusLayer, WithBus},
+};
+
+/// All layers of a message stack, put around a publisher or any other service in the one order that holds:
+/// reserved headers, subject, bus, Overseer, Schema, Rollout, Shadow.
+///
+/// `ServiceBuilder` applies top to bottom, so the first pushed is the outermost; `Router::layer` is the other way round:
+/// the last one is the outermost.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower::ServiceBuilder;
+/// # use tower::{Service, ServiceExt, layer::layer_fn, util::MapRequestLayer};
+/// # use axum::body::Body;
+/// # use http::{HeaderValue, Request};
+///
+/// # let mark = |name: &'static str| MapRequestLayer::new(move |mut request: Request<Body>| {
+/// #     let before = request.headers().get("order").map_or("", |v| v.to_str().unwrap()).to_owned();
+/// #     request.headers_mut().insert("order", HeaderValue::from_str(&(before + name)).unwrap());
+/// #     request
+/// # });
+/// # let handler = |request: Request<Body>| async move { request.headers()["order"].to_str().unwrap().to_owned() };
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// // `mark(x)` stands for any layer.
+/// let builder: Router = Router::new()
+///     .route("/", get(handler))
+///     .layer(ServiceBuilder::new().layer(mark("outer ")).layer(mark("inner ")));
+/// let router: Router = Router::new().route("/", get(handler)).layer(mark("inner ")).layer(mark("outer "));
+///
+/// for app in [builder, router] {
+///     let answer = app.oneshot(Request::new(Body::empty())).await.unwrap();
+///     let body = axum::body::to_bytes(answer.into_body(), 100).await.unwrap();
+///     assert_eq!(body, "outer inner ");
+/// }
+/// # });
+/// ```
+#[derive(Clone, Debug)]
+pub struct Stack {
+    /// Outermost: what a client may not say.
+    pub reserved: ReservedHeadersLayer,
+    /// Names the subject.
+    pub subject: SubjectLayer,
+    /// Hands out the bus.
+    pub bus: BusLayer,
+    /// Policies.
+    pub overseer: OverseerLayer,
+    /// Contracts.
+    pub schema: SchemaLayer,
+    /// Variants.
+    pub rollout: RolloutLayer,
+    /// Mirrors.
+    pub shadow: ShadowLayer,
+}
+
+/// What [`Stack`] makes of a service.
+pub type Stacked<S> = ReservedHeaders<WithSubject<WithBus<Overseer<Schema<Rollout<Shadow<S>>>>>>>;
+
+impl<S> Layer<S> for Stack {
+    type Service = Stacked<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ServiceBuilder::new()
+            // First, so that nothing below can be told a decision by a client.
+            .layer(self.reserved)
+            // Before whatever decides by subject.
+            .layer(self.subject.clone())
+            // Before everything that may publish or subscribe, foreign layers included.
+            .layer(self.bus.clone())
+            // Code that says no goes before work on the payload.
+            .layer(self.overseer.clone())
+            // After the policies: they may rewrite the payload, and what they made of it has to hold too.
+            .layer(self.schema.clone())
+            // After both: a rejected request is no sample of a variant.
+            .layer(self.rollout.clone())
+            // Last: a rejected request is never mirrored, and the copy carries what the others added.
+            .layer(self.shadow.clone())
+            .service(inner)
+    }
+}
