@@ -4,10 +4,13 @@
 //! duplicate names and map keys, both spellings of one field and two members of one oneof are refused at every level,
 //! because a payload that two consumers read differently is an attack.
 
+mod any;
 mod field_set;
+mod free;
 mod lexer;
 mod object;
 mod scalar;
+mod value;
 mod well_known;
 
 use self::{

@@ -6,6 +6,8 @@
 
 mod build;
 mod features;
+mod imports;
+mod names;
 mod scan;
 
 use std::{collections::HashMap, sync::Arc};

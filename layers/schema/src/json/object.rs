@@ -6,8 +6,7 @@ use super::{
     Stop,
     field_set::FieldSet,
     lexer::{Lexer, Syntax},
-    scalar::{self, Misfit},
-    well_known,
+    scalar, well_known,
 };
 use crate::{
     path::{Key, Path},
@@ -41,7 +40,7 @@ impl<'a> Pass<'_, 'a, '_> {
     }
 
     /// Reports a finding; stops when there are enough.
-    fn report(
+    pub(super) fn report(
         &mut self,
         path: &Path<'_>,
         rule: &'static str,
@@ -51,21 +50,21 @@ impl<'a> Pass<'_, 'a, '_> {
         if self.found.full() { Err(Stop) } else { Ok(()) }
     }
 
-    fn peek(&mut self, path: &Path<'_>) -> Result<u8, Stop> {
+    pub(super) fn peek(&mut self, path: &Path<'_>) -> Result<u8, Stop> {
         self.lexer.peek().map_err(|error| self.syntax(error, path))
     }
 
-    fn string(&mut self, path: &Path<'_>) -> Result<Cow<'a, str>, Stop> {
+    pub(super) fn string(&mut self, path: &Path<'_>) -> Result<Cow<'a, str>, Stop> {
         self.lexer.string().map_err(|error| self.syntax(error, path))
     }
 
-    fn skip(&mut self, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
+    pub(super) fn skip(&mut self, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
         self.lexer
             .skip(depth_left)
             .map_err(|error| self.syntax(error, path))
     }
 
-    fn lexed<T>(
+    pub(super) fn lexed<T>(
         &mut self,
         path: &Path<'_>,
         read: impl FnOnce(&mut Lexer<'a>) -> Result<T, Syntax>,
@@ -74,14 +73,19 @@ impl<'a> Pass<'_, 'a, '_> {
     }
 
     /// One level further down.
-    fn down(&mut self, path: &Path<'_>, depth_left: u32, levels: u32) -> Result<u32, Stop> {
+    pub(super) fn down(&mut self, path: &Path<'_>, depth_left: u32, levels: u32) -> Result<u32, Stop> {
         depth_left
             .checked_sub(levels)
             .ok_or_else(|| self.syntax(Syntax::Depth, path))
     }
 
     /// The value is of a type the field does not take: reports it and reads past it.
-    fn mistyped(&mut self, path: &Path<'_>, wanted: &'static str, depth_left: u32) -> Result<(), Stop> {
+    pub(super) fn mistyped(
+        &mut self,
+        path: &Path<'_>,
+        wanted: &'static str,
+        depth_left: u32,
+    ) -> Result<(), Stop> {
         // What cannot be read at all is a matter of syntax.
         self.skip(path, depth_left)?;
         self.report(path, rule::JSON_TYPE, wanted)
@@ -129,7 +133,7 @@ impl<'a> Pass<'_, 'a, '_> {
     }
 
     /// A string with a form of its own.
-    fn text(
+    pub(super) fn text(
         &mut self,
         path: &Path<'_>,
         depth_left: u32,
@@ -148,7 +152,13 @@ impl<'a> Pass<'_, 'a, '_> {
     }
 
     /// An object with the message's fields; `typed`: `@type` is among them.
-    fn object(&mut self, node: u32, path: &Path<'_>, depth_left: u32, typed: bool) -> Result<(), Stop> {
+    pub(super) fn object(
+        &mut self,
+        node: u32,
+        path: &Path<'_>,
+        depth_left: u32,
+        typed: bool,
+    ) -> Result<(), Stop> {
         let plan = self.plan;
         let node = &plan.nodes[node as usize];
         let message = plan.message(node);
@@ -264,7 +274,13 @@ impl<'a> Pass<'_, 'a, '_> {
     }
 
     /// One value; whether it is more than its type's zero.
-    fn value(&mut self, kind: Kind, child: u32, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
+    pub(super) fn value(
+        &mut self,
+        kind: Kind,
+        child: u32,
+        path: &Path<'_>,
+        depth_left: u32,
+    ) -> Result<bool, Stop> {
         if child == NONE {
             return self.scalar(kind, path, depth_left);
         }
@@ -273,14 +289,26 @@ impl<'a> Pass<'_, 'a, '_> {
     }
 
     /// An element of an array or map, which may be null only where null is a value.
-    fn element(&mut self, kind: Kind, child: u32, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
+    pub(super) fn element(
+        &mut self,
+        kind: Kind,
+        child: u32,
+        path: &Path<'_>,
+        depth_left: u32,
+    ) -> Result<(), Stop> {
         if self.peek(path)? == b'n' && !self.takes_null(kind, Shape::Singular) {
             return self.mistyped(path, "null is no element", depth_left);
         }
         self.value(kind, child, path, depth_left).map(drop)
     }
 
-    fn array(&mut self, kind: Kind, child: u32, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
+    pub(super) fn array(
+        &mut self,
+        kind: Kind,
+        child: u32,
+        path: &Path<'_>,
+        depth_left: u32,
+    ) -> Result<bool, Stop> {
         if self.peek(path)? != b'[' {
             return self
                 .mistyped(path, "expected an array", depth_left)
@@ -300,7 +328,7 @@ impl<'a> Pass<'_, 'a, '_> {
         }
     }
 
-    fn map(&mut self, entry: u32, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
+    pub(super) fn map(&mut self, entry: u32, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
         let plan = self.plan;
         let node = &plan.nodes[entry as usize];
         let [key, value] = plan.message(node).fields.as_slice() else {
@@ -339,252 +367,6 @@ impl<'a> Pass<'_, 'a, '_> {
             }
             if !self.lexed(path, |lexer| lexer.more(b'}'))? {
                 return Ok(true);
-            }
-        }
-    }
-
-    /// A scalar; whether it is more than its type's zero. What does not fit counts as there.
-    fn scalar(&mut self, kind: Kind, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
-        let first = self.peek(path)?;
-        match (kind, first) {
-            (Kind::Bool, b't') => self.lexed(path, |lexer| lexer.literal("true")).map(|()| true),
-            (Kind::Bool, b'f') => self.lexed(path, |lexer| lexer.literal("false")).map(|()| false),
-            (Kind::Bool, _) => self
-                .mistyped(path, "expected true or false", depth_left)
-                .map(|()| true),
-            (Kind::String, b'"') => Ok(!self.string(path)?.is_empty()),
-            (Kind::String, _) => self
-                .mistyped(path, "expected a string", depth_left)
-                .map(|()| true),
-            (Kind::Bytes, b'"') => match scalar::base64(&self.string(path)?) {
-                Some(length) => Ok(length > 0),
-                None => self
-                    .report(path, rule::JSON_FORMAT, "expected base64")
-                    .map(|()| true),
-            },
-            (Kind::Bytes, _) => self
-                .mistyped(path, "expected a string of base64", depth_left)
-                .map(|()| true),
-            (Kind::Enum(at), _) => self.enumeration(at, first, path, depth_left),
-            (_, b'"') => {
-                let text = self.string(path)?;
-                let float = matches!(kind, Kind::Double | Kind::Float);
-                if float && matches!(&*text, "NaN" | "Infinity" | "-Infinity") {
-                    return Ok(true);
-                }
-                if !scalar::is_number(&text) {
-                    return self
-                        .report(path, rule::JSON_FORMAT, "expected a number")
-                        .map(|()| true);
-                }
-                self.number(kind, &text, path)
-            }
-            (_, b'-' | b'0'..=b'9') => {
-                let text = self.lexed(path, Lexer::number)?;
-                self.number(kind, text, path)
-            }
-            _ => self
-                .mistyped(path, "expected a number", depth_left)
-                .map(|()| true),
-        }
-    }
-
-    fn number(&mut self, kind: Kind, text: &str, path: &Path<'_>) -> Result<bool, Stop> {
-        let fits = match kind {
-            Kind::Double | Kind::Float => scalar::floats(kind, text),
-            kind => scalar::fits(kind, text),
-        };
-        match fits {
-            Ok(filled) => Ok(filled),
-            Err(Misfit::Format) => self
-                .report(path, rule::JSON_FORMAT, "expected a number")
-                .map(|()| true),
-            Err(Misfit::Range) => self
-                .report(
-                    path,
-                    rule::JSON_RANGE,
-                    "this number does not fit the field's type",
-                )
-                .map(|()| true),
-        }
-    }
-
-    fn enumeration(&mut self, at: u32, first: u8, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
-        let declared = &self.plan.table.enums[at as usize];
-        match first {
-            b'"' => match declared.names.get(&*self.string(path)?) {
-                Some(number) => Ok(*number != 0),
-                None => {
-                    let text = format!("not a value of the enum {}", declared.name);
-                    self.report(path, rule::JSON_FORMAT, text).map(|()| true)
-                }
-            },
-            b'-' | b'0'..=b'9' => {
-                let text = self.lexed(path, Lexer::number)?;
-                let number = scalar::integer(text).and_then(|number| i32::try_from(number).ok());
-                match number {
-                    None => self.number(Kind::Enum(at), text, path),
-                    // The parser of a closed enum drops the number: the field would be missing.
-                    Some(number) if declared.closed && !declared.knows(number) => {
-                        let text = format!("not a value of the closed enum {}", declared.name);
-                        self.report(path, rule::CLOSED_ENUM, text).map(|()| true)
-                    }
-                    Some(number) => Ok(number != 0),
-                }
-            }
-            b'n' if &*declared.name == "google.protobuf.NullValue" => {
-                self.lexed(path, |lexer| lexer.literal("null")).map(|()| false)
-            }
-            _ => self
-                .mistyped(path, "expected an enum value's name", depth_left)
-                .map(|()| true),
-        }
-    }
-
-    /// `google.protobuf.Any`: `@type` and the fields of that type, or `@type` and `value`.
-    fn any(&mut self, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
-        if self.peek(path)? != b'{' {
-            return self.mistyped(path, "expected an object", depth_left);
-        }
-        let start = self.lexer.clone();
-        let Some(url) = self.find_type(path, depth_left)? else {
-            return Ok(());
-        };
-        let name = url.rsplit_once('/').map(|(_, name)| name);
-        let plan = self.plan;
-        let Some(&node) = name.and_then(|name| plan.plain.get(&plan.table.message(name)?)) else {
-            let place = Path::Field(path, "@type");
-            return self.report(
-                &place,
-                rule::JSON_FORMAT,
-                "the type is not in the schema's descriptor set",
-            );
-        };
-        self.lexer = start;
-        let left = self.down(path, depth_left, 1)?;
-        if plan.well_known(&plan.nodes[node as usize]).is_some() {
-            self.boxed(node, path, left)
-        } else {
-            self.object(node, path, left, true)
-        }
-    }
-
-    /// Reads the object through and returns its `@type`; `None` for the empty object, or when the lack was reported.
-    fn find_type(&mut self, path: &Path<'_>, depth_left: u32) -> Result<Option<Cow<'a, str>>, Stop> {
-        self.lexed(path, |lexer| lexer.expect(b'{'))?;
-        if self.lexed(path, |lexer| lexer.take(b'}'))? {
-            return Ok(None);
-        }
-        let mut url = None;
-        loop {
-            let name = self.string(path)?;
-            self.lexed(path, |lexer| lexer.expect(b':'))?;
-            if name == "@type" && url.is_none() && self.peek(path)? == b'"' {
-                url = Some(self.string(path)?);
-            } else {
-                self.skip(path, depth_left)?;
-            }
-            if !self.lexed(path, |lexer| lexer.more(b'}'))? {
-                break;
-            }
-        }
-        if url.is_none() {
-            self.report(path, rule::JSON_FORMAT, "an Any needs \"@type\"")?;
-        }
-        Ok(url)
-    }
-
-    /// An `Any` of a type with a JSON form of its own: exactly `@type` and `value`.
-    fn boxed(&mut self, node: u32, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
-        self.lexed(path, |lexer| lexer.expect(b'{'))?;
-        let (mut types, mut values) = (0, 0);
-        loop {
-            let name = self.string(path)?;
-            self.lexed(path, |lexer| lexer.expect(b':'))?;
-            match &*name {
-                "@type" => {
-                    types += 1;
-                    self.skip(path, depth_left)?;
-                }
-                "value" => {
-                    values += 1;
-                    self.message(node, &Path::Field(path, "value"), depth_left)?;
-                }
-                name => {
-                    let place = Path::Unknown(path, name);
-                    self.skip(&place, depth_left)?;
-                    self.report(&place, rule::UNKNOWN_FIELD, "unknown field")?;
-                }
-            }
-            if !self.lexed(path, |lexer| lexer.more(b'}'))? {
-                break;
-            }
-        }
-        if types > 1 || values > 1 {
-            return self.report(path, rule::JSON_DUPLICATE, "a name is there twice");
-        }
-        if values == 0 {
-            self.report(path, rule::JSON_FORMAT, "an Any of this type needs \"value\"")
-        } else {
-            Ok(())
-        }
-    }
-
-    /// `google.protobuf.Value`: any JSON.
-    fn free_value(&mut self, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
-        match self.peek(path)? {
-            b'{' => {
-                let left = self.down(path, depth_left, 1)?;
-                self.free_object(path, left)
-            }
-            b'[' => {
-                let left = self.down(path, depth_left, 1)?;
-                self.free_array(path, left)
-            }
-            b'-' | b'0'..=b'9' => {
-                let text = self.lexed(path, Lexer::number)?;
-                self.number(Kind::Double, text, path).map(drop)
-            }
-            _ => self.skip(path, depth_left),
-        }
-    }
-
-    /// `google.protobuf.Struct`. On the wire each member is an entry and a value: two levels.
-    fn free_object(&mut self, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
-        self.lexed(path, |lexer| lexer.expect(b'{'))?;
-        if self.lexed(path, |lexer| lexer.take(b'}'))? {
-            return Ok(());
-        }
-        let left = self.down(path, depth_left, 2)?;
-        let mut names = HashSet::new();
-        loop {
-            let key = Key::Text(self.string(path)?);
-            let place = Path::Key(path, &key);
-            self.lexed(&place, |lexer| lexer.expect(b':'))?;
-            self.free_value(&place, left)?;
-            if names.contains(&key) {
-                self.report(&place, rule::JSON_DUPLICATE, "this name is there twice")?;
-            }
-            names.insert(key);
-            if !self.lexed(path, |lexer| lexer.more(b'}'))? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// `google.protobuf.ListValue`.
-    fn free_array(&mut self, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
-        self.lexed(path, |lexer| lexer.expect(b'['))?;
-        if self.lexed(path, |lexer| lexer.take(b']'))? {
-            return Ok(());
-        }
-        let left = self.down(path, depth_left, 1)?;
-        let mut index = 0;
-        loop {
-            self.free_value(&Path::Index(path, index), left)?;
-            index += 1;
-            if !self.lexed(path, |lexer| lexer.more(b']'))? {
-                return Ok(());
             }
         }
     }

@@ -9,6 +9,8 @@ use prost::Message as _;
 
 use super::{
     Enum, Features, Field, Kind, Message, Oneof, Presence, Shape, Table, TypeRef, WellKnown, features,
+    imports::check_imports,
+    names::{check_entry, check_identifier, invalid, json_name, qualify, spellings},
 };
 use crate::{
     descriptor::{
@@ -20,7 +22,6 @@ use crate::{
 
 /// `buf.validate.Ignore.IGNORE_ALWAYS`.
 const IGNORE_ALWAYS: i32 = 3;
-const IDENTIFIER_BYTES_MAX: usize = 255;
 
 /// Compiles the set.
 ///
@@ -53,61 +54,6 @@ pub(crate) fn build(set: &FileSet) -> Result<Table, LoadError> {
         }
     }
     builder.finish(set)
-}
-
-fn invalid(element: &str, problem: impl Into<String>) -> LoadError {
-    LoadError::Invalid {
-        element: element.to_owned(),
-        problem: problem.into(),
-    }
-}
-
-/// Every import is in the set, none twice, none in a circle.
-fn check_imports(files: &[FileProto]) -> Result<(), LoadError> {
-    let mut index = HashMap::new();
-    for (at, file) in files.iter().enumerate() {
-        let name = file.name.as_deref().unwrap_or_default();
-        if name.is_empty() || name.len() > 1024 || name.chars().any(char::is_control) {
-            return Err(invalid("a file", "has no usable name"));
-        }
-        if index.insert(name, at).is_some() {
-            return Err(invalid(name, "is in the set twice"));
-        }
-    }
-    let mut waiting = vec![0_usize; files.len()];
-    let mut users: Vec<Vec<usize>> = vec![Vec::new(); files.len()];
-    for (at, file) in files.iter().enumerate() {
-        for dependency in &file.dependency {
-            let Some(&import) = index.get(dependency.as_str()) else {
-                return Err(invalid(
-                    file.name.as_deref().unwrap_or_default(),
-                    format!(
-                        "imports {dependency:?}, which is not in the set: build it with --include_imports"
-                    ),
-                ));
-            };
-            waiting[at] += 1;
-            users[import].push(at);
-        }
-    }
-    let mut ready: Vec<usize> = (0..files.len()).filter(|&at| waiting[at] == 0).collect();
-    let mut done = 0;
-    while let Some(at) = ready.pop() {
-        done += 1;
-        for &user in &users[at] {
-            waiting[user] -= 1;
-            if waiting[user] == 0 {
-                ready.push(user);
-            }
-        }
-    }
-    match waiting.iter().position(|&count| count > 0) {
-        Some(at) if done < files.len() => Err(invalid(
-            files[at].name.as_deref().unwrap_or_default(),
-            "is part of an import cycle",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// Where the second pass stands: it meets the types in the order of the first.
@@ -502,88 +448,4 @@ fn oneofs(message: &str, proto: &MessageProto) -> Result<(Vec<Oneof>, Vec<Option
         });
     }
     Ok((oneofs, places))
-}
-
-/// Every JSON spelling: the names first, then the JSON names that are still free. A JSON name that two fields claim
-/// (proto2 allows it) belongs to neither.
-fn spellings(message: &Message) -> Result<HashMap<Box<str>, u32>, LoadError> {
-    let mut names: HashMap<Box<str>, u32> = HashMap::with_capacity(message.fields.len() * 2);
-    for (at, field) in (0_u32..).zip(&message.fields) {
-        if names.insert(field.name.clone(), at).is_some() {
-            return Err(invalid(
-                &message.name,
-                format!("has the field {} twice", field.name),
-            ));
-        }
-    }
-    let mut claims: HashMap<&str, Option<u32>> = HashMap::new();
-    for (at, field) in (0_u32..).zip(&message.fields) {
-        claims
-            .entry(&field.json_name)
-            .and_modify(|claim| *claim = None)
-            .or_insert(Some(at));
-    }
-    for (name, claim) in claims {
-        if let Some(at) = claim {
-            names.entry(name.into()).or_insert(at);
-        }
-    }
-    Ok(names)
-}
-
-fn check_entry(message: &Message) -> Result<(), LoadError> {
-    let shape = message.fields.iter().all(|field| field.shape == Shape::Singular);
-    let (Some(key), Some(_)) = (message.by_number(1), message.by_number(2)) else {
-        return Err(invalid(&message.name, "is a map entry without key and value"));
-    };
-    let legal = !matches!(
-        message.fields[key].kind,
-        Kind::Double | Kind::Float | Kind::Bytes | Kind::Enum(_) | Kind::Message(_) | Kind::Group(_)
-    );
-    if shape && legal && message.fields.len() == 2 {
-        Ok(())
-    } else {
-        Err(invalid(&message.name, "is not a legal map entry"))
-    }
-}
-
-fn qualify(scope: &str, name: &str) -> Arc<str> {
-    if scope.is_empty() {
-        name.into()
-    } else {
-        format!("{scope}.{name}").into()
-    }
-}
-
-fn check_identifier(scope: &str, name: &str) -> Result<(), LoadError> {
-    let legal = name.len() <= IDENTIFIER_BYTES_MAX
-        && name
-            .bytes()
-            .next()
-            .is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if legal {
-        Ok(())
-    } else {
-        Err(invalid(scope, format!("contains the illegal name {name:?}")))
-    }
-}
-
-/// `user_id` to `userId`, as protoc does it.
-fn json_name(name: &str) -> String {
-    let mut json = String::with_capacity(name.len());
-    let mut upper = false;
-    for letter in name.chars() {
-        if letter == '_' {
-            upper = true;
-        } else if upper {
-            json.push(letter.to_ascii_uppercase());
-            upper = false;
-        } else {
-            json.push(letter);
-        }
-    }
-    json
 }

@@ -1,0 +1,97 @@
+//! `google.protobuf.Any`, whose fields depend on one of its members.
+
+use std::borrow::Cow;
+
+use super::{Stop, object::Pass};
+use crate::{path::Path, violation::rule};
+
+impl<'a> Pass<'_, 'a, '_> {
+    /// `google.protobuf.Any`: `@type` and the fields of that type, or `@type` and `value`.
+    pub(super) fn any(&mut self, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
+        if self.peek(path)? != b'{' {
+            return self.mistyped(path, "expected an object", depth_left);
+        }
+        let start = self.lexer.clone();
+        let Some(url) = self.find_type(path, depth_left)? else {
+            return Ok(());
+        };
+        let name = url.rsplit_once('/').map(|(_, name)| name);
+        let plan = self.plan;
+        let Some(&node) = name.and_then(|name| plan.plain.get(&plan.table.message(name)?)) else {
+            let place = Path::Field(path, "@type");
+            return self.report(
+                &place,
+                rule::JSON_FORMAT,
+                "the type is not in the schema's descriptor set",
+            );
+        };
+        self.lexer = start;
+        let left = self.down(path, depth_left, 1)?;
+        if plan.well_known(&plan.nodes[node as usize]).is_some() {
+            self.boxed(node, path, left)
+        } else {
+            self.object(node, path, left, true)
+        }
+    }
+
+    /// Reads the object through and returns its `@type`; `None` for the empty object, or when the lack was reported.
+    fn find_type(&mut self, path: &Path<'_>, depth_left: u32) -> Result<Option<Cow<'a, str>>, Stop> {
+        self.lexed(path, |lexer| lexer.expect(b'{'))?;
+        if self.lexed(path, |lexer| lexer.take(b'}'))? {
+            return Ok(None);
+        }
+        let mut url = None;
+        loop {
+            let name = self.string(path)?;
+            self.lexed(path, |lexer| lexer.expect(b':'))?;
+            if name == "@type" && url.is_none() && self.peek(path)? == b'"' {
+                url = Some(self.string(path)?);
+            } else {
+                self.skip(path, depth_left)?;
+            }
+            if !self.lexed(path, |lexer| lexer.more(b'}'))? {
+                break;
+            }
+        }
+        if url.is_none() {
+            self.report(path, rule::JSON_FORMAT, "an Any needs \"@type\"")?;
+        }
+        Ok(url)
+    }
+
+    /// An `Any` of a type with a JSON form of its own: exactly `@type` and `value`.
+    fn boxed(&mut self, node: u32, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
+        self.lexed(path, |lexer| lexer.expect(b'{'))?;
+        let (mut types, mut values) = (0, 0);
+        loop {
+            let name = self.string(path)?;
+            self.lexed(path, |lexer| lexer.expect(b':'))?;
+            match &*name {
+                "@type" => {
+                    types += 1;
+                    self.skip(path, depth_left)?;
+                }
+                "value" => {
+                    values += 1;
+                    self.message(node, &Path::Field(path, "value"), depth_left)?;
+                }
+                name => {
+                    let place = Path::Unknown(path, name);
+                    self.skip(&place, depth_left)?;
+                    self.report(&place, rule::UNKNOWN_FIELD, "unknown field")?;
+                }
+            }
+            if !self.lexed(path, |lexer| lexer.more(b'}'))? {
+                break;
+            }
+        }
+        if types > 1 || values > 1 {
+            return self.report(path, rule::JSON_DUPLICATE, "a name is there twice");
+        }
+        if values == 0 {
+            self.report(path, rule::JSON_FORMAT, "an Any of this type needs \"value\"")
+        } else {
+            Ok(())
+        }
+    }
+}
