@@ -157,9 +157,19 @@ pub enum Message {
 impl<'de> Deserialize<'de> for Message {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error;
-        let value = Value::deserialize(deserializer)?;
-        let kind = value.get("type").and_then(Value::as_str).unwrap_or_default();
-        match kind {
+        let mut value = Value::deserialize(deserializer)?;
+        let kind = value
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        if kind == "rotation"
+            && let Value::Object(object) = &mut value
+        {
+            // A struct's tag is written by serde and not read by it.
+            object.remove("type");
+        }
+        match kind.as_str() {
             "telemetry" | "proposal" | "alert" => UpstreamMessage::deserialize(value).map(Self::Upstream),
             "rotation" => Rotation::deserialize(value).map(Self::Rotation),
             _ => DownstreamMessage::deserialize(value).map(Self::Downstream),
