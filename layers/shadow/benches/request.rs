@@ -3,15 +3,17 @@
 //! `cargo bench -p arqon-shadow`. Best of several rounds; the machine's noise is the spread between rounds.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     future::{Future, Ready, ready},
     hint::black_box,
     pin::pin,
+    rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
-use arqon_message::{Fraction, Sampler, Subject};
+use arqon_message::{Fraction, Sampler, Subject, TraceKey};
 use arqon_shadow::{RuleConfig, ShadowBody, ShadowConfig, ShadowCopy, ShadowHandle, ShadowLayer};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -48,32 +50,51 @@ fn request(body: &Bytes) -> Request<Full<Bytes>> {
     request
 }
 
-fn primary<B: Body<Data = Bytes>>(request: Request<B>) -> Ready<Result<Response<()>, Infallible>> {
-    let mut body = pin!(request.into_body());
-    let mut context = Context::from_waker(Waker::noop());
-    while let Poll::Ready(Some(frame)) = body.as_mut().poll_frame(&mut context) {
-        let _ = black_box(frame);
-    }
-    ready(Ok(Response::new(())))
+/// Requests that were served, kept so that nothing is dropped on the clock.
+type Served<B> = Rc<RefCell<Vec<Request<B>>>>;
+
+/// Reads the body and puts the request aside.
+fn primary<B: Body<Data = Bytes> + Unpin>(
+    served: Served<B>,
+) -> impl Service<
+    Request<B>,
+    Response = Response<()>,
+    Error = Infallible,
+    Future = Ready<Result<Response<()>, Infallible>>,
+> {
+    tower::service_fn(move |mut request: Request<B>| {
+        let mut context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(frame)) = pin!(request.body_mut()).poll_frame(&mut context) {
+            let _ = black_box(frame);
+        }
+        served.borrow_mut().push(request);
+        ready(Ok(Response::new(())))
+    })
 }
 
-/// Nanoseconds for one call: the best batch. Requests are made beforehand and dropped by the primary.
-fn measure(mut call: impl FnMut(Request<Full<Bytes>>), mut between: impl FnMut()) -> f64 {
+fn served<B>() -> Served<B> {
+    Rc::new(RefCell::new(Vec::with_capacity(BATCH)))
+}
+
+/// Nanoseconds a call takes in one batch.
+fn batch<B>(served: &Served<B>, mut call: impl FnMut(Request<Full<Bytes>>)) -> f64 {
     let body = Bytes::from(vec![7; 256]);
-    let mut best = Duration::MAX;
-    for _ in 0..ROUNDS {
-        let requests: Vec<_> = (0..BATCH).map(|_| request(&body)).collect();
-        let begun = Instant::now();
-        requests.into_iter().for_each(&mut call);
-        best = best.min(begun.elapsed());
-        between();
+    let requests: Vec<_> = (0..BATCH).map(|_| request(&body)).collect();
+    let begun = Instant::now();
+    for request in requests {
+        call(request);
     }
-    best.as_nanos() as f64 / BATCH as f64
+    let nanos = begun.elapsed().as_nanos() as f64 / BATCH as f64;
+    served.borrow_mut().clear();
+    nanos
 }
 
-fn finish<F: Future>(future: F) {
+fn finish<F: Future>(future: F) -> F::Output {
     let mut context = Context::from_waker(Waker::noop());
-    assert!(pin!(future).as_mut().poll(&mut context).is_ready());
+    match pin!(future).as_mut().poll(&mut context) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("the primary answers at once"),
+    }
 }
 
 type Run = (ShadowLayer, ShadowHandle, tokio::task::JoinHandle<()>);
@@ -88,22 +109,41 @@ fn mirror(runtime: &tokio::runtime::Runtime, config: &ShadowConfig) -> Run {
     (layer, handle, task)
 }
 
-fn layered(runtime: &tokio::runtime::Runtime, config: &ShadowConfig) -> (f64, u64) {
+/// One line of the table.
+struct Case<'a> {
+    name: &'static str,
+    round: Box<dyn FnMut() -> f64 + 'a>,
+    best: f64,
+    allocations: u64,
+}
+
+/// The primary behind a mirror; between batches the queue is drained, off the clock.
+fn layered<'a>(runtime: &'a tokio::runtime::Runtime, name: &'static str, config: &ShadowConfig) -> Case<'a> {
     let (layer, handle, _task) = mirror(runtime, config);
-    let mut shadow = layer.layer(tower::service_fn(primary::<ShadowBody<Full<Bytes>>>));
-    // Between batches the queue is drained, off the clock.
-    let wait = || {
-        runtime.block_on(async {
-            while handle.stats().in_flight > 0 {
-                tokio::task::yield_now().await;
-            }
-        });
-    };
-    let nanos = measure(|request| finish(shadow.call(request)), wait);
+    let aside = served::<ShadowBody<Full<Bytes>>>();
+    let mut shadow = layer.layer(primary(Rc::clone(&aside)));
     let one = request(&Bytes::from(vec![7; 256]));
-    let allocations = allocation_counter::measure(|| finish(shadow.call(one))).count_total;
-    assert_eq!(handle.stats().dropped_sum(), 0, "{:?}", handle.stats());
-    (nanos, allocations)
+    let allocations = allocation_counter::measure(|| drop(finish(shadow.call(one)))).count_total;
+    let round = move || {
+        let nanos = batch(&aside, |request| drop(finish(shadow.call(request))));
+        drained(runtime, &handle);
+        assert_eq!(handle.stats().dropped_sum(), 0, "{:?}", handle.stats());
+        nanos
+    };
+    Case {
+        name,
+        round: Box::new(round),
+        best: f64::MAX,
+        allocations,
+    }
+}
+
+fn drained(runtime: &tokio::runtime::Runtime, handle: &ShadowHandle) {
+    runtime.block_on(async {
+        while handle.stats().in_flight > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
 }
 
 fn main() {
@@ -111,65 +151,76 @@ fn main() {
         .enable_all()
         .build()
         .expect("runtime");
-    let mut bare_service = tower::service_fn(primary::<Full<Bytes>>);
-    let bare = measure(|request| finish(bare_service.call(request)), || ());
-
-    // The floor of any such decision: find the header, hash 32 bytes of it, compare.
-    let (sampler, border) = (Sampler::new(0), Fraction::new(0.1).expect("share").threshold());
-    let looked_up = measure(
-        |request| {
-            let parent = request
-                .headers()
-                .get("traceparent")
-                .map(|value| &value.as_bytes()[3..35]);
-            black_box(parent.is_some_and(|key| sampler.sample(key, border)));
-            finish(bare_service.call(request));
-        },
-        || (),
-    );
-    let floor = looked_up - bare;
-
     let rule = |share| {
         ShadowConfig::default()
             .rule(RuleConfig::new("in.t.*.>", share))
             .with_queue(4_096, 64 << 20)
     };
+    let aside = served::<Full<Bytes>>();
+    let (mut bare, mut looking) = (primary(Rc::clone(&aside)), primary(Rc::clone(&aside)));
+    // The floor of any such decision: find the key in its header, hash it, compare.
+    let (sampler, border) = (Sampler::new(0), Fraction::new(0.1).expect("share").threshold());
+    let mut look_up = move |request: Request<Full<Bytes>>| {
+        let key = TraceKey::of_trace(request.headers());
+        assert!(!black_box(
+            key.is_some_and(|key| sampler.sample(key.as_bytes(), border))
+        ));
+        drop(finish(looking.call(request)));
+    };
+    let mut cases = [
+        Case {
+            name: "bare primary",
+            round: Box::new(|| batch(&aside, |request| drop(finish(bare.call(request))))),
+            best: f64::MAX,
+            allocations: 0,
+        },
+        Case {
+            name: "key lookup + XXH3",
+            round: Box::new(|| batch(&aside, &mut look_up)),
+            best: f64::MAX,
+            allocations: 0,
+        },
+        layered(&runtime, "layer, no rule", &ShadowConfig::default()),
+        layered(&runtime, "layer, 0 %", &rule(0.0)),
+        layered(&runtime, "layer, not chosen at 10 %", &rule(0.10)),
+        layered(&runtime, "layer, mirrored", &rule(1.0)),
+    ];
+    for _ in 0..ROUNDS {
+        for case in &mut cases {
+            case.best = case.best.min((case.round)());
+        }
+    }
+    let (bare, floor) = (cases[0].best, cases[1].best - cases[0].best);
     println!(
         "{:<28}{:>10}{:>12}{:>10}{:>13}",
-        "", "ns/call", "over bare", "x floor", "allocations"
+        "", "ns/call", "over bare", "x lookup", "allocations"
     );
-    println!("{:<28}{bare:>10.1}", "bare primary");
-    println!(
-        "{:<28}{looked_up:>10.1}{floor:>12.1}{:>10.2}",
-        "header lookup + XXH3", 1.0
-    );
-    for (name, config) in [
-        ("layer, no rule", ShadowConfig::default()),
-        ("layer, 0 %", rule(0.0)),
-        ("layer, not chosen at 10 %", rule(0.10)),
-        ("layer, mirrored", rule(1.0)),
-    ] {
-        let (nanos, allocations) = layered(&runtime, &config);
-        let over = nanos - bare;
+    for Case {
+        name,
+        best,
+        allocations,
+        ..
+    } in &cases
+    {
+        let over = best - bare;
         println!(
-            "{name:<28}{nanos:>10.1}{over:>12.1}{:>10.2}{allocations:>13}",
+            "{name:<28}{best:>10.1}{over:>12.1}{:>10.2}{allocations:>13}",
             over / floor
         );
     }
+    drop(cases);
 
     // The drain task alone: copies a second into a sink that takes everything.
     let (layer, handle, _task) = mirror(&runtime, &rule(1.0));
-    let mut shadow = layer.layer(tower::service_fn(primary::<ShadowBody<Full<Bytes>>>));
+    let aside = served::<ShadowBody<Full<Bytes>>>();
+    let mut shadow = layer.layer(primary(Rc::clone(&aside)));
     let body = Bytes::from(vec![7; 256]);
     let mut best = Duration::MAX;
     for _ in 0..100 {
-        (0..2_000).for_each(|_| finish(shadow.call(request(&body))));
+        (0..2_000).for_each(|_| drop(finish(shadow.call(request(&body)))));
+        aside.borrow_mut().clear();
         let begun = Instant::now();
-        runtime.block_on(async {
-            while handle.stats().in_flight > 0 {
-                tokio::task::yield_now().await;
-            }
-        });
+        drained(&runtime, &handle);
         best = best.min(begun.elapsed());
     }
     println!(

@@ -19,21 +19,15 @@ pin_project! {
     pub struct ShadowBody<B> {
         #[pin]
         inner: B,
-        tee: Option<Tee>,
+        tee: Option<Box<Tee>>,
     }
 }
 
 impl<B> ShadowBody<B> {
-    /// A body that is not mirrored.
-    pub(crate) const fn streaming(inner: B) -> Self {
-        Self { inner, tee: None }
-    }
-
-    pub(crate) const fn teed(inner: B, tee: Tee) -> Self {
-        Self {
-            inner,
-            tee: Some(tee),
-        }
+    /// A body, with what looks at it if it is mirrored.
+    #[inline]
+    pub(crate) const fn new(inner: B, tee: Option<Box<Tee>>) -> Self {
+        Self { inner, tee }
     }
 }
 
@@ -60,11 +54,11 @@ where
                         *this.tee = None;
                     } else if this.inner.is_end_stream() {
                         // Many readers stop here, without asking for the end.
-                        this.tee.take().into_iter().for_each(Tee::end);
+                        this.tee.take().into_iter().for_each(|tee| tee.end());
                     }
                 }
                 Some(Err(_)) => *this.tee = None,
-                None => this.tee.take().into_iter().for_each(Tee::end),
+                None => this.tee.take().into_iter().for_each(|tee| tee.end()),
             }
         }
         Poll::Ready(polled)

@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
-    Reason, ShadowBody, When,
+    Reason, When,
     copy::{Draft, Frames},
     decision::{Decision, decide},
     head::Head,
@@ -49,32 +49,24 @@ pub(crate) struct Mirror {
     pub(crate) queue: mpsc::Sender<Box<Draft>>,
 }
 
+/// The copy of a chosen request, begun: who looks at its body, if one is to come, and at its answer, if that matters.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) tee: Option<Box<Tee>>,
+    pub(crate) answer: Option<Arc<Pending>>,
+}
+
 impl Mirror {
-    /// Decides about a request and, if it is chosen, puts a tee on its body. The second value waits for the answer.
-    pub(crate) fn begin<B>(
-        self: &Arc<Self>,
-        request: Request<B>,
-    ) -> (Request<ShadowBody<B>>, Option<Arc<Pending>>)
-    where
-        B: Body,
-    {
+    /// Decides about a request, and begins the copy of one that is chosen.
+    #[inline]
+    pub(crate) fn begin<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
         if self.core.idle.load(Ordering::Acquire) {
-            return (request.map(ShadowBody::streaming), None);
+            return None;
         }
-        let Some((pending, teeing)) = self.choose(&request) else {
-            return (request.map(ShadowBody::streaming), None);
-        };
-        let waits = pending.waits_for_answer();
-        let answer = waits.then(|| Arc::clone(&pending));
-        let request = request.map(|body| match teeing {
-            true => ShadowBody::teed(body, Tee::new(pending)),
-            false => ShadowBody::streaming(body),
-        });
-        (request, answer)
+        self.choose(request)
     }
 
-    /// The copy to be of a chosen request, and whether its body is still to come.
-    fn choose<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<(Arc<Pending>, bool)> {
+    fn choose<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
         let core = &*self.core;
         let metrics = &core.ledger.metrics;
         let rules = core.rules.load();
@@ -133,16 +125,17 @@ impl Mirror {
             trailers: None,
             ticket,
         });
-        let pending = Arc::new(Pending::new(
-            Arc::clone(self),
-            draft,
-            rule.terms.when == When::Arrival,
-        ));
-        let teeing = !request.body().is_end_stream();
-        if !teeing {
+        let accepted = rule.terms.when == When::Arrival;
+        let pending = Arc::new(Pending::new(Arc::clone(self), draft, accepted));
+        let answer = (!accepted).then(|| Arc::clone(&pending));
+        if request.body().is_end_stream() {
             pending.body_ended(Frames::None, 0, None);
+            return Some(Begun { tee: None, answer });
         }
-        Some((pending, teeing))
+        Some(Begun {
+            tee: Some(Box::new(Tee::new(pending, rule.terms.max_body_bytes))),
+            answer,
+        })
     }
 
     /// Puts a complete copy into the queue, or drops it: never waits.

@@ -41,8 +41,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (request, pending) = self.mirror.begin(request);
+        let (tee, answer) = match self.mirror.begin(&request) {
+            None => (None, None),
+            Some(begun) => (begun.tee, begun.answer),
+        };
         // The inner service that was made ready is called at once: no clone has to be swapped in.
-        ResponseFuture::new(self.inner.call(request), pending)
+        let primary = self.inner.call(request.map(|body| ShadowBody::new(body, tee)));
+        ResponseFuture::new(primary, answer)
     }
 }

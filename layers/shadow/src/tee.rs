@@ -46,11 +46,6 @@ impl Pending {
         }
     }
 
-    /// Whether the answer of the primary matters.
-    pub(crate) fn waits_for_answer(&self) -> bool {
-        !self.stage().accepted
-    }
-
     /// The primary answered, or failed.
     pub(crate) fn answered(&self, accepted: bool) {
         if accepted {
@@ -115,12 +110,7 @@ pub(crate) struct Tee {
 }
 
 impl Tee {
-    pub(crate) fn new(pending: Arc<Pending>) -> Self {
-        let bytes_max = pending
-            .stage()
-            .draft
-            .as_ref()
-            .map_or(0, |draft| draft.ticket.rule().terms.max_body_bytes);
+    pub(crate) fn new(pending: Arc<Pending>, bytes_max: usize) -> Self {
         Self {
             pending,
             frames: Frames::None,
