@@ -86,6 +86,7 @@ mod ledger;
 mod marker;
 mod metrics;
 mod mirror;
+mod pin;
 mod reason;
 mod rule;
 mod rules;
@@ -105,6 +106,7 @@ pub use self::{
     handle::{RuleState, ShadowHandle, ShadowState, ShadowStats},
     layer::ShadowLayer,
     marker::{SHADOW, SHADOW_OF, is_shadow},
+    pin::SessionPin,
     reason::Reason,
     service::Shadow,
     sink::{CopyBody, Delivery, HttpSink, InvalidTarget, RecordingSink, Sink},

@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
-    Reason, When,
+    Reason, SessionPin, When,
     copy::{Draft, Frames},
     decision::{Decision, decide},
     head::Head,
@@ -69,9 +69,18 @@ impl Mirror {
     fn choose<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
         let core = &*self.core;
         let metrics = &core.ledger.metrics;
-        let rules = core.rules.load();
+        let current = core.rules.load();
+        let pinned = request
+            .extensions()
+            .get::<SessionPin>()
+            .and_then(|pin| pin.rules(&self.core));
+        let rules = pinned.unwrap_or(&current);
         let (method, headers) = (request.method(), request.headers());
-        let (rule, subject, key) = match decide(&rules, &core.shed, method, headers, request.extensions()) {
+        let (rule, subject, key) = match decide(rules, &core.shed, method, headers, request.extensions()) {
+            Decision::Chosen { subject, key, .. } if pinned.is_some() && !current.mirrors(subject) => {
+                metrics.source(key.source());
+                return None;
+            }
             Decision::Pass { source } => {
                 source.into_iter().for_each(|source| metrics.source(source));
                 return None;

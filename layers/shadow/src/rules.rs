@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arqon_message::{Fraction, Sampler, SubjectTrie, Threshold};
+use arqon_message::{Fraction, Sampler, Subject, SubjectTrie, Threshold};
 
 use crate::{
     UnknownRule,
@@ -44,6 +44,15 @@ impl Rules {
     /// Whether no request can be chosen.
     pub(crate) fn is_idle(&self) -> bool {
         !self.enabled || self.reach == Threshold::Never
+    }
+
+    /// Whether any key of a subject is mirrored.
+    pub(crate) fn mirrors(&self, subject: &Subject) -> bool {
+        self.enabled
+            && self
+                .trie
+                .find(subject)
+                .is_some_and(|rule| rule.threshold != Threshold::Never)
     }
 
     /// The snapshot with one rule's share changed.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use arqon_message::Fraction;
-use arqon_shadow::{RecordingSink, RuleConfig, ShadowConfig, ShadowEvent, ShadowLayer};
+use arqon_shadow::{RecordingSink, RuleConfig, SessionPin, ShadowConfig, ShadowEvent, ShadowLayer};
 use bytes::Bytes;
 use http_body_util::Full;
 
@@ -47,6 +47,47 @@ async fn a_percent_changes_at_run_time_and_keys_stay_where_they_were() {
         .set_percent("in.x", Fraction::ONE)
         .expect_err("unknown");
     assert_eq!(unknown.to_string(), "no mirroring rule has the pattern \"in.x\"");
+}
+
+#[tokio::test]
+async fn a_pinned_session_stays_on_its_side_until_mirroring_is_taken_away() {
+    // The key lies at 0.85 of the range.
+    let rig = rig(&ShadowConfig::default().rule(RuleConfig::new("in.>", 0.9)));
+    let percent = |share| {
+        rig.handle
+            .set_percent("in.>", Fraction::new(share).expect("share"))
+            .expect("rule")
+    };
+    let (session, later) = (SessionPin::new(), SessionPin::new());
+    let chosen = async |pin: Option<&SessionPin>| {
+        let before = rig.handle.stats().sampled;
+        let mut frame = request(Full::<Bytes>::default());
+        if let Some(pin) = pin {
+            frame.extensions_mut().insert(pin.clone());
+        }
+        send(&rig.layer, frame, echo).await;
+        rig.handle.stats().sampled > before
+    };
+    assert!(chosen(Some(&session)).await);
+    percent(0.5);
+    assert!(chosen(Some(&session)).await, "begun at 90 %");
+    assert!(
+        !chosen(Some(&later)).await && !chosen(None).await,
+        "begun at 50 %"
+    );
+    percent(1.0);
+    assert!(!chosen(Some(&later)).await && chosen(None).await);
+    percent(0.0);
+    assert!(!chosen(Some(&session)).await, "0 holds for everyone");
+    percent(0.5);
+    rig.handle.set_enabled(false);
+    assert!(!chosen(Some(&session)).await);
+    rig.handle.set_enabled(true);
+    assert!(chosen(Some(&session)).await);
+    rig.handle
+        .reload(&ShadowConfig::default().rule(RuleConfig::new("out.>", 1.0)))
+        .expect("valid");
+    assert!(!chosen(Some(&session)).await, "the rule is gone");
 }
 
 #[tokio::test]

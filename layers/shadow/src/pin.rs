@@ -1,0 +1,58 @@
+//! One decision for a whole session.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use crate::{mirror::Core, rules::Rules};
+
+/// Keeps a session (a WebSocket) on the rules it began with: an edge makes one per session and puts a clone into the
+/// extensions of every request that it makes of a frame.
+///
+/// Without it a session of which the key lies between the old and the new percent changes sides when the percent
+/// changes. What an operator takes away holds at once, pinned or not: a mirror that is off, a rule that is gone or at 0.
+///
+/// ```
+/// use arqon_shadow::SessionPin;
+///
+/// let pin = SessionPin::new(); // at the upgrade
+/// let mut frame = http::Request::new("a frame");
+/// frame.extensions_mut().insert(pin.clone());
+/// ```
+#[derive(Clone, Default)]
+pub struct SessionPin {
+    begun: Arc<OnceLock<Begun>>,
+}
+
+/// The rules of the first request, and of which mirror they are.
+struct Begun {
+    mirror: usize,
+    rules: Arc<Rules>,
+}
+
+impl SessionPin {
+    /// A pin for one session.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The rules of the session, unless they were pinned by another mirror.
+    pub(crate) fn rules(&self, core: &Arc<Core>) -> Option<&Rules> {
+        let mirror = Arc::as_ptr(core).addr();
+        let begun = self.begun.get_or_init(|| Begun {
+            mirror,
+            rules: core.rules.load_full(),
+        });
+        (begun.mirror == mirror).then_some(&*begun.rules)
+    }
+}
+
+impl fmt::Debug for SessionPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionPin")
+            .field("begun", &self.begun.get().is_some())
+            .finish()
+    }
+}
