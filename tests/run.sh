@@ -3,7 +3,7 @@
 #
 #   tests/run.sh                 everything
 #   tests/run.sh tools           only set up target/tools (a Python venv with a nats-server in it)
-#   tests/run.sh PART..          some of: rust doc loom python contract
+#   tests/run.sh PART..          some of: rust doc loom bus python contract
 #
 # Where the live tests get their server from: TEST_NATS_URL, else a Docker engine (then a run that used anything else
 # fails), else the nats-server of target/tools. The last line says how many tests ran: "N passed, N failed".
@@ -186,6 +186,12 @@ loom() {
         cargo test --package ron-bus --release --locked "${arguments[@]}"
 }
 
+# ron-bus: the documented surface (no feature changes it), and the oldest Rust it resolves for.
+bus() {
+    [ ! -f tests/api_bus.py ] || run bus-api "$venv/bin/python" tests/api_bus.py
+    [ ! -f tests/msrv_bus.sh ] || run bus-msrv env PATH="$venv/bin:$PATH" sh tests/msrv_bus.sh
+}
+
 # The two programs, for the suites that drive them from outside.
 programs() {
     cargo build --quiet --workspace --bins --all-features --locked || return 1
@@ -219,11 +225,11 @@ main() {
         echo "target/tools is ready: $("$venv/bin/nats-server" --version)"
         return
     fi
-    [ ${#parts[@]} -gt 0 ] || parts=(rust doc loom python contract)
+    [ ${#parts[@]} -gt 0 ] || parts=(rust doc loom bus python contract)
     for part in "${parts[@]}"; do
         case $part in
-        rust | doc | loom | python | contract) ;;
-        *) die "unknown part $part: one of tools, rust, doc, loom, python, contract" ;;
+        rust | doc | loom | bus | python | contract) ;;
+        *) die "unknown part $part: one of tools, rust, doc, loom, bus, python, contract" ;;
         esac
     done
     mkdir -p "$logs"
