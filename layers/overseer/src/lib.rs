@@ -82,6 +82,7 @@ mod future;
 mod handle;
 mod layer;
 mod metrics;
+mod record;
 mod replay;
 mod report;
 mod run;
@@ -103,7 +104,8 @@ pub use self::{
     handle::{OverseerHandle, PolicyStatus},
     layer::OverseerLayer,
     metrics::EXECUTION_SECONDS_BUCKETS,
-    replay::{HeaderValues, InvalidRecord, LoadedPolicy, Outcome, PolicyEngine, RecordedRequest},
+    record::{HeaderValues, InvalidRecord, RecordedRequest},
+    replay::{LoadedPolicy, Outcome, PolicyEngine},
     report::{DryRun, Facts, Finding, LoadReport, Severity},
     service::Overseer,
     verdict::Cause,

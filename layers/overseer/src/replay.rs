@@ -3,12 +3,10 @@
 //! A guest sees no clock, no randomness and no network, so the same request, configuration and module give the same
 //! verdict and the same fuel here as they did live.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use arqon_message::{Claims, Protocol, RemoteAddr, Subject, TenantId};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,6 +16,7 @@ use crate::{
     edit::Edit,
     error::{BuildError, ConfigError},
     exchange::{Exchange, LogLine},
+    record::{InvalidRecord, RecordedRequest},
     report::LoadReport,
     spec::PolicySpec,
     verdict::Verdict,
@@ -26,53 +25,6 @@ use crate::{
 
 /// Offline the clock decides nothing that fuel would.
 const DEADLINE_MIN: Duration = Duration::from_secs(10);
-
-/// A request as recorded, `R.json` of `arqon policy run`. Every key may be left out.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RecordedRequest {
-    /// Default `GET`.
-    pub method: Option<String>,
-    /// Path and query. Default `/`.
-    pub path: Option<String>,
-    /// Header values by name.
-    pub headers: BTreeMap<String, HeaderValues>,
-    /// The subject.
-    pub subject: Option<String>,
-    /// The tenant.
-    pub tenant: Option<String>,
-    /// The client's address and port.
-    pub remote_addr: Option<String>,
-    /// `http/1.1` (default), `h2`, `ws` or `nats`.
-    pub protocol: Option<String>,
-    /// The verified claims.
-    pub claims: Option<serde_json::Map<String, serde_json::Value>>,
-    /// The body as text. Not together with `body_base64`.
-    pub body: Option<String>,
-    /// The body in base64.
-    pub body_base64: Option<String>,
-}
-
-/// One value of a header, or several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum HeaderValues {
-    /// One.
-    One(String),
-    /// Several, in order.
-    Many(Vec<String>),
-}
-
-impl HeaderValues {
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        match self {
-            Self::One(value) => std::slice::from_ref(value),
-            Self::Many(values) => values.as_slice(),
-        }
-        .iter()
-        .map(String::as_str)
-    }
-}
 
 /// What a policy did with a request: the object that `arqon policy run --json` prints, every key always there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -316,85 +268,4 @@ fn edit(edit: &Edit) -> (String, String, Option<String>) {
         Edit::Remove(_) => ("remove", None),
     };
     (what.to_owned(), edit.name().to_string(), value)
-}
-
-/// What keeps a record from being a request: the key, and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {problem}")]
-pub struct InvalidRecord {
-    /// The key of the record.
-    pub key: String,
-    /// What is wrong with its value.
-    pub problem: String,
-}
-
-fn invalid(key: impl Into<String>, problem: impl fmt::Display) -> InvalidRecord {
-    InvalidRecord {
-        key: key.into(),
-        problem: problem.to_string(),
-    }
-}
-
-impl RecordedRequest {
-    /// The request's head with its extensions, and its body.
-    ///
-    /// # Errors
-    ///
-    /// The first key that does not hold.
-    pub fn parts(&self) -> Result<(Parts, Bytes), InvalidRecord> {
-        let (mut parts, ()) = Request::new(()).into_parts();
-        if let Some(method) = &self.method {
-            parts.method = Method::from_bytes(method.as_bytes()).map_err(|error| invalid("method", error))?;
-        }
-        if let Some(path) = &self.path {
-            parts.uri = path.parse::<Uri>().map_err(|error| invalid("path", error))?;
-        }
-        for (name, values) in &self.headers {
-            let key = || format!("headers.{name}");
-            let header = HeaderName::from_bytes(name.as_bytes()).map_err(|error| invalid(key(), error))?;
-            for value in values.iter() {
-                let value = HeaderValue::from_str(value).map_err(|error| invalid(key(), error))?;
-                parts
-                    .headers
-                    .try_append(header.clone(), value)
-                    .map_err(|error| invalid(key(), error))?;
-            }
-        }
-        if let Some(subject) = &self.subject {
-            parts
-                .extensions
-                .insert(Subject::parse(subject).map_err(|error| invalid("subject", error))?);
-        }
-        if let Some(tenant) = &self.tenant {
-            parts
-                .extensions
-                .insert(TenantId::new(tenant).map_err(|error| invalid("tenant", error))?);
-        }
-        if let Some(addr) = &self.remote_addr {
-            let parsed = addr
-                .parse()
-                .map_err(|_| invalid("remote_addr", "write an address and a port: 203.0.113.7:4242"))?;
-            parts.extensions.insert(RemoteAddr(parsed));
-        }
-        if let Some(protocol) = &self.protocol {
-            let known = [Protocol::Http1, Protocol::H2, Protocol::Ws, Protocol::Nats];
-            let found = known.into_iter().find(|known| known.as_str() == protocol);
-            parts
-                .extensions
-                .insert(found.ok_or_else(|| invalid("protocol", "write http/1.1, h2, ws or nats"))?);
-        }
-        if let Some(claims) = &self.claims {
-            parts.extensions.insert(Claims::new(claims.clone()));
-        }
-        let body = match (&self.body, &self.body_base64) {
-            (Some(_), Some(_)) => return Err(invalid("body_base64", "body is there too: keep one")),
-            (Some(text), None) => Bytes::from(text.clone()),
-            (None, Some(text)) => STANDARD
-                .decode(text)
-                .map_err(|error| invalid("body_base64", error))?
-                .into(),
-            (None, None) => Bytes::new(),
-        };
-        Ok((parts, body))
-    }
 }

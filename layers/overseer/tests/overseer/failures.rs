@@ -380,36 +380,3 @@ async fn responses_are_amended_or_refused() {
     );
     assert!(refused.headers().get("server").is_none());
 }
-
-#[tokio::test]
-async fn nothing_a_guest_does_reaches_another_request() {
-    // Denies unless memory and globals are as they were made, then soils both, 4 MiB of it.
-    let wat = module(
-        r#"(memory (export "memory") 1)
-           (global $g (mut i32) (i32.const 7))
-           (func (export "on_request") (result i32) (local $i i32)
-             (if (i32.or (i32.ne (global.get $g) (i32.const 7)) (i32.ne (memory.size) (i32.const 1)))
-               (then (return (i32.const 1))))
-             (drop (memory.grow (i32.const 63)))
-             (loop $again
-               (if (i32.load (local.get $i)) (then (return (i32.const 2))))
-               (i32.store (local.get $i) (i32.const -1))
-               (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 4096))) (i32.const 4194304))))
-             (global.set $g (i32.const 9))
-             (i32.const 0))"#,
-    );
-    for pagemap_scan in [true, false] {
-        let config = OverseerConfig {
-            pagemap_scan,
-            ..small([PolicyConfig::from_module("soils", wat.clone())])
-        };
-        let layer = OverseerLayer::new(config).unwrap();
-        for at in 0..300 {
-            assert_eq!(
-                ask(&layer, get("/")).await.status(),
-                StatusCode::OK,
-                "request {at}, scan {pagemap_scan}"
-            );
-        }
-    }
-}

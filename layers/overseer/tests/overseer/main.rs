@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
 
 mod abi;
+mod abi_write;
 mod contract;
 mod failures;
 mod guests;
 mod handle;
+mod hostile;
 mod limits;
 mod load;
 mod samples;
 mod servers;
+mod telemetry;

@@ -1,0 +1,115 @@
+//! Names of series and log fields (DESIGN 5; the original's names).
+
+use std::{
+    convert::Infallible,
+    io,
+    sync::{Arc, Mutex},
+};
+
+use arqon_message::MessageBody;
+use arqon_overseer::{EXECUTION_SECONDS_BUCKETS, OverseerLayer, PolicyConfig, RecordedRequest};
+use axum::body::Body;
+use http::{Request, Response};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use tower::{Layer, ServiceExt};
+
+use crate::guests::{BLOCK_ME, get, run, small};
+
+#[tokio::test]
+async fn every_series_starts_at_zero_and_counts() {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(
+            Matcher::Full("shield_wasm_execution_duration_seconds".to_owned()),
+            &EXECUTION_SECONDS_BUCKETS,
+        )
+        .unwrap()
+        .build_recorder();
+    let rendered = recorder.handle();
+    let policies = [
+        PolicyConfig::from_module("block_me", BLOCK_ME),
+        PolicyConfig {
+            mode: "monitor".to_owned(),
+            ..PolicyConfig::from_module("watch", BLOCK_ME)
+        },
+    ];
+    let layer = metrics::with_local_recorder(&recorder, || OverseerLayer::new(small(policies)).unwrap());
+    let text = rendered.render();
+    for series in [
+        r#"shield_wasm_fuel_consumed_total{module="block_me"} 0"#,
+        r#"shield_overseer_decisions_total{module="block_me",decision="allow"} 0"#,
+        r#"shield_overseer_decisions_total{module="block_me",decision="reject"} 0"#,
+        r#"shield_overseer_failures_total{module="block_me",cause="fuel"} 0"#,
+        r#"shield_overseer_failures_total{module="block_me",cause="body"} 0"#,
+        r#"shield_overseer_standby_total{result="hit"} 0"#,
+        r#"shield_overseer_relaxed{module="block_me"} 0"#,
+        r#"shield_overseer_relaxed{module="watch"} 1"#,
+    ] {
+        assert!(text.contains(series), "{series} in\n{text}");
+    }
+    let ask = |block: bool| {
+        let inner = tower::service_fn(|_: Request<MessageBody<Body>>| async {
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+        let mut request = get("/");
+        if block {
+            request
+                .headers_mut()
+                .insert("x-block-me", http::HeaderValue::from_static("1"));
+        }
+        layer.layer(inner).oneshot(request)
+    };
+    ask(false).await.unwrap();
+    ask(true).await.unwrap();
+    let text = rendered.render();
+    // Live and offline, the same request costs the same fuel.
+    let offline = |json: serde_json::Value| {
+        let request: RecordedRequest = serde_json::from_value(json).unwrap();
+        run(&PolicyConfig::from_module("block_me", BLOCK_ME), &request).fuel
+    };
+    let fuel = offline(serde_json::json!({})) + offline(serde_json::json!({"headers": {"x-block-me": "1"}}));
+    for series in [
+        format!(r#"shield_wasm_fuel_consumed_total{{module="block_me"}} {fuel}"#),
+        r#"shield_overseer_decisions_total{module="block_me",decision="allow"} 1"#.to_owned(),
+        r#"shield_overseer_decisions_total{module="block_me",decision="reject"} 1"#.to_owned(),
+        r#"shield_wasm_execution_duration_seconds_count{module="block_me"} 2"#.to_owned(),
+        r#"shield_wasm_execution_duration_seconds_bucket{module="block_me",le="0.0000001"}"#.to_owned(),
+    ] {
+        assert!(text.contains(&series), "{series} in\n{text}");
+    }
+}
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_guests_line_has_the_originals_fields() {
+    let captured = Captured::default();
+    let writer = captured.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let wasm: &[u8] = include_bytes!("../fixtures/log.wasm");
+        run(
+            &PolicyConfig::from_module("auth_policy", wasm),
+            &RecordedRequest::default(),
+        );
+    });
+    let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+    assert!(
+        text.contains(r#"INFO arqon_overseer::guest: component="overseer" module="auth_policy" msg="hello from the guest""#),
+        "{text}"
+    );
+}
