@@ -43,6 +43,8 @@ pub const DESCRIPTOR_BYTES_MAX: usize = 1_048_576;
 #[derive(Clone, Debug)]
 pub struct Descriptors {
     table: Arc<Table>,
+    /// As declared: reserved ranges and JSON names matter to the next revision, not to a payload.
+    pub(crate) set: Arc<FileSet>,
 }
 
 impl Descriptors {
@@ -63,6 +65,7 @@ impl Descriptors {
             }
             Ok(Self {
                 table: Arc::new(table::build(&set)?),
+                set: Arc::new(set),
             })
         })
     }

@@ -2,6 +2,8 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use crate::compat::Break;
+
 /// A descriptor set that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,11 +81,13 @@ pub enum LoadError {
     Panicked,
 }
 
-fn listed(names: &[String]) -> String {
-    if names.is_empty() {
-        "none".to_owned()
-    } else {
-        names.join(", ")
+/// The first few, and how many follow.
+fn listed(items: &[impl fmt::Display]) -> String {
+    let shown: Vec<String> = items.iter().take(20).map(ToString::to_string).collect();
+    match items.len() {
+        0 => "none".to_owned(),
+        1..=20 => shown.join(", "),
+        all => format!("{} and {} more", shown.join(", "), all - shown.len()),
     }
 }
 
@@ -137,6 +141,18 @@ pub enum ApplyError {
         subject: String,
         /// Why.
         cause: LoadError,
+    },
+    /// The update breaks who reads with, or wrote with, the revision in use.
+    #[error("schema {id}: revision {revision} is not compatible with revision {in_force} in use: {}", listed(.breaks))]
+    Incompatible {
+        /// The schema id.
+        id: String,
+        /// The refused revision.
+        revision: u64,
+        /// The revision in use.
+        in_force: u64,
+        /// What it breaks.
+        breaks: Vec<Break>,
     },
     /// The revision is below the one in use.
     #[error("schema {id}: revision {revision} is below revision {current} in use; nothing is changed")]

@@ -15,10 +15,11 @@ use arqon_message::{Subject, SubjectPattern, SubjectTrie, TenantId};
 use serde::Serialize;
 
 use crate::{
+    compat::{Compatibility, Profile},
     config::{MappingConfig, OnStale, RegistryConfig},
     error::{ApplyError, ConfigError, Finding},
     event::{Event, EventSink},
-    registry::{Binding, Change, Snapshot},
+    registry::{Binding, Change, Snapshot, Terms},
 };
 
 /// Makes a registry without schemas: the half a [`SchemaLayer`](crate::SchemaLayer) reads and the half a
@@ -67,7 +68,7 @@ pub fn channel_with(
     });
     let writer = Arc::new(Writer {
         shared: Arc::clone(&shared),
-        turn: Mutex::new(()),
+        turn: Mutex::new(None),
         events,
     });
     Ok((Registry { shared }, RegistryWriter { inner: writer }))
@@ -198,7 +199,7 @@ impl Registry {
 struct Writer {
     shared: Arc<Shared>,
     /// Held while a change is compiled: one at a time, in order.
-    turn: Mutex<()>,
+    turn: Mutex<Option<(Compatibility, Profile)>>,
     events: EventSink,
 }
 
@@ -231,10 +232,16 @@ impl RegistryWriter {
     pub fn apply(&self, change: Change) -> Applied {
         let Writer { shared, turn, events } = &*self.inner;
         // A panic while holding it cannot have left half a change: the snapshot is swapped last.
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let before = shared.snapshot.load_full();
         let reset = matches!(change, Change::Reset { .. });
-        let mut outcome = before.apply(&shared.config, change);
+        let mut outcome = before.apply(
+            Terms {
+                config: &shared.config,
+                guard: *guard,
+            },
+            change,
+        );
         if let Some(snapshot) = outcome.snapshot.take() {
             shared.snapshot.store(Arc::new(snapshot));
         }
@@ -250,6 +257,12 @@ impl RegistryWriter {
             changed: outcome.changed,
             refused: outcome.refused,
         }
+    }
+
+    /// From now on an update must also be compatible with the revision in force. The older ones are not kept here: the
+    /// transitive modes compare with the one in force as the others do, and with all when a schema is pushed.
+    pub fn require_compatibility(&self, compatibility: Compatibility, profile: Profile) {
+        *self.inner.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some((compatibility, profile));
     }
 
     /// [`apply`](Self::apply) on Tokio's blocking pool.

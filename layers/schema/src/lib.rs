@@ -47,6 +47,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admission;
+mod compat;
 mod config;
 mod descriptor;
 mod descriptors;
@@ -73,6 +74,7 @@ pub use arqon_message::Violation;
 
 pub use self::{
     admission::SCHEMA_HEADER,
+    compat::{Break, Compatibility, Profile, compare},
     config::{
         Encoding, KV_BUCKET, Level, MAPPINGS_MAX, MAX_BODY_BYTES_MAX, MappingConfig, Mode, OnStale,
         RegistryConfig, SCHEMAS_MAX, UnknownName, Unmapped,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::{
+    compat::{Compatibility, Profile},
     config::{Encoding, MappingConfig, RegistryConfig, SCHEMAS_MAX, split_key},
     descriptors::Descriptors,
     error::ApplyError,
@@ -107,6 +108,15 @@ pub(crate) struct Snapshot {
 struct Schema {
     revision: u64,
     bytes: Bytes,
+    descriptors: Descriptors,
+}
+
+/// What every update must satisfy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    pub(crate) config: &'a RegistryConfig,
+    /// How an update must relate to the revision in force.
+    pub(crate) guard: Option<(Compatibility, Profile)>,
 }
 
 /// The bindings of one mapping.
@@ -165,7 +175,7 @@ impl Snapshot {
     }
 
     /// The snapshot after the change; `None` inside the outcome when nothing changed.
-    pub(crate) fn apply(&self, config: &RegistryConfig, change: Change) -> Outcome {
+    pub(crate) fn apply(&self, terms: Terms<'_>, change: Change) -> Outcome {
         let mut next = Self {
             schemas: self.schemas.clone(),
             slots: self.slots.clone(),
@@ -173,7 +183,7 @@ impl Snapshot {
         let mut outcome = Outcome::default();
         match change {
             Change::Put { id, revision, bytes } => {
-                next.put(config, Entry { id, revision, bytes }, false, &mut outcome)
+                next.put(terms, Entry { id, revision, bytes }, false, &mut outcome)
             }
             Change::Delete { id } => next.delete(&id, &mut outcome),
             Change::Reset { entries } if entries.is_empty() && !self.schemas.is_empty() => {
@@ -190,7 +200,7 @@ impl Snapshot {
                     next.delete(gone, &mut outcome);
                 }
                 for entry in entries {
-                    next.put(config, entry, true, &mut outcome);
+                    next.put(terms, entry, true, &mut outcome);
                 }
             }
         }
@@ -198,7 +208,7 @@ impl Snapshot {
         outcome
     }
 
-    fn put(&mut self, config: &RegistryConfig, entry: Entry, listing: bool, outcome: &mut Outcome) {
+    fn put(&mut self, terms: Terms<'_>, entry: Entry, listing: bool, outcome: &mut Outcome) {
         let Entry { id, revision, bytes } = entry;
         let current = self.schemas.get(id.as_str());
         if let Some(current) = current {
@@ -226,10 +236,17 @@ impl Snapshot {
             outcome.refused.push(ApplyError::TooMany(SCHEMAS_MAX));
             return;
         }
-        match self.bind(config, &id, revision, &bytes) {
-            Ok(()) => {
+        match self.bind(terms, &id, revision, &bytes) {
+            Ok(descriptors) => {
                 let id: Arc<str> = id.into();
-                self.schemas.insert(Arc::clone(&id), Schema { revision, bytes });
+                self.schemas.insert(
+                    Arc::clone(&id),
+                    Schema {
+                        revision,
+                        bytes,
+                        descriptors,
+                    },
+                );
                 outcome.changed += 1;
                 outcome.events.push(Event::SchemaChanged { id, revision });
             }
@@ -247,19 +264,32 @@ impl Snapshot {
     /// Compiles the schema and binds every mapping that uses it, or changes nothing.
     fn bind(
         &mut self,
-        config: &RegistryConfig,
+        terms: Terms<'_>,
         id: &str,
         revision: u64,
         bytes: &[u8],
-    ) -> Result<(), ApplyError> {
+    ) -> Result<Descriptors, ApplyError> {
         let (tenant, schema_id) = split_key(id).ok_or_else(|| ApplyError::Id(id.to_owned()))?;
         let descriptors = Descriptors::decode(bytes).map_err(|cause| ApplyError::Load {
             id: id.to_owned(),
             revision,
             cause,
         })?;
+        if let (Some((compatibility, profile)), Some(current)) = (terms.guard, self.schemas.get(id)) {
+            let breaks = compatibility.check(profile, std::iter::once(&current.descriptors), &descriptors);
+            if !breaks.is_empty() {
+                let (id, in_force) = (id.to_owned(), current.revision);
+                return Err(ApplyError::Incompatible {
+                    id,
+                    revision,
+                    in_force,
+                    breaks,
+                });
+            }
+        }
         let mut bound = Vec::new();
-        for (at, mapping) in config
+        for (at, mapping) in terms
+            .config
             .mappings
             .iter()
             .enumerate()
@@ -283,7 +313,7 @@ impl Snapshot {
                 }
             }
         }
-        Ok(())
+        Ok(descriptors)
     }
 
     fn delete(&mut self, id: &str, outcome: &mut Outcome) {

@@ -5,7 +5,7 @@
 //! costs as much as one numbered 1.
 
 mod build;
-mod features;
+pub(crate) mod features;
 mod imports;
 mod names;
 mod scan;
