@@ -2,7 +2,6 @@
 //! nanoseconds per byte of adversarial payloads at 64 KiB and 1 MiB.
 //!
 //! `cargo bench -p arqon-schema`
-#![expect(missing_docs, reason = "a program")]
 
 use std::{hint::black_box, time::Instant};
 

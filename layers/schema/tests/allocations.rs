@@ -1,5 +1,4 @@
 //! Accepting a binary payload allocates nothing, and neither does a layer with nothing to do.
-#![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
 mod support;
 

@@ -1,7 +1,6 @@
 //! The official wire cases, re-expressed: every `ParseError` class of the Protobuf conformance suite for proto2, proto3
 //! and edition 2023, bare and nested one and three levels deep, inside a map value and inside a group; and what must be
 //! accepted. Names are those of the suite.
-#![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
 mod support;
 
