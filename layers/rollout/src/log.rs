@@ -1,6 +1,7 @@
 //! The ordered log that every node folds, and its embedded form in memory.
 
 use std::{
+    collections::VecDeque,
     fmt,
     future::Future,
     pin::Pin,
@@ -77,7 +78,7 @@ pub struct MemoryLog {
 
 struct Shared {
     records: Mutex<Vec<Record>>,
-    reports: Mutex<Vec<UpstreamMessage>>,
+    reports: Mutex<VecDeque<UpstreamMessage>>,
     newest: watch::Sender<u64>,
     clock: Arc<dyn Clock>,
 }
@@ -95,13 +96,25 @@ impl MemoryLog {
     pub fn with_clock(clock: impl Clock) -> Self {
         let shared = Shared {
             records: Mutex::new(Vec::new()),
-            reports: Mutex::new(Vec::new()),
+            reports: Mutex::new(VecDeque::new()),
             newest: watch::Sender::new(0),
             clock: Arc::new(clock),
         };
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Goes on after `records`, such as those of an audit trail.
+    #[must_use]
+    pub fn with_records(self, records: impl IntoIterator<Item = Record>) -> Self {
+        let mut stored = self.shared.records.lock().unwrap_or_else(PoisonError::into_inner);
+        stored.extend(records);
+        stored.sort_by_key(|record| record.seq);
+        let newest = stored.last().map_or(0, |record| record.seq);
+        drop(stored);
+        self.shared.newest.send_replace(newest);
+        self
     }
 
     /// Everything that was stored.
@@ -115,7 +128,9 @@ impl MemoryLog {
 
     /// The telemetry and alerts since the last call, at most 1,024.
     pub fn take_reports(&self) -> Vec<UpstreamMessage> {
-        std::mem::take(&mut *self.shared.reports.lock().unwrap_or_else(PoisonError::into_inner))
+        Vec::from(std::mem::take(
+            &mut *self.shared.reports.lock().unwrap_or_else(PoisonError::into_inner),
+        ))
     }
 
     fn store(&self, channel: Channel, envelope: Bytes) -> Result<Appended, LogError> {
@@ -180,9 +195,9 @@ impl ControlLog for MemoryLog {
         Box::pin(async move {
             let mut reports = self.shared.reports.lock().unwrap_or_else(PoisonError::into_inner);
             if reports.len() >= MAX_REPORTS {
-                reports.remove(0);
+                reports.pop_front();
             }
-            reports.push(message);
+            reports.push_back(message);
             Ok(())
         })
     }

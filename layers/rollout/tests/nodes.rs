@@ -1,0 +1,167 @@
+//! Several nodes on one log: the same answer everywhere, and less when cut off.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+#[path = "support/node.rs"]
+mod node;
+
+use std::time::Duration;
+
+use arqon_rollout::{
+    Appended, Batch, Channel, Config, ControlLog, EnforcementAction, Executor, KeyPair, LogFuture, MemoryLog,
+    Phase, UpstreamMessage,
+};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use self::node::{Node, catalog};
+
+/// The shared log as one node reaches it.
+struct Link {
+    log: MemoryLog,
+    up: watch::Receiver<bool>,
+}
+
+impl ControlLog for Link {
+    fn append(&self, channel: Channel, envelope: Bytes) -> LogFuture<'_, Appended> {
+        self.log.append(channel, envelope)
+    }
+
+    fn read(&self, after: u64) -> LogFuture<'_, Batch> {
+        Box::pin(async move {
+            let mut up = self.up.clone();
+            loop {
+                let _ = up.wait_for(|up| *up).await;
+                tokio::select! {
+                    batch = self.log.read(after) => return batch,
+                    _ = up.wait_for(|up| !up) => {}
+                }
+            }
+        })
+    }
+
+    fn report(&self, from: Channel, message: UpstreamMessage) -> LogFuture<'_, ()> {
+        self.log.report(from, message)
+    }
+}
+
+/// Three nodes of one config, and what cuts each off.
+fn cluster() -> Vec<(Node, watch::Sender<bool>)> {
+    let first = Node::start();
+    let names = ["gw-1", "gw-2", "gw-3"];
+    let keys: Vec<KeyPair> = names
+        .iter()
+        .zip(1..)
+        .map(|(name, seed)| KeyPair::from_seed(*name, [seed; 32]))
+        .collect();
+    let log = MemoryLog::with_clock(first.clock.clone());
+    let node = |key: &KeyPair| {
+        let config = Config {
+            node_id: key.keyid().to_owned(),
+            node_keys: keys.iter().map(|key| key.public().to_config()).collect(),
+            ..first.config.clone()
+        };
+        let (cut, up) = watch::channel(true);
+        let executor = Executor::builder(&config)
+            .catalog(catalog())
+            .clock(first.clock.clone())
+            .log(Link { log: log.clone(), up })
+            .node_key(key.clone())
+            .build()
+            .unwrap();
+        let node = Node {
+            handle: executor.handle(),
+            run: tokio::spawn(executor.run()),
+            clock: first.clock.clone(),
+            log: log.clone(),
+            ops: first.ops.clone(),
+            sre: first.sre.clone(),
+            config,
+        };
+        (node, cut)
+    };
+    keys.iter().map(node).collect()
+}
+
+fn percent(node: &Node) -> f64 {
+    node.handle.status().scope("default", "").unwrap().percent
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_nodes_give_the_same_user_the_same_variant_all_along_a_ramp() {
+    let nodes = cluster();
+    let (first, _) = &nodes[0];
+    first.roll_out("p1", (5.0, 10.0, 60.0)).await;
+    let mut skew: f64 = 0.0;
+    for _ in 0..7 {
+        first.clock.advance(Duration::from_secs(60));
+        first.settle().await;
+        let cohort = first.cohort().await;
+        for (node, _) in &nodes[1..] {
+            assert_eq!(node.cohort().await, cohort);
+            skew = skew.max((percent(node) - percent(first)).abs());
+        }
+    }
+    println!("largest skew between three nodes over a ramp: {skew} points");
+    assert!((percent(first) - 60.0).abs() < 1e-9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_on_one_node_reaches_all() {
+    let nodes = cluster();
+    nodes[0].0.roll_out("p1", (50.0, 0.0, 50.0)).await;
+    let receipt = nodes[2]
+        .0
+        .enforce(EnforcementAction::EmergencyStop)
+        .await
+        .unwrap();
+    for (node, _) in &nodes {
+        node.handle.reached(receipt.seq.unwrap()).await;
+        assert_eq!(node.phase(), Phase::Stopped);
+        assert!(node.cohort().await.is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partitioned_node_never_rises_and_is_right_at_once_when_healed() {
+    let nodes = cluster();
+    let ((first, _), (cut_off, up)) = (&nodes[0], &nodes[1]);
+    first.roll_out("p1", (5.0, 10.0, 60.0)).await;
+    first.clock.advance(Duration::from_secs(60));
+    first.settle().await;
+    let before = percent(cut_off);
+    assert!((before - 15.0).abs() < 0.5, "{before}");
+    up.send_replace(false);
+    first.settle().await;
+    for _ in 0..4 {
+        first.clock.advance(Duration::from_secs(30));
+        first.settle().await;
+        assert!(
+            percent(cut_off) <= before + 1e-9,
+            "{} above {before}",
+            percent(cut_off)
+        );
+        assert!(percent(first) > percent(cut_off));
+    }
+    // What was decided meanwhile holds as soon as it is back.
+    let receipt = first.enforce(EnforcementAction::PauseAdaptation).await.unwrap();
+    up.send_replace(true);
+    cut_off.handle.reached(receipt.seq.unwrap()).await;
+    first.settle().await;
+    assert_eq!(
+        (cut_off.phase(), percent(cut_off).to_bits()),
+        (Phase::Paused, percent(first).to_bits())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn proposals_of_several_nodes_wait_side_by_side() {
+    let nodes = cluster();
+    for (node, _) in &nodes {
+        for at in 0..16 {
+            node.propose(&format!("{}-{at}", node.config.node_id), 42, None)
+                .await;
+        }
+    }
+    let (last, _) = &nodes[2];
+    assert_eq!(last.handle.status().tenants[0].pending.len(), 48);
+}
