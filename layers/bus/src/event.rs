@@ -82,6 +82,7 @@ pub enum Event {
 impl Event {
     /// The variant's name in snake case: a label, a log's `event` field.
     #[must_use]
+    #[inline]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Health { .. } => "health",
@@ -115,6 +116,7 @@ impl Event {
     /// assert_eq!(Event::Shutdown.facts(), [Event::Shutdown]);
     /// ```
     #[must_use]
+    #[inline]
     pub fn facts(&self) -> &[Event] {
         match self {
             Self::Batch { reports, .. } => reports,
@@ -168,6 +170,7 @@ impl Reports {
 impl Deref for Reports {
     type Target = [Event];
 
+    #[inline]
     fn deref(&self) -> &[Event] {
         &self.0.events
     }

@@ -23,6 +23,9 @@ use crate::{
 
 /// Events taken in a row before the worker gets a turn for others.
 const DRAIN_MAX: u32 = 128;
+/// Looks, each after a turn for the other tasks, before a subscriber parks that has just had a batch: more will
+/// follow, and a parked receiver costs its producer a wake-up, often a system call.
+const LOOKS_AFTER_BATCH: u32 = 4;
 /// A depth sample takes the channel's lock, which slows publishers: one for so many events, shared among the
 /// subscribers. (A subscriber that keeps up finds the channel empty, and knows its depth without asking.)
 const SAMPLE_EVERY: u32 = 32;
@@ -53,6 +56,7 @@ pub struct Subscriber {
     received: u64,
     dropped: u64,
     until_sample: u32,
+    looks: u32,
     run: u32,
 }
 
@@ -81,6 +85,7 @@ impl Subscriber {
             received: 0,
             dropped: 0,
             until_sample: SAMPLE_EVERY,
+            looks: 0,
             run: 0,
         }
     }
@@ -93,21 +98,26 @@ impl Subscriber {
     /// # Cancellation
     ///
     /// Dropping the future loses nothing.
+    #[inline]
     pub async fn next(&mut self) -> Option<Notice> {
         if self.run >= DRAIN_MAX {
             self.run = 0;
             YieldOnce(false).await;
         }
-        if self.run > 0 {
+        while self.run > 0 {
             match self.take() {
                 Taken::Notice(notice) => return Some(notice),
                 Taken::Closed => return None,
                 Taken::Empty => {}
             }
-            // A parked receiver costs its producer a wake-up, often a system call: whoever was busy gives
-            // the others a turn and looks once more before it parks.
+            if self.looks == 0 {
+                break;
+            }
+            self.looks -= 1;
             YieldOnce(false).await;
+            self.run = 1;
         }
+        self.run = 0;
         let answer = self.rx.recv().await;
         self.resolve(answer)
     }
@@ -193,6 +203,7 @@ impl Subscriber {
                     let extra = self.ledger.batch(*batch_index, *first_seq, *len);
                     self.add_dropped(extra);
                 }
+                self.looks = LOOKS_AFTER_BATCH;
                 u64::from(*len)
             }
             _ => 1,
@@ -205,6 +216,7 @@ impl Subscriber {
         Notice::Event(event)
     }
 
+    #[cold]
     fn sample(&mut self) {
         self.until_sample = SAMPLE_EVERY * self.shared.metrics.subscribers().clamp(1, SAMPLE_SHARED_MAX);
         self.meter.set_depth(self.rx.len() as u64);

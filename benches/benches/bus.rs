@@ -1,0 +1,51 @@
+//! ron-bus against a raw tokio channel in the same run: ratios, losses, latencies, exact allocations.
+//!
+//! `cargo bench -p arqon-benches --bench bus` prints the figures and checks what must hold on any machine
+//! (allocations, conservation); `-- --json F` also writes them for `tests/bus_gates.py`. `BUS_BENCH=short`
+//! runs a tenth; a word (`alloc calls throughput latency`) picks a part. Ids B1 to B10 are those of `docs/bus/performance.md`. Figures are medians of paired rounds.
+
+#[path = "bus/alloc.rs"]
+mod alloc;
+#[path = "bus/calls.rs"]
+mod calls;
+#[path = "bus/figures.rs"]
+mod figures;
+#[path = "bus/latency.rs"]
+mod latency;
+#[path = "bus/throughput.rs"]
+mod throughput;
+
+use figures::Figures;
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if args.iter().any(|arg| arg == "--list" || arg == "--test") {
+        return;
+    }
+    let json = args
+        .iter()
+        .position(|arg| arg == "--json")
+        .and_then(|at| args.get(at + 1));
+    let short = std::env::var("BUS_BENCH").is_ok_and(|mode| mode == "short");
+    let mut figures = Figures::default();
+    let parts = ["alloc", "calls", "throughput", "latency"];
+    let asked = |part: &str| args.iter().any(|arg| arg == part);
+    for part in parts
+        .into_iter()
+        .filter(|part| asked(part) || !parts.into_iter().any(asked))
+    {
+        match part {
+            "alloc" => alloc::run(&mut figures),
+            "calls" => calls::run(&mut figures, short),
+            "throughput" => throughput::run(&mut figures, short),
+            _ => latency::run(&mut figures, short),
+        }
+    }
+    if let Some(path) = json {
+        figures.write(path);
+    }
+    figures.finish();
+}

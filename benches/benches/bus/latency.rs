@@ -1,0 +1,192 @@
+//! B5, B6: publish to receive, open loop: a producer thread that does not wait, one worker, 4 consumers.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use ron_bus::{Bus, BusMetrics, Event, Notice};
+use tokio::{
+    runtime::Builder,
+    sync::broadcast::{self, error::RecvError},
+    task::JoinSet,
+};
+
+use crate::figures::{Figures, median, percentile};
+
+const CONSUMERS: usize = 4;
+
+struct Run {
+    p50_us: f64,
+    p95_us: f64,
+    p99_us: f64,
+    lost: f64,
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Raw,
+    Observed,
+    Batch(u64),
+}
+
+fn event(at: u64) -> Event {
+    Event::SchemaChanged {
+        schema_id: "v1.events.user".into(),
+        revision: at,
+    }
+}
+
+fn at(event: &Event) -> u64 {
+    match event {
+        Event::SchemaChanged { revision, .. } => *revision,
+        _ => 0,
+    }
+}
+
+fn once(way: Way, per_second: u64, time: Duration) -> Run {
+    let bus = Bus::with_metrics(256, Arc::new(BusMetrics::new())).expect("a capacity");
+    let raw = broadcast::Sender::<Event>::new(256);
+    let rt = Builder::new_multi_thread()
+        .worker_threads(1)
+        .build()
+        .expect("a runtime");
+    let origin = Instant::now();
+    let mut consumers = JoinSet::new();
+    for _ in 0..CONSUMERS {
+        let mut ages: Vec<u64> = Vec::with_capacity((per_second as f64 * time.as_secs_f64() * 1.1) as usize);
+        match way {
+            Way::Raw => {
+                let mut rx = raw.subscribe();
+                consumers.spawn_on(
+                    async move {
+                        let mut lost = 0;
+                        loop {
+                            match rx.recv().await {
+                                Ok(event) => ages.push(origin.elapsed().as_nanos() as u64 - at(&event)),
+                                Err(RecvError::Lagged(n)) => lost += n,
+                                Err(RecvError::Closed) => return (ages, lost),
+                            }
+                        }
+                    },
+                    rt.handle(),
+                );
+            }
+            Way::Observed | Way::Batch(_) => {
+                let mut subscriber = bus.observe("bench");
+                consumers.spawn_on(
+                    async move {
+                        while let Some(notice) = subscriber.next().await {
+                            if let Notice::Event(event) = notice {
+                                let now = origin.elapsed().as_nanos() as u64;
+                                ages.extend(event.facts().iter().map(|fact| now - at(fact)));
+                            }
+                        }
+                        (ages, subscriber.dropped())
+                    },
+                    rt.handle(),
+                );
+            }
+        }
+    }
+    let step = match way {
+        Way::Batch(n) => n,
+        _ => 1,
+    };
+    let gap = Duration::from_nanos(1_000_000_000 * step / per_second);
+    let sent = thread::spawn(move || {
+        let (mut due, end) = (Instant::now(), Instant::now() + time);
+        let mut sent = 0;
+        while due < end {
+            while Instant::now() < due {
+                std::hint::spin_loop();
+            }
+            let now = origin.elapsed().as_nanos() as u64;
+            match way {
+                Way::Raw => drop(raw.send(event(now))),
+                Way::Observed => drop(bus.publish(event(now))),
+                Way::Batch(n) => drop(bus.publish_batch((0..n).map(|_| event(now)).collect())),
+            }
+            sent += step;
+            due += gap;
+        }
+        sent
+    })
+    .join()
+    .expect("the producer ends");
+    let (mut ages, mut lost) = (Vec::new(), 0);
+    rt.block_on(async {
+        while let Some(done) = consumers.join_next().await {
+            let (one, missed) = done.expect("a consumer ends");
+            ages.extend(one);
+            lost += missed;
+        }
+    });
+    // A real-time run (`chrt -r 20`) that never rests is stopped by the kernel for 50 ms in every second.
+    thread::sleep(time / 2);
+    assert_eq!(
+        ages.len() as u64 + lost,
+        sent * CONSUMERS as u64,
+        "received + lost = sent x receivers"
+    );
+    let delivered = ages.len() as u64;
+    ages.sort_unstable();
+    Run {
+        p50_us: percentile(&ages, 0.50) / 1e3,
+        p95_us: percentile(&ages, 0.95) / 1e3,
+        p99_us: percentile(&ages, 0.99) / 1e3,
+        lost: lost as f64 / (delivered + lost) as f64,
+    }
+}
+
+pub fn run(figures: &mut Figures, short: bool) {
+    println!("-- publish to receive, microseconds; lost is a share of deliveries");
+    let (rounds, time) = if short { (3, 300) } else { (9, 600) };
+    let time = Duration::from_millis(time);
+    for per_second in [10_000, 50_000, 200_000, 400_000, 800_000] {
+        let (mut raw, mut ours) = (vec![], vec![]);
+        for _ in 0..rounds {
+            raw.push(once(Way::Raw, per_second, time));
+            ours.push(once(Way::Observed, per_second, time));
+        }
+        let k = per_second / 1_000;
+        put(figures, &format!("b6.raw.{k}k"), &raw);
+        put(figures, &format!("b6.observed.{k}k"), &ours);
+        let ratio = raw
+            .iter()
+            .zip(&ours)
+            .map(|(raw, ours)| ours.p95_us / raw.p95_us)
+            .collect();
+        figures.put(&format!("b6.p95_over_raw.{k}k"), median(ratio));
+    }
+    for (name, batch, per_second) in [("b5.batch8.400k", 8, 400_000), ("b5.batch32.800k", 32, 800_000)] {
+        let runs: Vec<Run> = (0..rounds)
+            .map(|_| once(Way::Batch(batch), per_second, time))
+            .collect();
+        put(figures, name, &runs);
+    }
+}
+
+fn put(figures: &mut Figures, name: &str, runs: &[Run]) {
+    figures.put(
+        &format!("{name}.p50_us"),
+        median(runs.iter().map(|run| run.p50_us).collect()),
+    );
+    figures.put(
+        &format!("{name}.p95_us"),
+        median(runs.iter().map(|run| run.p95_us).collect()),
+    );
+    figures.put(
+        &format!("{name}.p99_us"),
+        median(runs.iter().map(|run| run.p99_us).collect()),
+    );
+    figures.put(
+        &format!("{name}.lost"),
+        median(runs.iter().map(|run| run.lost).collect()),
+    );
+    figures.put(
+        &format!("{name}.lost_worst"),
+        runs.iter().map(|run| run.lost).fold(0.0, f64::max),
+    );
+}

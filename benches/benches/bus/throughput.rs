@@ -1,0 +1,227 @@
+//! B1, B3, B4, B9, B10: lossless throughput of one shape, ways of publishing and receiving in turn. Producers
+//! look every 32 sends whether there is room; nothing may be lost.
+
+use std::{sync::Arc, time::Instant};
+
+use ron_bus::{Bus, BusMetrics, Event, Notice};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::broadcast::{self, error::RecvError},
+    task::JoinSet,
+};
+
+use crate::figures::{Figures, median};
+
+const CAPACITY: usize = 256;
+
+/// How events are published and received.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    /// tokio alone.
+    Raw,
+    /// `publish`, raw receivers.
+    Publish,
+    /// `publish`, `Subscriber::next`.
+    Observed,
+    /// `publish_batch` of so many, `Subscriber::next`.
+    Batch(usize),
+}
+
+struct Shape {
+    name: &'static str,
+    producers: usize,
+    consumers: usize,
+    events: usize,
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape {
+        name: "1x4",
+        producers: 1,
+        consumers: 4,
+        events: 256 * 1_200,
+    },
+    Shape {
+        name: "4x8",
+        producers: 4,
+        consumers: 8,
+        events: 256 * 600,
+    },
+    Shape {
+        name: "1x32",
+        producers: 1,
+        consumers: 32,
+        events: 256 * 240,
+    },
+];
+
+fn event(revision: u64) -> Event {
+    Event::SchemaChanged {
+        schema_id: "v1.events.user".into(),
+        revision,
+    }
+}
+
+async fn paced(len: impl Fn() -> usize, room: usize) {
+    while len() > room {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Published events per second; asserts that every consumer got every one.
+fn once(rt: &Runtime, way: Way, shape: &Shape) -> f64 {
+    let events = shape.events / shape.producers * shape.producers;
+    let bus = Bus::with_metrics(CAPACITY as u32, Arc::new(BusMetrics::new())).expect("a capacity");
+    let raw = broadcast::Sender::<Event>::new(CAPACITY);
+    rt.block_on(async {
+        let mut consumers = JoinSet::new();
+        for _ in 0..shape.consumers {
+            if matches!(way, Way::Observed | Way::Batch(_)) {
+                let mut subscriber = bus.observe("bench");
+                consumers.spawn(async move {
+                    while let Some(notice) = subscriber.next().await {
+                        if let Notice::Event(event) = notice {
+                            std::hint::black_box(event.facts());
+                        }
+                    }
+                    subscriber.received() + subscriber.dropped()
+                });
+            } else {
+                let mut rx = if way == Way::Raw {
+                    raw.subscribe()
+                } else {
+                    bus.subscribe()
+                };
+                consumers.spawn(async move {
+                    let mut seen = 0;
+                    loop {
+                        match rx.recv().await {
+                            Ok(event) => {
+                                std::hint::black_box(&event);
+                                seen += 1;
+                            }
+                            Err(RecvError::Lagged(n)) => seen += n,
+                            Err(RecvError::Closed) => return seen,
+                        }
+                    }
+                });
+            }
+        }
+        let start = Instant::now();
+        let mut producers = JoinSet::new();
+        for _ in 0..shape.producers {
+            let (bus, raw, share) = (bus.clone(), raw.clone(), events / shape.producers);
+            producers.spawn(async move {
+                let step = if let Way::Batch(n) = way { n } else { 1 };
+                for (send, i) in (0..share as u64).step_by(step).enumerate() {
+                    if send % 32 == 0 {
+                        match way {
+                            Way::Raw => paced(|| raw.len(), CAPACITY / 2 - 32).await,
+                            _ => paced(|| bus.queue_depth(), CAPACITY / 2 - 32).await,
+                        }
+                    }
+                    match way {
+                        Way::Raw => drop(raw.send(event(i))),
+                        Way::Publish | Way::Observed => drop(bus.publish(event(i))),
+                        Way::Batch(n) => {
+                            drop(bus.publish_batch((0..n as u64).map(|k| event(i + k)).collect()));
+                        }
+                    }
+                }
+            });
+        }
+        while let Some(done) = producers.join_next().await {
+            done.expect("a producer ends");
+        }
+        drop((bus, raw));
+        let mut accounted = 0;
+        while let Some(seen) = consumers.join_next().await {
+            accounted += seen.expect("a consumer ends");
+        }
+        let rate = events as f64 / start.elapsed().as_secs_f64();
+        assert_eq!(
+            accounted,
+            (events * shape.consumers) as u64,
+            "received + lost = sent x receivers"
+        );
+        rate
+    })
+}
+
+fn runtime(workers: usize) -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_time()
+        .build()
+        .expect("a runtime")
+}
+
+pub fn run(figures: &mut Figures, short: bool) {
+    let rounds = if short { 5 } else { 15 };
+    // One worker: no hand-off of locks between cores, so the steadiest ratios. Two: what a host has.
+    for (workers, suffix) in [(1, ".w1"), (2, "")] {
+        println!("-- lossless throughput, published events per second, {workers} worker(s)");
+        let rt = runtime(workers);
+        for shape in &SHAPES {
+            compare(figures, &rt, shape, suffix, rounds);
+        }
+    }
+    let rt = runtime(2);
+    println!("-- worker threads");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    for workers in [1, 2, 4, 8].into_iter().filter(|n| *n <= cores) {
+        let rt = runtime(workers);
+        let rates = (0..rounds)
+            .map(|_| once(&rt, Way::Observed, &SHAPES[0]))
+            .collect();
+        figures.put(&format!("b10.observed.1x4.workers{workers}"), median(rates));
+    }
+    subscribers(figures, &rt, rounds);
+}
+
+/// Every way in turn, so that each round is paired.
+fn compare(figures: &mut Figures, rt: &Runtime, shape: &Shape, suffix: &str, rounds: usize) {
+    let ways = [
+        Way::Raw,
+        Way::Publish,
+        Way::Observed,
+        Way::Batch(8),
+        Way::Batch(32),
+    ];
+    let mut rates: Vec<Vec<f64>> = vec![vec![]; ways.len()];
+    for round in 0..=rounds {
+        for k in 0..ways.len() {
+            let way = (k + round) % ways.len(); // Each way follows each other equally often.
+            let rate = once(rt, ways[way], shape);
+            if round > 0 {
+                rates[way].push(rate);
+            }
+        }
+    }
+    let ratio = |a: usize, b: usize| median(rates[a].iter().zip(&rates[b]).map(|(a, b)| a / b).collect());
+    let name = format!("{}{suffix}", shape.name);
+    figures.put(&format!("b3.raw.{name}"), median(rates[0].clone()));
+    figures.put(&format!("b3.publish.{name}"), median(rates[1].clone()));
+    figures.put(&format!("b3.observed.{name}"), median(rates[2].clone()));
+    figures.put(&format!("b1.publish_over_raw.{name}"), ratio(1, 0));
+    figures.put(&format!("b2.observed_over_plain.{name}"), ratio(2, 1));
+    figures.put(&format!("b4.batch8_over_single.{name}"), ratio(3, 1));
+    figures.put(&format!("b4.batch32_over_single.{name}"), ratio(4, 1));
+}
+
+/// The cost of one delivery must not rise from 1 to 32 subscribers.
+fn subscribers(figures: &mut Figures, rt: &Runtime, rounds: usize) {
+    println!("-- deliveries per second");
+    for consumers in [1, 2, 4, 8, 16, 32, 64] {
+        let shape = Shape {
+            name: "",
+            producers: 1,
+            consumers,
+            events: 256 * 2_400 / (consumers + 3),
+        };
+        let rates = (0..rounds)
+            .map(|_| once(rt, Way::Observed, &shape) * consumers as f64)
+            .collect();
+        figures.put(&format!("deliveries.{consumers:02}"), median(rates));
+    }
+}

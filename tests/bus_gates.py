@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""The documents' regression gates for ron-bus, as ratios that hold on any machine (docs/bus/performance.md).
+
+    tests/bus_gates.py [FIGURES]         checks FIGURES (else runs the short bench) against benches/baselines/bus.json
+    tests/bus_gates.py --bless FIGURES   makes FIGURES the baseline
+
+Absolute times are no gate: they are the machine's. A ratio is measured in one run, rounds paired. A ratio that
+fails in the short bench is measured once more in the long one before it counts: a shared machine is noisy.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BASELINE = ROOT / "benches" / "baselines" / "bus.json"
+SHAPES = ["1x4", "4x8", "1x32"]
+
+# (figure, "least" or "most", bound, what it is). Throughput may fall by 10 % against the baseline, p95 rise by 20 %.
+BOUNDS = [
+    ("b1.publish_over_raw.1x4", "least", 0.97, "B1: single publish against raw tokio"),
+    ("b2.observed_extra_ns", "most", 5.0, "B2: an observed receive costs at most 5 ns more"),
+    ("b4.batch8_over_single.1x4", "least", 1.8, "B4"),
+    ("b4.batch8_over_single.4x8", "least", 4.0, "B4"),
+    ("b4.batch8_over_single.1x32", "least", 5.0, "B4"),
+    ("b6.p95_over_raw.50k", "most", 1.2, "B6: p95 against raw tokio"),
+    ("b6.p95_over_raw.200k", "most", 1.2, "B6: p95 against raw tokio"),
+    ("b5.batch8.400k.lost", "most", 0.001, "overflow in the standard soak"),
+    ("b5.batch32.800k.lost", "most", 0.001, "overflow in the standard soak"),
+    ("b8.churn_grown_bytes", "most", 0.0, "B8: churn grows nothing"),
+    ("retention.of_capacity_x_payload", "most", 1.01, "a bus keeps capacity x payload"),
+]
+EXACT = {"health": 1, "service_crashed": 2, "config_updated": 0, "shutdown": 0, "schema_changed": 1, "policy_reloaded": 1}
+RATIOS = [f"{name}.{shape}" for shape in SHAPES for name in ("b1.publish_over_raw", "b2.observed_over_plain")]
+RATIOS += [f"b4.batch8_over_single.{shape}" for shape in SHAPES]
+
+
+def bench(short, parts=()):
+    """The figures of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "figures.json"
+        binary = os.environ.get("BUS_BENCH_BINARY")
+        command = [binary] if binary else ["cargo", "bench", "--quiet", "-p", "arqon-benches", "--bench", "bus", "--"]
+        env = {**os.environ, "BUS_BENCH": "short" if short else "long"}
+        quiet = ["chrt", "-r", "20"] if os.environ.get("BUS_BENCH_QUIET") and shutil.which("chrt") else []
+        subprocess.run([*quiet, *command, "--json", str(path), *parts], cwd=ROOT, env=env, check=True, stdout=sys.stderr)
+        return json.loads(path.read_text())
+
+
+def check(figures, baseline):
+    """Every gate: (holds, text, the bench's part that measures it)."""
+    for kind, count in EXACT.items():
+        for call in ("publish", "recv"):
+            name = f"allocs.{call}.{kind}"
+            yield figures[name] == count, f"{name} = {figures[name]:g}, exactly {count}", "alloc"
+    yield figures["allocs.publish_batch"] == 1, "allocs.publish_batch is exactly 1", "alloc"
+    yield figures["allocs.recv.batch"] == 0, "allocs.recv.batch is exactly 0", "alloc"
+    for name, side, bound, what in BOUNDS:
+        value = figures[name]
+        holds = value >= bound if side == "least" else value <= bound
+        yield holds, f"{name} = {value:.3f}, at {side} {bound:g} ({what})", part(name)
+    for name in RATIOS:
+        # A baseline better than 1 is luck where both sides do the same work: the gate is on what we add.
+        floor = 0.9 * (baseline[name] if name.startswith("b4") else min(baseline[name], 1.0))
+        yield figures[name] >= floor, f"{name} = {figures[name]:.3f}, at least {floor:.3f} (baseline - 10 %)", "throughput"
+    for rate in ("50k", "200k"):
+        name = f"b6.p95_over_raw.{rate}"
+        roof = 1.2 * max(baseline[name], 1.0)
+        yield figures[name] <= roof, f"{name} = {figures[name]:.3f}, at most {roof:.3f} (baseline + 20 %)", "latency"
+
+
+def part(name):
+    if name.startswith(("b5", "b6")):
+        return "latency"
+    if name.startswith(("b1.", "b3", "b4", "b2.observed_over")):
+        return "throughput"
+    return "alloc" if name.startswith(("allocs", "retention")) else "calls"
+
+
+def main():
+    given = [arg for arg in sys.argv[1:] if not arg.startswith("--")]
+    figures = json.loads(pathlib.Path(given[0]).read_text()) if given else bench(short=True)
+    if "--bless" in sys.argv:
+        BASELINE.parent.mkdir(parents=True, exist_ok=True)
+        BASELINE.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+        print(f"blessed {BASELINE.relative_to(ROOT)}")
+    baseline = json.loads(BASELINE.read_text())
+    results = list(check(figures, baseline))
+    again = sorted({where for holds, _, where in results if not holds})
+    if again and not given:
+        print("measured again, long:", *again)
+        results = list(check({**figures, **bench(short=False, parts=again)}, baseline))
+    for holds, text, _ in results:
+        print("ok    " if holds else "BROKEN", text)
+    failed = sum(not holds for holds, _, _ in results)
+    print(f"{len(results) - failed} passed, {failed} failed")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
