@@ -78,7 +78,6 @@ impl Http {
         let body = timeout(PATIENCE, body.collect()).await??.to_bytes();
         Ok(Answer {
             status: parts.status,
-            headers: parts.headers,
             body,
         })
     }
