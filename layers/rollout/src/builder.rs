@@ -1,6 +1,9 @@
 //! Puts an executor together from a config.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use arqon_message::TenantId;
@@ -173,6 +176,8 @@ impl ExecutorBuilder {
         let states = tenants.map(|tenant| State::genesis(policy(tenant), keys.clone(), catalog.clone()));
         let mut live = Live::new(states);
         live.latches = latches;
+        let telemetry = (config.telemetry_seconds > 0).then(|| Duration::from_secs(config.telemetry_seconds));
+        live.measured = telemetry.is_some() || config.guard.is_some();
         let log = log.unwrap_or_else(|| Arc::new(MemoryLog::with_clock(clock.clone())));
         let catalogs = catalogs.unwrap_or_else(|| {
             let folder = config
@@ -196,6 +201,8 @@ impl ExecutorBuilder {
             key: config.key.parse().unwrap_or_default(),
             sampling: config.sampling,
             latch_file,
+            guard: config.guard,
+            telemetry,
         });
         let shared = handle.shared;
         // What is served is right before the first request and before the log answers.

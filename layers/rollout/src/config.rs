@@ -9,6 +9,7 @@ use crate::{
     assignment::{Key, Sampling},
     catalog::Catalog,
     error::Finding,
+    guard::GuardConfig,
     keys::{KeyConfig, KeyPair, PublicKey},
     latch::LatchFile,
     record::NodeId,
@@ -57,6 +58,11 @@ pub struct Config {
     pub key: String,
     /// `sticky` (default) or `random`, the source's coin flip.
     pub sampling: Sampling,
+    /// Compares the variant with the baseline and lowers what this node serves when it is worse (additive).
+    /// Default: no guard.
+    pub guard: Option<GuardConfig>,
+    /// How often figures of the rollouts are sent upstream, seconds (additive). Default 0: never.
+    pub telemetry_seconds: u64,
     /// Accepts control messages without a signature. Default false.
     pub allow_unsigned: bool,
     /// Accepts approvals without a ramp: everyone at once. Default false.
@@ -96,6 +102,8 @@ impl Default for Config {
             audit: None,
             key: Key::Trace.to_string(),
             sampling: Sampling::Sticky,
+            guard: None,
+            telemetry_seconds: 0,
             allow_unsigned: false,
             allow_unramped: false,
         }
@@ -167,6 +175,9 @@ impl Config {
                 "\"\"",
                 "name a file, such as \"audit.jsonl\"",
             ));
+        }
+        for (key, value, fix) in self.guard.iter().flat_map(GuardConfig::findings) {
+            findings.push(Finding::new(format!("guard.{key}"), value, fix));
         }
         findings
     }

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use arqon_message::TenantId;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::{
     apply::Accepted,
@@ -19,11 +19,11 @@ use crate::{
     handle::{Handle, Shared},
     latch,
     log::Batch,
-    record::Record,
+    record::{Channel, Record},
     refusal::{Reason, Refusal},
     state::{Scope, State},
     submit::stop_reason,
-    wire::{AlertSeverity, DownstreamMessage},
+    wire::{AlertSeverity, DownstreamMessage, UpstreamMessage},
 };
 
 /// How often the share is computed anew.
@@ -31,6 +31,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 
 /// A wall clock that stepped further than this is told to people.
 const STEP_ALERT: Duration = Duration::from_secs(30);
+
+/// How long a report upstream may take before it waits for the next tick.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Waiting after the log or the audit trail failed: doubled each time.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -137,8 +140,55 @@ impl Executor {
             shared.alert(AlertSeverity::Error, message);
         }
         *stepped = step > STEP_ALERT;
+        self.watch();
         shared.publish(shared.lock());
         self.log_latches().await;
+        self.send_reports().await;
+    }
+
+    /// Lets the guard judge, and takes the figures that are due.
+    fn watch(&self) {
+        let shared = &self.shared;
+        let now_us = shared.clock.now_us();
+        let mut live = shared.lock();
+        let mut reports = Vec::new();
+        if let Some(guard) = &shared.guard {
+            reports = live.guard(guard, now_us);
+        }
+        if let Some(every) = shared.telemetry
+            && Duration::from_micros(now_us.saturating_sub(live.reported_us)) >= every
+        {
+            live.reported_us = now_us;
+            reports.extend(live.telemetry(shared.node.as_str(), now_us));
+        }
+        reports
+            .iter()
+            .for_each(|(tenant, report)| live.report(tenant.clone(), report.clone()));
+        drop(live);
+        for (_, report) in reports {
+            if let UpstreamMessage::Alert {
+                severity, message, ..
+            } = report
+            {
+                shared.alert(severity, message);
+            }
+        }
+    }
+
+    /// Sends what waits to be told upstream; what is not taken waits on.
+    async fn send_reports(&self) {
+        let shared = &self.shared;
+        loop {
+            let Some((tenant, report)) = shared.lock().reports.front().cloned() else {
+                return;
+            };
+            let from = Channel::Up(tenant, shared.node.clone());
+            let sent = timeout(REPORT_TIMEOUT, shared.log.report(from, report)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                return;
+            }
+            shared.lock().reports.pop_front();
+        }
     }
 
     /// Writes stops that are in force here to the log, if their caller did not.
@@ -155,10 +205,7 @@ impl Executor {
         };
         for (payload, (channel, envelope)) in due {
             let append = shared.log.append(channel.clone(), envelope.clone());
-            if !matches!(
-                tokio::time::timeout(Duration::from_secs(1), append).await,
-                Ok(Ok(_))
-            ) {
+            if !matches!(timeout(Duration::from_secs(1), append).await, Ok(Ok(_))) {
                 let mut live = shared.lock();
                 if let Some(latch) = live.latches.values_mut().find(|latch| latch.payload == payload) {
                     latch.unlogged = Some((channel, envelope));

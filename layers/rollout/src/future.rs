@@ -3,13 +3,31 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use http::{HeaderValue, Response};
 use pin_project_lite::pin_project;
 
-use crate::service::VARIANT_HEADER;
+use crate::{service::VARIANT_HEADER, stats::Stats};
+
+/// Measures one answer. Dropped with the future it counts nothing: the client has gone.
+#[derive(Debug)]
+pub(crate) struct Measure {
+    stats: Arc<Stats>,
+    started: Instant,
+}
+
+impl Measure {
+    pub(crate) fn start(stats: Arc<Stats>) -> Self {
+        Self {
+            stats,
+            started: Instant::now(),
+        }
+    }
+}
 
 pin_project! {
     /// The future of [`Rollout`](crate::Rollout). Dropping it drops the inner one; nothing is lost.
@@ -18,12 +36,17 @@ pin_project! {
         #[pin]
         inner: F,
         variant: Option<HeaderValue>,
+        measure: Option<Measure>,
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(crate) fn new(inner: F, variant: Option<HeaderValue>) -> Self {
-        Self { inner, variant }
+    pub(crate) fn new(inner: F, variant: Option<HeaderValue>, measure: Option<Measure>) -> Self {
+        Self {
+            inner,
+            variant,
+            measure,
+        }
     }
 }
 
@@ -35,7 +58,14 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(context))?;
+        let answer = ready!(this.inner.poll(context));
+        if let Some(Measure { stats, started }) = this.measure.take() {
+            let error = answer
+                .as_ref()
+                .map_or(true, |response| response.status().is_server_error());
+            stats.record(started.elapsed(), error);
+        }
+        let mut response = answer?;
         if let Some(variant) = this.variant.take() {
             // A map at its limit keeps the response as it is: a rollout never fails one.
             let _ = response.headers_mut().try_insert(VARIANT_HEADER, variant);

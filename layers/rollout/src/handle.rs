@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -18,6 +19,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     event::{Event, OnEvent},
+    guard::GuardConfig,
     keys::KeyPair,
     latch::{Latch, LatchFile},
     live::Live,
@@ -55,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) key: Key,
     pub(crate) sampling: Sampling,
     pub(crate) latch_file: Option<LatchFile>,
+    pub(crate) guard: Option<GuardConfig>,
+    pub(crate) telemetry: Option<Duration>,
 }
 
 impl Handle {
@@ -81,6 +85,8 @@ impl Handle {
             key: Key::default(),
             sampling: Sampling::default(),
             latch_file: None,
+            guard: None,
+            telemetry: None,
         })
     }
 

@@ -79,6 +79,7 @@ mod error;
 mod event;
 mod executor;
 mod future;
+mod guard;
 mod handle;
 mod keys;
 mod latch;
@@ -93,12 +94,14 @@ mod service;
 mod snapshot;
 mod split;
 mod state;
+mod stats;
 mod status;
 mod strict;
 mod submit;
 mod table;
 mod tracker;
 mod variant;
+mod watch;
 mod wire;
 
 pub use self::{
@@ -120,6 +123,7 @@ pub use self::{
     event::{Change, Event, OnEvent},
     executor::{Executor, TICK},
     future::ResponseFuture,
+    guard::{GuardAction, GuardConfig},
     handle::{CLIENT_BUFFER, Handle},
     keys::{KeyConfig, KeyError, KeyPair, KeySet, MAX_KEYS, PublicKey},
     layer::RolloutLayer,

@@ -14,12 +14,18 @@ use crate::{
     refusal::Refusal,
     snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
     state::{Lane, Scope, State},
+    stats::Stats,
     table::Phase,
     variant::Variant,
+    watch::{Watch, Watches},
+    wire::UpstreamMessage,
 };
 
 /// How many verdicts are kept for the callers that wait for theirs.
 const VERDICTS: usize = 1_024;
+
+/// How many reports wait while the log is away.
+const REPORTS: usize = 256;
 
 /// Guarded by one lock that is never held across an await.
 pub(crate) struct Live {
@@ -33,6 +39,12 @@ pub(crate) struct Live {
     pub(crate) seq: u64,
     pub(crate) verdicts: VecDeque<(u64, Result<(), Refusal>)>,
     pub(crate) metrics: Metrics,
+    pub(crate) watches: Watches,
+    /// Whether requests are measured.
+    pub(crate) measured: bool,
+    /// What waits to be told upstream.
+    pub(crate) reports: VecDeque<(TenantId, UpstreamMessage)>,
+    pub(crate) reported_us: u64,
     served: BTreeMap<(TenantId, Scope), (Phase, Option<String>)>,
 }
 
@@ -50,6 +62,10 @@ impl Live {
             seq: 0,
             verdicts: VecDeque::new(),
             metrics: Metrics::new(),
+            watches: Watches::new(),
+            measured: false,
+            reports: VecDeque::new(),
+            reported_us: 0,
             served: BTreeMap::new(),
         }
     }
@@ -77,6 +93,21 @@ impl Live {
             .map(|(_, verdict)| verdict.clone())
     }
 
+    /// Keeps a report until it is sent; the same one twice is one, and the oldest give way.
+    pub(crate) fn report(&mut self, tenant: TenantId, report: UpstreamMessage) {
+        if self
+            .reports
+            .iter()
+            .any(|waiting| waiting.0 == tenant && waiting.1 == report)
+        {
+            return;
+        }
+        if self.reports.len() >= REPORTS {
+            self.reports.pop_front();
+        }
+        self.reports.push_back((tenant, report));
+    }
+
     /// The latch that covers a scope.
     pub(crate) fn latch(&self, tenant: &TenantId, scope: &Scope) -> Option<&Latch> {
         let of = |scope: &Scope| self.latches.get(&(tenant.clone(), scope.clone()));
@@ -92,17 +123,21 @@ impl Live {
         }
     }
 
-    /// The percent of a scope as served here.
+    /// The percent of a scope as served here: the log's, never above what contact and guard allow.
     pub(crate) fn percent(&self, tenant: &TenantId, scope: &Scope, lane: &Lane, now_us: u64) -> f64 {
         if self.latch(tenant, scope).is_some() {
-            0.0
-        } else {
-            lane.served_percent(now_us, self.contact_us)
+            return 0.0;
         }
+        let limit = self
+            .watches
+            .get(&(tenant.clone(), scope.clone()))
+            .map_or(100.0, Watch::limit);
+        lane.served_percent(now_us, self.contact_us).min(limit)
     }
 
     /// What requests read from now on, and what has changed by it.
     pub(crate) fn snapshot(&mut self, now_us: u64) -> (Snapshot, Vec<Change>) {
+        self.sync_watches(now_us);
         let mut metrics = std::mem::replace(&mut self.metrics, Metrics::empty());
         let mut changes = Vec::new();
         let mut views = HashMap::new();
@@ -143,7 +178,17 @@ impl Live {
                 if state.catalog().is_empty() {
                     continue;
                 }
-                let view = Arc::new(lane_view(state, &lane, phase, percent, now_us, &mut metrics));
+                let key = (tenant.clone(), scope.clone());
+                let watch = self.watches.get(&key).filter(|_| self.measured);
+                let view = Arc::new(lane_view(
+                    state,
+                    &lane,
+                    phase,
+                    percent,
+                    now_us,
+                    watch,
+                    &mut metrics,
+                ));
                 match scope.pattern() {
                     Some(pattern) => drop(scoped.insert(pattern, view)),
                     None => whole = Some(view),
@@ -170,22 +215,30 @@ fn lane_view(
     phase: Phase,
     percent: f64,
     now_us: u64,
+    watch: Option<&Watch>,
     metrics: &mut Metrics,
 ) -> LaneView {
-    let mut served = |variant: Arc<Variant>| {
+    let mut served = |variant: Arc<Variant>, stats: Option<Arc<Stats>>| {
         let decisions = metrics.decisions(&variant.name);
-        Served { variant, decisions }
+        Served {
+            variant,
+            decisions,
+            stats,
+        }
     };
     if phase == Phase::Stopped {
         return LaneView {
-            base: served(state.catalog().baseline()),
+            base: served(state.catalog().baseline(), None),
             canary: None,
         };
     }
-    let base = served(lane.base(state.catalog(), now_us));
+    let base = served(
+        lane.base(state.catalog(), now_us),
+        watch.map(|watch| watch.baseline.clone()),
+    );
     let threshold = Fraction::from_percent(percent).map_or(Threshold::Never, Fraction::threshold);
     let canary = lane.rollout().map(|rollout| Canary {
-        served: served(rollout.variant().clone()),
+        served: served(rollout.variant().clone(), watch.map(|watch| watch.canary.clone())),
         threshold,
         sampler: Sampler::new(rollout.digest.seed()),
     });

@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::{
     assignment::{CoinFlip, Key, Sampling},
-    future::ResponseFuture,
+    future::{Measure, ResponseFuture},
     handle::Handle,
     variant::Variant,
 };
@@ -46,8 +46,8 @@ impl<S> Rollout<S> {
         }
     }
 
-    /// The variant of a request; None where no catalog is.
-    fn decide<B>(&self, request: &Request<B>) -> Option<Variant> {
+    /// The variant of a request and who measures it; None where no catalog is.
+    fn decide<B>(&self, request: &Request<B>) -> Option<(Variant, Option<Measure>)> {
         let snapshot = self.handle.snapshot();
         let lane = snapshot.lane(request.extensions())?;
         let takes = lane.canary().filter(|canary| match self.sampling {
@@ -59,7 +59,10 @@ impl<S> Rollout<S> {
         });
         let served = takes.map_or(&lane.base, |canary| &canary.served);
         served.decisions.increment(1);
-        Some(Variant::clone(&served.variant))
+        Some((
+            Variant::clone(&served.variant),
+            served.stats.clone().map(Measure::start),
+        ))
     }
 }
 
@@ -78,7 +81,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let clone = self.inner.clone();
         let mut ready = mem::replace(&mut self.inner, clone);
-        let variant = self.decide(&request);
+        let (variant, measure) = self.decide(&request).unzip();
         let header = variant.as_ref().map(Variant::header);
         // What a client claims to have been assigned never reaches the handler.
         match header.clone() {
@@ -88,6 +91,6 @@ where
         if let Some(variant) = variant {
             request.extensions_mut().insert(variant);
         }
-        ResponseFuture::new(ready.call(request), header)
+        ResponseFuture::new(ready.call(request), header, measure.flatten())
     }
 }

@@ -6,7 +6,7 @@ use arqon_message::{Sampler, Subject, SubjectTrie, TenantId, Threshold};
 use http::Extensions;
 use metrics::Counter;
 
-use crate::variant::Variant;
+use crate::{stats::Stats, variant::Variant};
 
 /// The live decisions of all tenants.
 #[derive(Default)]
@@ -39,6 +39,8 @@ pub(crate) struct Canary {
 pub(crate) struct Served {
     pub(crate) variant: Arc<Variant>,
     pub(crate) decisions: Counter,
+    /// Who measures its answers, where a guard or telemetry asks for it.
+    pub(crate) stats: Option<Arc<Stats>>,
 }
 
 impl Snapshot {

@@ -6,6 +6,7 @@ use crate::{
     live::Live,
     state::{ApprovedRollout, Lane, Scope, State},
     table::Phase,
+    watch::Watch,
     wire::{RolloutConfig, VariantId},
 };
 
@@ -60,6 +61,8 @@ pub struct ScopeStatus {
     pub parked: Option<RolloutStatus>,
     /// Whether a stop is latched on this node beyond the log.
     pub latched: bool,
+    /// Whether the guard has lowered what is served here.
+    pub guarded: bool,
     /// Since when it is so, microseconds since the Unix epoch.
     pub since_us: u64,
     /// The reason somebody gave.
@@ -168,6 +171,10 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
         rollout: lane.rollout().map(rollout),
         parked: lane.parked().map(rollout),
         latched: latch.is_some(),
+        guarded: live
+            .watches
+            .get(&(state.tenant().clone(), scope.clone()))
+            .is_some_and(Watch::breached),
         since_us: latch.map_or(cause.since_us, |latch| latch.since_us),
         reason: latch.map_or_else(|| cause.reason.clone(), |latch| latch.reason.clone()),
         by: cause.by.clone(),
