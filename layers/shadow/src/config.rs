@@ -71,6 +71,10 @@ pub struct RuleConfig {
     /// `"accepted"`: once the primary answered 2xx (default); `"arrival"`: whatever it answers.
     #[serde(default = "when")]
     pub when: String,
+    /// Whether copies carry the primary's answer, for a sink that compares. Needs a
+    /// [`ResponseTapLayer`](crate::ResponseTapLayer) inside of the mirror. Default false.
+    #[serde(default)]
+    pub compare: bool,
 }
 
 /// A share as written: a number from 0.0 to 1.0, or text such as `"10%"`.
@@ -176,6 +180,7 @@ impl RuleConfig {
             methods: Vec::new(),
             strip_headers: strip_headers(),
             when: when(),
+            compare: false,
         }
     }
 
@@ -197,6 +202,13 @@ impl RuleConfig {
     #[must_use]
     pub fn with_strip_headers<H: Into<String>>(mut self, headers: impl IntoIterator<Item = H>) -> Self {
         self.strip_headers = headers.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Lets copies carry the primary's answer.
+    #[must_use]
+    pub fn comparing(mut self) -> Self {
+        self.compare = true;
         self
     }
 

@@ -6,7 +6,7 @@ use arqon_message::{Subject, TraceKey};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Uri};
 
-use crate::{head::Head, ledger::Ticket, marker, rule::Rule};
+use crate::{Answer, head::Head, ledger::Ticket, marker, rule::Rule};
 
 /// The copy of one request, as a [`Sink`](crate::Sink) gets it: marked, and without what a copy must not carry.
 #[derive(Clone)]
@@ -27,6 +27,8 @@ pub struct ShadowCopy {
     pub body: Bytes,
     /// The trailers, if the request had any, without what headers may not carry either.
     pub trailers: Option<HeaderMap>,
+    /// The primary's answer, if the rule compares and a [`ResponseTapLayer`](crate::ResponseTapLayer) looked at it.
+    pub primary: Option<Box<Answer>>,
     /// The key that decided.
     pub key: TraceKey,
     rule: Arc<Rule>,
@@ -86,7 +88,7 @@ impl Frames {
         };
     }
 
-    fn join(self) -> Bytes {
+    pub(crate) fn join(self) -> Bytes {
         match self {
             Self::None => Bytes::new(),
             Self::One(frame) => frame,
@@ -110,6 +112,7 @@ pub(crate) struct Draft {
     pub(crate) head: Head,
     pub(crate) frames: Frames,
     pub(crate) trailers: Option<Box<HeaderMap>>,
+    pub(crate) answer: Option<Box<Answer>>,
 }
 
 impl Draft {
@@ -123,6 +126,7 @@ impl Draft {
             head,
             frames,
             trailers,
+            answer,
         } = self;
         let mut headers = head.unpack();
         let rule = Arc::clone(ticket.rule());
@@ -141,6 +145,7 @@ impl Draft {
             headers,
             body: frames.join(),
             trailers,
+            primary: answer,
             key,
             rule,
         };

@@ -71,7 +71,11 @@
 //! Every copy carries `x-arqon-shadow: true` once; a consumer asks [`is_shadow`] and causes no side effect.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod answer;
 mod body;
+#[cfg(feature = "compare")]
+#[cfg_attr(docsrs, doc(cfg(feature = "compare")))]
+pub mod compare;
 mod config;
 mod copy;
 mod decision;
@@ -93,9 +97,11 @@ mod rules;
 mod service;
 mod shed;
 mod sink;
+mod tap;
 mod tee;
 
 pub use self::{
+    answer::Answer,
     body::ShadowBody,
     config::{RuleConfig, ShadowConfig, Share, When},
     copy::ShadowCopy,
@@ -110,4 +116,5 @@ pub use self::{
     reason::Reason,
     service::Shadow,
     sink::{CopyBody, Delivery, HttpSink, InvalidTarget, RecordingSink, Sink},
+    tap::{ResponseTap, ResponseTapLayer, TapBody, TapFuture},
 };

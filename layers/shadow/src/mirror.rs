@@ -18,6 +18,7 @@ use crate::{
     ledger::{Ledger, Ticket},
     rules::Rules,
     shed::{FULL, Shedder},
+    tap::Wanted,
     tee::{Pending, Tee},
 };
 
@@ -50,10 +51,11 @@ pub(crate) struct Mirror {
 }
 
 /// The copy of a chosen request, begun: who looks at its body, if one is to come, and at its answer, if that matters.
-#[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) tee: Option<Box<Tee>>,
     pub(crate) answer: Option<Arc<Pending>>,
+    /// The wish for the primary's response.
+    pub(crate) wanted: Option<Wanted>,
 }
 
 impl Mirror {
@@ -132,18 +134,29 @@ impl Mirror {
             head: Head::pack(headers, head),
             frames: Frames::None,
             trailers: None,
+            answer: None,
             ticket,
         });
         let accepted = rule.terms.when == When::Arrival;
         let pending = Arc::new(Pending::new(Arc::clone(self), draft, accepted));
         let answer = (!accepted).then(|| Arc::clone(&pending));
+        let bytes_max = rule.terms.max_body_bytes;
+        let wanted = rule
+            .terms
+            .compare
+            .then(|| Wanted::new(Arc::clone(&pending), bytes_max));
         if request.body().is_end_stream() {
             pending.body_ended(Frames::None, 0, None);
-            return Some(Begun { tee: None, answer });
+            return Some(Begun {
+                tee: None,
+                answer,
+                wanted,
+            });
         }
         Some(Begun {
-            tee: Some(Box::new(Tee::new(pending, rule.terms.max_body_bytes))),
+            tee: Some(Box::new(Tee::new(pending, bytes_max))),
             answer,
+            wanted,
         })
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Terms {
     pub(crate) methods: Arc<[Method]>,
     pub(crate) strip: Arc<[HeaderName]>,
     pub(crate) when: When,
+    /// Whether copies carry the primary's answer.
+    pub(crate) compare: bool,
 }
 
 /// A rule in force. Immutable: a change makes a new rule with the same books.

@@ -40,10 +40,16 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let (tee, answer) = match self.mirror.begin(&request) {
             None => (None, None),
-            Some(begun) => (begun.tee, begun.answer),
+            Some(begun) => {
+                begun
+                    .wanted
+                    .into_iter()
+                    .for_each(|wanted| drop(request.extensions_mut().insert(wanted)));
+                (begun.tee, begun.answer)
+            }
         };
         // The inner service that was made ready is called at once: no clone has to be swapped in.
         let primary = self.inner.call(request.map(|body| ShadowBody::new(body, tee)));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::{
-    Reason,
+    Answer, Reason,
     copy::{Draft, Frames},
     mirror::Mirror,
 };
@@ -30,14 +30,18 @@ struct Stage {
     /// The whole body, in bytes, once it ended.
     body: Option<usize>,
     accepted: bool,
+    /// The primary's response is wanted and has not ended.
+    answering: bool,
 }
 
 impl Pending {
     pub(crate) fn new(mirror: Arc<Mirror>, draft: Box<Draft>, accepted: bool) -> Self {
+        let answering = draft.ticket.rule().terms.compare;
         let stage = Mutex::new(Stage {
             draft: Some(draft),
             body: None,
             accepted,
+            answering,
         });
         Self {
             mirror,
@@ -69,6 +73,28 @@ impl Pending {
         self.mirror.core.ledger.release(late);
     }
 
+    /// The primary's response ended, having `bytes` bytes that are reserved, or cannot be had.
+    pub(crate) fn response_ended(&self, answer: Option<Answer>, bytes: usize) {
+        let mut late = bytes;
+        self.meet(|stage| {
+            stage.answering = false;
+            if let Some(draft) = &mut stage.draft {
+                draft.ticket.adopt(std::mem::take(&mut late));
+                draft.answer = answer.map(Box::new);
+            }
+        });
+        self.release(late);
+    }
+
+    /// Takes bytes of the budget; false if there are not enough left.
+    pub(crate) fn reserve(&self, bytes: usize) -> bool {
+        !self.over.load(Ordering::Relaxed) && self.mirror.core.ledger.reserve(bytes)
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        self.mirror.core.ledger.release(bytes);
+    }
+
     /// There will be no copy.
     pub(crate) fn give_up(&self, reason: Reason) {
         self.over.store(true, Ordering::Relaxed);
@@ -83,7 +109,9 @@ impl Pending {
             let mut stage = self.stage();
             change(&mut stage);
             match stage.body {
-                Some(bytes) if stage.accepted => stage.draft.take().map(|draft| (draft, bytes)),
+                Some(bytes) if stage.accepted && !stage.answering => {
+                    stage.draft.take().map(|draft| (draft, bytes))
+                }
                 _ => None,
             }
         };

@@ -133,6 +133,7 @@ fn rule(
         methods,
         strip,
         when,
+        compare: given.compare,
     })
 }
 

@@ -160,16 +160,8 @@ where
 {
     fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
         Box::pin(async move {
-            let request = self.request(copy)?;
-            // Dropped before it succeeded, which is what a timeout does, an attempt has failed.
-            let attempt = self.breaker.attempt().ok_or(SinkError::Disconnected)?;
-            let mut ready = self.client.clone();
-            poll_fn(|cx| ready.poll_ready(cx))
-                .await
-                .map_err(SinkError::publish)?;
-            let response = ready.call(request).await.map_err(SinkError::publish)?;
-            attempt.succeeded();
-            discard(response.into_body()).await;
+            let response = self.respond(copy).await?;
+            read(response.into_body(), |_| ()).await;
             Ok(())
         })
     }
@@ -179,16 +171,61 @@ where
     }
 }
 
-/// Reads a response that nobody wants, so that its connection can be used again.
-async fn discard<R: Body>(body: R) {
+impl<C> HttpSink<C> {
+    /// Sends a copy; the response has its head.
+    async fn respond<R>(&self, copy: ShadowCopy) -> Result<Response<R>, SinkError>
+    where
+        C: Service<Request<CopyBody>, Response = Response<R>> + Clone,
+        C::Error: Into<BoxError>,
+    {
+        let request = self.request(copy)?;
+        // Dropped before it succeeded, which is what a timeout does, an attempt has failed.
+        let attempt = self.breaker.attempt().ok_or(SinkError::Disconnected)?;
+        let mut ready = self.client.clone();
+        poll_fn(|cx| ready.poll_ready(cx))
+            .await
+            .map_err(SinkError::publish)?;
+        let response = ready.call(request).await.map_err(SinkError::publish)?;
+        attempt.succeeded();
+        Ok(response)
+    }
+
+    /// Sends a copy; the answer is what came back.
+    #[cfg(feature = "compare")]
+    pub(crate) async fn exchange<R>(&self, copy: ShadowCopy) -> Result<crate::Answer, SinkError>
+    where
+        C: Service<Request<CopyBody>, Response = Response<R>> + Clone,
+        C::Error: Into<BoxError>,
+        R: Body<Data = bytes::Bytes>,
+    {
+        let (head, body) = self.respond(copy).await?.into_parts();
+        let mut frames = crate::copy::Frames::None;
+        let complete = read(body, |data| frames.push(data)).await;
+        Ok(if complete {
+            crate::Answer::new(head.status, frames.join())
+        } else {
+            crate::Answer::of_status(head.status)
+        })
+    }
+}
+
+/// Reads a response up to the cap, so that its connection can be used again. True: that was all of it.
+async fn read<R: Body>(body: R, mut each: impl FnMut(R::Data)) -> bool {
     let mut body = pin!(body);
-    let mut read = 0;
-    while read <= RESPONSE_BYTES_MAX {
+    let mut bytes = 0;
+    while bytes <= RESPONSE_BYTES_MAX {
         match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            Some(Ok(frame)) => read += frame.data_ref().map_or(0, Buf::remaining),
-            Some(Err(_)) | None => return,
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    bytes += data.remaining();
+                    each(data);
+                }
+            }
+            Some(Err(_)) => return false,
+            None => return bytes <= RESPONSE_BYTES_MAX,
         }
     }
+    false
 }
 
 impl<C> fmt::Debug for HttpSink<C> {

@@ -3,6 +3,8 @@
 mod answers;
 mod bodies;
 mod books;
+#[cfg(feature = "compare")]
+mod compare;
 mod contract;
 mod faults;
 mod http;

@@ -1,0 +1,156 @@
+//! Comparing a candidate's answers with the primary's.
+
+use std::{convert::Infallible, future::ready};
+
+use arqon_shadow::{
+    CopyBody, HttpSink, Reason, ResponseTapLayer, ShadowConfig,
+    compare::{CompareSink, Comparison, Differ},
+};
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use tower::{Layer, ServiceExt};
+
+use super::support::*;
+
+fn config() -> ShadowConfig {
+    ShadowConfig::default().rule(rule().comparing().with_max_body_bytes(64))
+}
+
+/// A primary behind mirror and tap, which answers with `body` and is read by a client to its end.
+async fn exchange(layer: &arqon_shadow::ShadowLayer, body: &'static str) -> Seen {
+    let primary = tower::service_fn(move |request: Request<_>| async move {
+        read(request.into_body()).await;
+        Ok::<_, Infallible>(Response::new(Frames::of([body])))
+    });
+    let mirrored = layer.layer(ResponseTapLayer.layer(primary));
+    let Ok(response) = mirrored.oneshot(request(Frames::of(["ask"]))).await;
+    read(response.into_body()).await
+}
+
+#[tokio::test]
+async fn a_candidate_is_compared_and_the_control_takes_the_noise_out() {
+    let turn = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let service = |total: &'static str| {
+        let turn = std::sync::Arc::clone(&turn);
+        tower::service_fn(move |request: Request<CopyBody>| {
+            assert!(arqon_shadow::is_shadow(request.headers()));
+            let at = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let body = format!(r#"{{"at":{at},"total":{total},"meta":{{"node":{at}}}}}"#);
+            ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body)))))
+        })
+    };
+    // One type for both, as two connections to two hosts have.
+    let services = [service("8"), service("7")];
+    let [candidate, control] = services.map(|service| {
+        HttpSink::new(service, "http://service".parse().expect("uri"))
+            .expect("target")
+            .methods([Method::POST])
+    });
+    let comparison = Comparison::new(Differ::new().ignore("meta"));
+    let (layer, handle, _drain) = with_sink(
+        &config(),
+        CompareSink::new(candidate, comparison.clone()).control(control),
+    );
+    for _ in 0..200 {
+        let seen = exchange(&layer, r#"{"at":-1,"total":7,"meta":{"node":0}}"#).await;
+        assert_eq!(
+            seen.body, r#"{"at":-1,"total":7,"meta":{"node":0}}"#,
+            "the client's answer is untouched"
+        );
+    }
+    assert_eq!(
+        handle.shutdown(std::time::Duration::from_secs(5)).await.mirrored,
+        200
+    );
+    let report = comparison.report();
+    assert_eq!((report.compared, report.controlled), (200, 200));
+    let diverging: Vec<_> = report
+        .fields
+        .iter()
+        .filter(|(_, field)| field.diverges)
+        .map(|(path, _)| path)
+        .collect();
+    assert_eq!(diverging, ["total"]);
+    assert_eq!(report.fields["at"].noise, 200);
+}
+
+#[tokio::test]
+async fn a_copy_carries_the_answer_that_the_client_read() {
+    let rig = rig(&config());
+    assert_eq!(exchange(&rig.layer, "ok").await.body, "ok");
+    // More than is captured: the status alone. No body at all: complete at once.
+    exchange(
+        &rig.layer,
+        "sixty-five bytes, one more than the cap, so it is not captured here.",
+    )
+    .await;
+    let none = ResponseTapLayer.layer(tower::service_fn(|request: Request<_>| async move {
+        read(request.into_body()).await;
+        Ok::<_, Infallible>(
+            Response::builder()
+                .status(204)
+                .body(Full::<Bytes>::default())
+                .expect("response"),
+        )
+    }));
+    let Ok(answer) = rig.layer.layer(none).oneshot(request(Frames::of(["ask"]))).await;
+    drop(answer);
+    let queue_bytes = rig.handle.clone();
+    let (_, copies) = rig.settled().await;
+    let primary: Vec<_> = copies
+        .iter()
+        .map(|copy| copy.primary.as_deref().expect("answer").clone())
+        .collect();
+    assert_eq!(
+        (primary[0].status, primary[0].body.as_ref(), primary[0].complete),
+        (StatusCode::OK, &b"ok"[..], true)
+    );
+    assert_eq!((primary[1].body.len(), primary[1].complete), (0, false));
+    assert_eq!(
+        (primary[2].status, primary[2].complete),
+        (StatusCode::NO_CONTENT, true)
+    );
+    assert_eq!(queue_bytes.state().queue_bytes, 0);
+}
+
+#[tokio::test]
+async fn without_a_tap_or_without_an_answer_a_copy_goes_out_all_the_same() {
+    let rig = rig(&config());
+    send(&rig.layer, request(Frames::of(["ask"])), echo).await;
+    // A client that leaves before it has read the answer.
+    let tapped = ResponseTapLayer.layer(tower::service_fn(|request: Request<_>| async move {
+        read(request.into_body()).await;
+        Ok::<_, Infallible>(Response::new(Frames::of(["never read"])))
+    }));
+    let Ok(response) = rig
+        .layer
+        .layer(tapped)
+        .oneshot(request(Frames::of(["ask"])))
+        .await;
+    drop(response);
+    let (_, copies) = rig.settled().await;
+    assert!(copies[0].primary.is_none());
+    assert!(!copies[1].primary.as_ref().expect("status").complete);
+}
+
+#[tokio::test]
+async fn a_primary_that_refuses_is_not_compared() {
+    let rig = rig(&config());
+    let refusing = ResponseTapLayer.layer(tower::service_fn(|request: Request<_>| async move {
+        read(request.into_body()).await;
+        Ok::<_, Infallible>(
+            Response::builder()
+                .status(403)
+                .body(Frames::of(["no"]))
+                .expect("response"),
+        )
+    }));
+    let Ok(response) = rig
+        .layer
+        .layer(refusing)
+        .oneshot(request(Frames::of(["ask"])))
+        .await;
+    assert_eq!(read(response.into_body()).await.body, "no");
+    assert_eq!(rig.settled().await.0.dropped_by(Reason::PrimaryRejected), 1);
+}
