@@ -141,6 +141,9 @@ fn direct() -> impl FnMut(Request<Empty<Bytes>>) {
     }
 }
 
+/// A name, what is run, and what it took.
+type Variant = (&'static str, Box<dyn FnMut(Request<Empty<Bytes>>)>, Vec<u128>);
+
 fn main() {
     let policy = || [PolicyConfig::from_module("block_me", BLOCK_ME)];
     let with = |standby, shards| OverseerConfig {
@@ -150,7 +153,7 @@ fn main() {
         ..OverseerConfig::of(policy())
     };
     let mut bare = inner();
-    let mut variants: Vec<(&str, Box<dyn FnMut(Request<Empty<Bytes>>)>, Vec<u128>)> = vec![
+    let mut variants: Vec<Variant> = vec![
         (
             "native closure",
             Box::new(move |request| {

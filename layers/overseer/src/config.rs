@@ -87,6 +87,9 @@ pub struct OverseerConfig {
     pub function_bytes_max: usize,
     /// How long a module may take to compile. Default `"5s"`.
     pub compile_deadline: String,
+    /// Where compiled modules are kept, so that loading one again takes no compiling. The folder is made if need be; only
+    /// the service may be able to write to it. Needs the feature `cache`. Default: none is kept.
+    pub cache_dir: Option<PathBuf>,
     /// The chain, in order. Every policy whose scope covers the request runs.
     pub policies: Vec<PolicyConfig>,
 }
@@ -116,6 +119,7 @@ impl Default for OverseerConfig {
             functions_max: 10_000,
             function_bytes_max: 256 << 10,
             compile_deadline: "5s".to_owned(),
+            cache_dir: None,
             policies: Vec::new(),
         }
     }
@@ -203,8 +207,13 @@ impl OverseerConfig {
         }
     }
 
-    /// Takes relative paths of policies to be relative to `base`, the folder of the configuration file.
+    /// Takes relative paths, of policies and of `cache_dir`, to be relative to `base`, the folder of the configuration file.
     pub fn resolve_paths(&mut self, base: &Path) {
+        if let Some(folder) = &mut self.cache_dir
+            && folder.is_relative()
+        {
+            *folder = base.join(&*folder);
+        }
         for policy in &mut self.policies {
             if policy.path.is_relative() && !policy.path.as_os_str().is_empty() {
                 policy.path = base.join(&policy.path);

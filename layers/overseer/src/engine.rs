@@ -4,6 +4,7 @@
 //! allocator by way of `InstancePre` with copy-on-write memory, so a fresh one costs a few microseconds.
 
 mod budget;
+mod cache;
 mod compiled;
 mod fault;
 mod limiter;
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use self::{
     budget::Budget,
+    cache::ModuleCache,
     compiled::{Compiled, Entry, Exports, Ready},
     fault::classify,
     limiter::Limiter,
@@ -60,9 +62,14 @@ impl Engine {
     ///
     /// When the system refuses the address space or a thread.
     pub(crate) fn new(settings: Settings) -> Result<Self, EngineError> {
+        let cache = settings.cache_dir.as_deref().map(ModuleCache::open).transpose()?;
         let mut shards = Vec::with_capacity(settings.shards);
         for _ in 0..settings.shards {
-            shards.push(wasmtime::Engine::new(&settings.wasmtime()).map_err(EngineError::pool)?);
+            let mut config = settings.wasmtime();
+            if let Some(cache) = &cache {
+                config = cache.enable(config);
+            }
+            shards.push(wasmtime::Engine::new(&config).map_err(EngineError::pool)?);
         }
         let ticker = ticker::Ticker::start(&shards).map_err(EngineError::Thread)?;
         let permits = Arc::new(Semaphore::new(settings.concurrency));

@@ -1,6 +1,6 @@
 //! Errors: of configuration, of the engine, of loading, of the handle.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, path::Path, time::Duration};
 
 use serde::Serialize;
 
@@ -69,6 +69,16 @@ pub enum EngineError {
          virtual memory"
     )]
     Pool(String),
+    /// The folder for compiled modules cannot be used.
+    #[error(
+        "cache_dir {folder} cannot be used ({reason}); name a folder that only this service can write to"
+    )]
+    Cache {
+        /// The folder.
+        folder: String,
+        /// Why.
+        reason: String,
+    },
     /// A thread could not be started.
     #[error("the epoch thread could not be started")]
     Thread(#[source] io::Error),
@@ -80,6 +90,13 @@ pub enum EngineError {
 impl EngineError {
     pub(crate) fn pool(error: wasmtime::Error) -> Self {
         Self::Pool(chain(&error))
+    }
+
+    pub(crate) fn cache(folder: &Path, error: &wasmtime::Error) -> Self {
+        Self::Cache {
+            folder: folder.display().to_string(),
+            reason: chain(error),
+        }
     }
 
     pub(crate) fn calibration(error: wasmtime::Error) -> Self {

@@ -13,11 +13,10 @@ use crate::{
         shape::PAGE_BYTES,
     },
     edit,
-    engine::{Budget, Settings},
+    engine::{Budget, ModuleCache, Settings},
     error::ConfigError,
     scope::{Route, Scope},
     spec::{PolicySpec, Source},
-    standby::used_max,
     verdict::Cause,
     verify::LoadLimits,
 };
@@ -26,7 +25,11 @@ use crate::{
 const FUEL_DEFAULT: u64 = 10_000_000;
 const DEADLINE_DEFAULT: Duration = Duration::from_millis(5);
 /// Slots of a pool beyond what runs and stands by: loading, dry runs, instances being dropped.
-const SPARE_SLOTS: usize = 8;
+const SPARE_SLOTS: usize = 16;
+/// Slots for what runs at once on one shard: a call does not leave its thread, so more would mean as many threads.
+const RUNNING_MAX: usize = 256;
+/// Slots of all pools together: each takes 4 GiB of address space, which is 32 TiB of the 128 there are.
+const SLOTS_MAX: usize = 8_192;
 
 /// How much fuel a call gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +258,15 @@ impl OverseerConfig {
         findings.within("header_edits_max", self.header_edits_max, 0, 1_024);
         findings.within("header_bytes_max", self.header_bytes_max, 0, 1 << 20);
         findings.within("module_bytes_max", self.module_bytes_max, 8, 1 << 28);
+        if let Some(folder) = self.cache_dir.as_ref().filter(|_| !ModuleCache::AVAILABLE) {
+            let problem = "this build has no module cache";
+            findings.add(
+                "cache_dir",
+                folder.display(),
+                problem,
+                "build arqon-overseer with its feature `cache`",
+            );
+        }
         findings.within("functions_max", self.functions_max, 1, 1_000_000);
         findings.within("function_bytes_max", self.function_bytes_max, 1, 1 << 24);
     }
@@ -262,18 +274,22 @@ impl OverseerConfig {
     fn settings(&self, policies: usize) -> Settings {
         let cpus = thread::available_parallelism().map_or(1, usize::from).min(16);
         let shards = if self.shards == 0 { cpus } else { self.shards };
-        // Standing by: every policy, and a candidate beside it.
-        let standing = 2 * self.standby * policies.max(1) + used_max(self.standby);
-        let slots = self.concurrency + standing + SPARE_SLOTS;
+        let running = self.concurrency.min(RUNNING_MAX);
+        // Standing by: every policy, a candidate beside it, and as many used ones that wait to be dropped.
+        let queues = 2 * policies.max(1) + 1;
+        let room = (SLOTS_MAX / shards).saturating_sub(running + SPARE_SLOTS);
+        let standby = self.standby.min(room / queues);
+        let slots = running + queues * standby + SPARE_SLOTS;
         Settings {
             shards,
             concurrency: self.concurrency,
-            standby: self.standby,
+            standby,
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
             memory_bytes_max: self.memory_bytes_max,
             table_elements_max: self.table_elements_max,
             stack_bytes_max: self.stack_bytes_max,
             pagemap_scan: self.pagemap_scan,
+            cache_dir: self.cache_dir.clone(),
         }
     }
 }

@@ -134,3 +134,32 @@ fn a_chain_has_at_most_64_policies() {
     assert!(policies(64).validate().is_empty());
     assert_eq!(keys(&policies(65)), ["policies"]);
 }
+
+#[test]
+fn the_pools_keep_to_the_address_space_whatever_is_asked_for() {
+    for (policies, standby, shards, concurrency) in [
+        (1, 32, 2, 64),
+        (64, 1_024, 64, 4_096),
+        (64, 32, 16, 64),
+        (4, 0, 1, 1),
+        (64, 1_024, 1, 4_096),
+    ] {
+        let config = OverseerConfig {
+            standby,
+            shards,
+            concurrency,
+            ..OverseerConfig::of((0..policies).map(|at| PolicyConfig::from_path(&format!("p{at}"), "x")))
+        };
+        let settings = config.parse().unwrap().settings;
+        let slots = settings.shards * settings.slots as usize;
+        assert!(
+            slots <= 8_192 + 64 * (256 + 16),
+            "{slots} slots for {policies} policies, {shards} shards"
+        );
+        assert!(settings.standby <= standby);
+        assert!(
+            settings.standby > 0 || standby == 0 || shards == 64,
+            "{settings:?}"
+        );
+    }
+}

@@ -1,5 +1,7 @@
 //! Numbers the engine is made with, and wasmtime's configuration from them.
 
+use std::path::PathBuf;
+
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig,
     WasmFeatures,
@@ -34,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) stack_bytes_max: usize,
     /// Whether the page-map scan may be used where the process cannot be swapped.
     pub(crate) pagemap_scan: bool,
+    /// Where compiled modules are kept.
+    pub(crate) cache_dir: Option<PathBuf>,
 }
 
 impl Settings {

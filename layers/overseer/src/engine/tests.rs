@@ -10,6 +10,7 @@ fn settings() -> Settings {
         table_elements_max: 16,
         stack_bytes_max: 256 << 10,
         pagemap_scan: true,
+        cache_dir: None,
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod abi;
 mod abi_write;
+#[cfg(feature = "cache")]
+mod cache;
 mod contract;
 mod failures;
 mod guests;
