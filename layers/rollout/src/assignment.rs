@@ -159,6 +159,17 @@ pub enum Sampling {
     Random,
 }
 
+/// Whom a growing share reaches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cohort {
+    /// Every request, also of sessions that are open.
+    #[default]
+    All,
+    /// Sessions that are open keep the variant they were opened with ([`SessionVariant`](crate::SessionVariant)).
+    NewSessions,
+}
+
 /// A sequence of random 64-bit numbers, not for secrets: SplitMix64 from a random start.
 #[derive(Debug)]
 pub(crate) struct CoinFlip(AtomicU64);

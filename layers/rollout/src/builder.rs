@@ -177,6 +177,12 @@ impl ExecutorBuilder {
         let mut live = Live::new(states);
         live.latches = latches;
         let telemetry = (config.telemetry_seconds > 0).then(|| Duration::from_secs(config.telemetry_seconds));
+        let pin_keys: Vec<_> = config
+            .pin_keys
+            .iter()
+            .filter_map(|key| PublicKey::parse(key).ok())
+            .collect();
+        live.pinned = !pin_keys.is_empty();
         live.measured = telemetry.is_some() || config.guard.is_some();
         let log = log.unwrap_or_else(|| Arc::new(MemoryLog::with_clock(clock.clone())));
         let catalogs = catalogs.unwrap_or_else(|| {
@@ -203,6 +209,8 @@ impl ExecutorBuilder {
             latch_file,
             guard: config.guard,
             telemetry,
+            cohort: config.cohort,
+            pin_keys,
         });
         let shared = handle.shared;
         // What is served is right before the first request and before the log answers.

@@ -6,7 +6,7 @@ use arqon_message::TenantId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    assignment::{Key, Sampling},
+    assignment::{Cohort, Key, Sampling},
     catalog::Catalog,
     error::Finding,
     guard::GuardConfig,
@@ -49,6 +49,8 @@ pub struct Config {
     pub stop_keys: Vec<KeyConfig>,
     /// Other nodes whose proposals count, `keyid` is their `node_id` (additive; the same on every node).
     pub node_keys: Vec<KeyConfig>,
+    /// May sign testers' pins, and nothing else (additive). Default none: pins do nothing.
+    pub pin_keys: Vec<KeyConfig>,
     /// Where the variants are described.
     pub catalog: Option<CatalogConfig>,
     /// Where control actions are recorded.
@@ -58,6 +60,9 @@ pub struct Config {
     pub key: String,
     /// `sticky` (default) or `random`, the source's coin flip.
     pub sampling: Sampling,
+    /// Whom a growing share reaches: `all` (default), or `new_sessions`: an open WebSocket session keeps the
+    /// variant it was opened with (additive).
+    pub cohort: Cohort,
     /// Compares the variant with the baseline and lowers what this node serves when it is worse (additive).
     /// Default: no guard.
     pub guard: Option<GuardConfig>,
@@ -98,10 +103,12 @@ impl Default for Config {
             keys: Vec::new(),
             stop_keys: Vec::new(),
             node_keys: Vec::new(),
+            pin_keys: Vec::new(),
             catalog: None,
             audit: None,
             key: Key::Trace.to_string(),
             sampling: Sampling::Sticky,
+            cohort: Cohort::All,
             guard: None,
             telemetry_seconds: 0,
             allow_unsigned: false,
@@ -187,6 +194,7 @@ impl Config {
             ("keys", &self.keys),
             ("stop_keys", &self.stop_keys),
             ("node_keys", &self.node_keys),
+            ("pin_keys", &self.pin_keys),
         ];
         for (name, set) in sets {
             for (at, key) in set.iter().enumerate() {

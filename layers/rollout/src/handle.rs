@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     apply::Issuer,
-    assignment::{Key, Sampling},
+    assignment::{Cohort, Key, Sampling},
     audit::{AuditSink, NoAudit},
     catalog_source::{CatalogSource, NoCatalogs},
     client::GovernanceClient,
@@ -20,10 +20,11 @@ use crate::{
     config::Config,
     event::{Event, OnEvent},
     guard::GuardConfig,
-    keys::KeyPair,
+    keys::{KeyPair, PublicKey},
     latch::{Latch, LatchFile},
     live::Live,
     log::{ControlLog, MemoryLog},
+    pin::PinToken,
     record::NodeId,
     refusal::Refusal,
     snapshot::Snapshot,
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) latch_file: Option<LatchFile>,
     pub(crate) guard: Option<GuardConfig>,
     pub(crate) telemetry: Option<Duration>,
+    pub(crate) cohort: Cohort,
+    pub(crate) pin_keys: Vec<PublicKey>,
 }
 
 impl Handle {
@@ -87,6 +90,8 @@ impl Handle {
             latch_file: None,
             guard: None,
             telemetry: None,
+            cohort: Cohort::All,
+            pin_keys: Vec::new(),
         })
     }
 
@@ -98,6 +103,14 @@ impl Handle {
     /// How decisions are made.
     pub fn sampling(&self) -> Sampling {
         self.shared.sampling
+    }
+
+    pub(crate) fn cohort(&self) -> Cohort {
+        self.shared.cohort
+    }
+
+    pub(crate) fn verify_pin(&self, header: &str) -> Option<PinToken> {
+        PinToken::verify(header, &self.shared.pin_keys, self.shared.clock.now_us())
     }
 
     /// The state of this node.

@@ -48,6 +48,9 @@
 //! `Extension<Variant>` and the header `x-arqon-variant` on the request it hands on, and the same header on
 //! the response. A tenant without a catalog gets neither.
 //!
+//! Testers see a variant early by a signed [`Pin`]; an open WebSocket session keeps its variant with
+//! [`Cohort::NewSessions`].
+//!
 //! # Control
 //!
 //! [`Handle::submit`] takes signed envelopes ([`Control::sign`]); [`GovernanceClient`] is a node's end;
@@ -87,6 +90,7 @@ mod layer;
 mod live;
 mod log;
 mod metrics;
+mod pin;
 mod ramp;
 mod record;
 mod refusal;
@@ -106,7 +110,7 @@ mod wire;
 
 pub use self::{
     apply::{Accepted, apply},
-    assignment::{InvalidKey, Key, Sampling},
+    assignment::{Cohort, InvalidKey, Key, Sampling},
     audit::{AuditEntry, AuditError, AuditFuture, AuditSink, NoAudit},
     builder::ExecutorBuilder,
     catalog::{Catalog, CatalogError, MAX_CATALOG_BYTES, MAX_PARAMS, MAX_VARIANTS, ParamSpec, VariantSpec},
@@ -129,6 +133,7 @@ pub use self::{
     layer::RolloutLayer,
     log::{Appended, Batch, ControlLog, LogError, LogFuture, MAX_MEMORY_RECORDS, MemoryLog},
     metrics::{DECISIONS, FRACTION, REFUSED, STOPPED},
+    pin::{PIN_HEADER, PIN_TYPE, Pin, PinToken},
     ramp::InvalidRollout,
     record::{Channel, InvalidChannel, InvalidNodeId, NodeId, Record},
     refusal::{Reason, Refusal},
@@ -141,7 +146,7 @@ pub use self::{
     submit::{APPEND_TIMEOUT, Receipt, STOP_TIMEOUT},
     table::{Effect, Phase, Trigger, document, effect},
     tracker::RolloutTracker,
-    variant::{Params, Variant},
+    variant::{Params, SessionVariant, Variant},
     wire::{
         AlertSeverity, DownstreamMessage, EnforcementAction, Proposal, RolloutConfig, UpstreamMessage,
         VariantId,

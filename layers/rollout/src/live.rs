@@ -8,6 +8,7 @@ use std::{
 use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
 
 use crate::{
+    catalog::VariantSpec,
     event::Change,
     latch::{Latch, Latches},
     metrics::Metrics,
@@ -18,7 +19,7 @@ use crate::{
     table::Phase,
     variant::Variant,
     watch::{Watch, Watches},
-    wire::UpstreamMessage,
+    wire::{UpstreamMessage, VariantId},
 };
 
 /// How many verdicts are kept for the callers that wait for theirs.
@@ -42,6 +43,8 @@ pub(crate) struct Live {
     pub(crate) watches: Watches,
     /// Whether requests are measured.
     pub(crate) measured: bool,
+    /// Whether testers' pins count.
+    pub(crate) pinned: bool,
     /// What waits to be told upstream.
     pub(crate) reports: VecDeque<(TenantId, UpstreamMessage)>,
     pub(crate) reported_us: u64,
@@ -64,6 +67,7 @@ impl Live {
             metrics: Metrics::new(),
             watches: Watches::new(),
             measured: false,
+            pinned: false,
             reports: VecDeque::new(),
             reported_us: 0,
             served: BTreeMap::new(),
@@ -195,18 +199,25 @@ impl Live {
                 }
             }
             if let Some(whole) = whole {
-                views.insert(
-                    tenant.clone(),
-                    TenantView {
-                        whole,
-                        scoped: Arc::new(scoped),
-                    },
-                );
+                let scoped = Arc::new(scoped);
+                let pins = if self.pinned { pins(state) } else { HashMap::new() };
+                let view = TenantView {
+                    tenant: tenant.clone(),
+                    pins: Arc::new(pins),
+                    whole,
+                    scoped,
+                };
+                views.insert(tenant.clone(), view);
             }
         }
         self.metrics = metrics;
         (Snapshot::new(views), changes)
     }
+}
+
+fn pins(state: &State) -> HashMap<VariantId, Arc<Variant>> {
+    let resolve = |spec: &VariantSpec| Some((spec.id, state.catalog().resolve(Some(spec.id), None).ok()?));
+    state.catalog().variants().filter_map(resolve).collect()
 }
 
 fn lane_view(
@@ -228,6 +239,7 @@ fn lane_view(
     };
     if phase == Phase::Stopped {
         return LaneView {
+            same_for_all: true,
             base: served(state.catalog().baseline(), None),
             canary: None,
         };
@@ -242,5 +254,9 @@ fn lane_view(
         threshold,
         sampler: Sampler::new(rollout.digest.seed()),
     });
-    LaneView { base, canary }
+    LaneView {
+        same_for_all: phase == Phase::Forced,
+        base,
+        canary,
+    }
 }

@@ -10,10 +10,12 @@ use http::{HeaderName, Request, Response};
 use tower_service::Service;
 
 use crate::{
-    assignment::{CoinFlip, Key, Sampling},
+    assignment::{Cohort, CoinFlip, Key, Sampling},
     future::{Measure, ResponseFuture},
     handle::Handle,
-    variant::Variant,
+    pin::{PIN_HEADER, Pin},
+    snapshot::{LaneView, Served, TenantView},
+    variant::{SessionVariant, Variant},
 };
 
 /// Names the variant, on the request handed on and on the response.
@@ -49,7 +51,21 @@ impl<S> Rollout<S> {
     /// The variant of a request and who measures it; None where no catalog is.
     fn decide<B>(&self, request: &Request<B>) -> Option<(Variant, Option<Measure>)> {
         let snapshot = self.handle.snapshot();
-        let lane = snapshot.lane(request.extensions())?;
+        let (tenant, lane) = snapshot.lane(request.extensions())?;
+        if let Some(pinned) = self.pinned(tenant, lane, request) {
+            return Some((pinned, None));
+        }
+        let served = self
+            .session(lane, request)
+            .unwrap_or_else(|| self.assign(lane, request));
+        served.decisions.increment(1);
+        Some((
+            Variant::clone(&served.variant),
+            served.stats.clone().map(Measure::start),
+        ))
+    }
+
+    fn assign<'a, B>(&self, lane: &'a LaneView, request: &Request<B>) -> &'a Served {
         let takes = lane.canary().filter(|canary| match self.sampling {
             Sampling::Random => canary.threshold.contains(self.coin.flip()),
             Sampling::Sticky => self
@@ -57,12 +73,35 @@ impl<S> Rollout<S> {
                 .with(request.headers(), request.extensions(), |key| canary.takes(key))
                 .unwrap_or(false),
         });
-        let served = takes.map_or(&lane.base, |canary| &canary.served);
-        served.decisions.increment(1);
-        Some((
-            Variant::clone(&served.variant),
-            served.stats.clone().map(Measure::start),
-        ))
+        takes.map_or(&lane.base, |canary| &canary.served)
+    }
+
+    /// The variant of an open session, where sessions keep theirs.
+    fn session<'a, B>(&self, lane: &'a LaneView, request: &Request<B>) -> Option<&'a Served> {
+        if self.handle.cohort() == Cohort::All || lane.same_for_all {
+            return None;
+        }
+        let SessionVariant(variant) = request.extensions().get()?;
+        lane.serving(variant.id)
+    }
+
+    /// The variant a tester's pin names.
+    fn pinned<B>(&self, tenant: &TenantView, lane: &LaneView, request: &Request<B>) -> Option<Variant> {
+        if tenant.pins.is_empty() || lane.same_for_all {
+            return None;
+        }
+        let carried = request.extensions().get::<Pin>().map(|Pin(header)| header);
+        let header = carried
+            .or_else(|| request.headers().get(PIN_HEADER))?
+            .to_str()
+            .ok()?;
+        let token = self.handle.verify_pin(header)?;
+        let same_tenant = token.tenant == tenant.tenant.as_str();
+        tenant
+            .pins
+            .get(&token.variant)
+            .filter(|_| same_tenant)
+            .map(|variant| Variant::clone(variant))
     }
 }
 

@@ -6,7 +6,7 @@ use arqon_message::{Sampler, Subject, SubjectTrie, TenantId, Threshold};
 use http::Extensions;
 use metrics::Counter;
 
-use crate::{stats::Stats, variant::Variant};
+use crate::{stats::Stats, variant::Variant, wire::VariantId};
 
 /// The live decisions of all tenants.
 #[derive(Default)]
@@ -18,12 +18,17 @@ pub(crate) struct Snapshot {
 
 #[derive(Clone)]
 pub(crate) struct TenantView {
+    pub(crate) tenant: TenantId,
+    /// Every variant of the catalog, for testers; empty where no pin counts.
+    pub(crate) pins: Arc<HashMap<VariantId, Arc<Variant>>>,
     pub(crate) whole: Arc<LaneView>,
     pub(crate) scoped: Arc<SubjectTrie<Arc<LaneView>>>,
 }
 
 /// One scope's decision.
 pub(crate) struct LaneView {
+    /// Stopped or forced: the same for everyone, whatever a session or a tester has.
+    pub(crate) same_for_all: bool,
     pub(crate) base: Served,
     pub(crate) canary: Option<Canary>,
 }
@@ -54,7 +59,7 @@ impl Snapshot {
     }
 
     /// The scope a request falls into: by its subject, else its tenant, else the only tenant.
-    pub(crate) fn lane(&self, extensions: &Extensions) -> Option<&Arc<LaneView>> {
+    pub(crate) fn lane(&self, extensions: &Extensions) -> Option<(&TenantView, &LaneView)> {
         if self.tenants.is_empty() {
             return None;
         }
@@ -68,11 +73,20 @@ impl Snapshot {
             None => self.sole.as_ref()?,
         };
         let scoped = subject.and_then(|subject| view.scoped.find(subject));
-        Some(scoped.unwrap_or(&view.whole))
+        Some((view, scoped.unwrap_or(&view.whole)))
     }
 }
 
 impl LaneView {
+    /// What serves a variant now, if anything does.
+    pub(crate) fn serving(&self, id: VariantId) -> Option<&Served> {
+        let canary = self.canary().map(|canary| &canary.served);
+        [Some(&self.base), canary]
+            .into_iter()
+            .flatten()
+            .find(|served| served.variant.id == id)
+    }
+
     /// Whether a key is needed to decide.
     pub(crate) fn canary(&self) -> Option<&Canary> {
         self.canary

@@ -5,8 +5,9 @@ use std::{convert::Infallible, time::Duration};
 
 use arqon_message::{Claims, ConnectionId, Fraction, Sampler, Subject, TenantId};
 use arqon_rollout::{
-    Catalog, Clock, Config, Control, DownstreamMessage, EnforcementAction, Executor, Handle, KeyPair,
-    Proposal, RolloutConfig, RolloutLayer, Sampling, Split, SystemClock, Variant,
+    Catalog, Clock, Cohort, Config, Control, DownstreamMessage, EnforcementAction, Executor, Handle, KeyPair,
+    Pin, PinToken, Proposal, RolloutConfig, RolloutLayer, Sampling, SessionVariant, Split, SystemClock,
+    Variant,
 };
 use http::{HeaderValue, Request, Response};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -257,6 +258,98 @@ async fn the_rollout_and_the_shadow_sample_are_independent() {
     );
     // p = 1e-6.
     assert!(chi_square < 23.9, "{chi_square}");
+}
+
+/// A node whose sessions keep their variant and whose testers may pin.
+async fn testers() -> (Handle, KeyPair) {
+    let key = KeyPair::generate("testers").unwrap();
+    let catalog =
+        br#"{"version":1,"baseline":1,"variants":[{"id":1,"name":"stable"},{"id":42,"name":"fast"}]}"#;
+    let config = Config {
+        enabled: true,
+        allow_unsigned: true,
+        tenants: vec!["t".to_owned()],
+        pin_keys: vec![key.public().to_config()],
+        cohort: Cohort::NewSessions,
+        ..Config::default()
+    };
+    let executor = Executor::builder(&config)
+        .catalog(Catalog::parse(catalog).unwrap())
+        .build()
+        .unwrap();
+    let handle = executor.handle();
+    tokio::spawn(executor.run());
+    (handle, key)
+}
+
+async fn stop(handle: &Handle, tenant: &str) {
+    let action = EnforcementAction::EmergencyStop;
+    submit(
+        handle,
+        tenant,
+        DownstreamMessage::Enforce {
+            action,
+            reason: String::new(),
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_tester_s_pin_serves_any_variant_until_a_stop() {
+    let (handle, key) = testers().await;
+    let layer = by_user(&handle);
+    let hour = SystemClock::new().now_us() + 3_600_000_000;
+    let pinned = |tenant: &str, variant, expires_at_us, key: &KeyPair| {
+        let token = PinToken {
+            tenant: tenant.to_owned(),
+            variant,
+            expires_at_us,
+        };
+        HeaderValue::from_str(&token.sign(key)).unwrap()
+    };
+    let eve = KeyPair::generate("testers").unwrap();
+    for (header, expected) in [
+        (pinned("t", 42, hour, &key), 42),
+        (pinned("t", 1, hour, &key), 1),
+        (pinned("t", 7, hour, &key), 1),
+        (pinned("other", 42, hour, &key), 1),
+        (pinned("t", 42, 1, &key), 1),
+        (pinned("t", 42, hour, &eve), 1),
+        (HeaderValue::from_static("nonsense"), 1),
+    ] {
+        let mut by_header = request("ada");
+        by_header.headers_mut().insert("x-arqon-pin", header.clone());
+        assert_eq!(assigned(&layer, by_header).await.unwrap().id, expected);
+        let mut by_extension = request("ada");
+        by_extension.extensions_mut().insert(Pin(header));
+        assert_eq!(assigned(&layer, by_extension).await.unwrap().id, expected);
+    }
+    stop(&handle, "t").await;
+    let mut stopped = request("ada");
+    stopped
+        .headers_mut()
+        .insert("x-arqon-pin", pinned("t", 42, hour, &key));
+    assert_eq!(assigned(&layer, stopped).await.unwrap().id, 1);
+}
+
+#[tokio::test]
+async fn an_open_session_keeps_its_variant_until_it_is_no_longer_served() {
+    let (handle, _) = testers().await;
+    let layer = by_user(&handle);
+    let old = assigned(&layer, request("ada")).await.unwrap();
+    roll_out(&handle, "t", "p", None, 100.0).await;
+    let new = assigned(&layer, request("ada")).await.unwrap();
+    let frame = |variant: &Variant| {
+        let mut frame = request("ada");
+        frame.extensions_mut().insert(SessionVariant(variant.clone()));
+        frame
+    };
+    assert_eq!((old.id, new.id), (1, 42));
+    assert_eq!(assigned(&layer, frame(&old)).await.unwrap().id, 1);
+    assert_eq!(assigned(&layer, frame(&new)).await.unwrap().id, 42);
+    stop(&handle, "t").await;
+    assert_eq!(assigned(&layer, frame(&new)).await.unwrap().id, 1);
 }
 
 #[tokio::test]
