@@ -7,7 +7,7 @@ use http::{HeaderName, Method, Request, request::Parts};
 use http_body::Body;
 
 use crate::{
-    config::{Encoding, Mode, OnStale, Unmapped},
+    config::{Encoding, Mode, Unmapped},
     handle::Route,
     layer::Shared,
     media_type,
@@ -55,20 +55,16 @@ pub(crate) fn admit<B: Body>(shared: &Shared, request: &mut Request<B>) -> Admis
                 "no schema is mapped to this subject",
             ))
         }
-        Route::Unavailable { .. } | Route::Stale { .. } => {
+        Route::Unavailable { schema_id } => {
             shared.metrics.unavailable.increment(1);
-            if let Route::Stale { age } = route {
-                shared.metrics.age.set(crate::metrics::seconds(age));
-            }
-            if monitor {
-                return Admission::Pass;
-            }
-            let detail = match route {
-                Route::Stale { .. } => "the schema registry has not been reached for too long".into(),
-                Route::Unavailable { schema_id } => format!("schema {schema_id} is not loaded"),
-                _ => unreachable!("matched above"),
-            };
-            Admission::Refuse(Problem::new(Code::SchemaUnavailable, detail))
+            unavailable(monitor, || format!("schema {schema_id} is not loaded"))
+        }
+        Route::Stale { age } => {
+            shared.metrics.unavailable.increment(1);
+            shared.metrics.age.set(age.as_secs_f64());
+            unavailable(monitor, || {
+                "the schema registry has not been reached for too long".to_owned()
+            })
         }
         Route::Bound(binding) => match media_type::encoding(request.headers(), binding.encoding) {
             Ok(encoding) => Admission::Check { binding, encoding },
@@ -80,6 +76,14 @@ pub(crate) fn admit<B: Body>(shared: &Shared, request: &mut Request<B>) -> Admis
                 Admission::Refuse(Problem::new(Code::MediaTypeUnsupported, detail))
             }
         },
+    }
+}
+
+fn unavailable(monitor: bool, detail: impl FnOnce() -> String) -> Admission {
+    if monitor {
+        Admission::Pass
+    } else {
+        Admission::Refuse(Problem::new(Code::SchemaUnavailable, detail()))
     }
 }
 
@@ -99,12 +103,7 @@ pub(crate) fn judge<B, E: Into<BoxError>>(
     let verdict = binding.validator.validate(encoding, &collected.bytes);
     shared.metrics.duration.record(started.elapsed());
     let config = shared.registry.config();
-    if config.on_stale == OnStale::Serve {
-        shared
-            .metrics
-            .age
-            .set(crate::metrics::seconds(shared.registry.age()));
-    }
+    shared.metrics.age.set(shared.registry.age().as_secs_f64());
     match verdict {
         Ok(()) => {
             // A header map that is full stays without the header; the extension tells the same.
@@ -122,9 +121,9 @@ pub(crate) fn judge<B, E: Into<BoxError>>(
                 let subject = parts.extensions.get::<Subject>();
                 let tenant = parts.extensions.get::<TenantId>().map(TenantId::as_str);
                 tracing::warn!(
-                    component = "registry",
-                    error = %error,
-                    tenant_id = tenant.or_else(|| subject.and_then(Subject::tenant)).unwrap_or_default(),
+                    component = %"registry",
+                    error,
+                    tenant_id = %tenant.or_else(|| subject.and_then(Subject::tenant)).unwrap_or_default(),
                     schema_id = %binding.validated_by.schema_id,
                     revision = binding.validated_by.revision,
                     enforced = config.mode == Mode::Enforce,

@@ -19,7 +19,7 @@ use crate::{
     config::{MappingConfig, OnStale, RegistryConfig},
     error::{ApplyError, ConfigError, Finding},
     event::{Event, EventSink},
-    registry::{Binding, Change, Snapshot, Terms},
+    registry::{Binding, Change, Entry, Snapshot, Terms},
 };
 
 /// Makes a registry without schemas: the half a [`SchemaLayer`](crate::SchemaLayer) reads and the half a
@@ -74,15 +74,24 @@ pub fn channel_with(
     Ok((Registry { shared }, RegistryWriter { inner: writer }))
 }
 
+/// The start, on a scale that also holds contacts of earlier processes.
+const STARTED: u64 = 1 << 42;
+
 struct Shared {
     config: RegistryConfig,
     /// Pattern to index into `config.mappings`.
     routes: SubjectTrie<usize>,
     snapshot: ArcSwap<Snapshot>,
     started: Instant,
-    /// Milliseconds from `started` to the last contact, plus one; 0 while nobody reports contact.
+    /// The last contact in milliseconds, [`STARTED`] being the time of `started`; 0 while nobody reports contact.
     contact: AtomicU64,
     ready: AtomicBool,
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        STARTED.saturating_add(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 /// The schemas in force. Cheap to clone; reading waits for nobody.
@@ -164,11 +173,7 @@ impl Registry {
     pub fn age(&self) -> Duration {
         match self.shared.contact.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            contact => self
-                .shared
-                .started
-                .elapsed()
-                .saturating_sub(Duration::from_millis(contact - 1)),
+            contact => Duration::from_millis(self.shared.now().saturating_sub(contact)),
         }
     }
 
@@ -250,7 +255,7 @@ impl RegistryWriter {
         }
         for refused in &outcome.refused {
             crate::metrics::load_error();
-            tracing::warn!(component = "registry", error = %refused, "schema update refused, the last good one stays");
+            tracing::warn!(component = %"registry", error = %refused, "schema update refused, the last good one stays");
         }
         outcome.events.into_iter().for_each(|event: Event| events(event));
         Applied {
@@ -288,8 +293,25 @@ impl RegistryWriter {
     /// Tells that the store was heard of just now: a successful read, an update, a heartbeat. From the first call on
     /// the registry has an age; a store that cannot go away never calls this.
     pub fn contact(&self) {
-        let millis = u64::try_from(self.inner.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        self.inner.shared.contact.store(millis + 1, Ordering::Relaxed);
+        self.inner
+            .shared
+            .contact
+            .store(self.inner.shared.now(), Ordering::Relaxed);
+    }
+
+    /// Tells that what is in force is known since that long ago only: read from a copy, not from the store.
+    pub fn contact_was(&self, age: Duration) {
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.inner.shared.contact.store(
+            self.inner.shared.now().saturating_sub(age).max(1),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Everything in force: what a store of copies keeps.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Entry> {
+        self.inner.shared.snapshot.load().entries()
     }
 
     /// Tells that the store was read completely, although not all of it could be used.

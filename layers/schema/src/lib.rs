@@ -87,7 +87,7 @@ pub use self::{
     layer::SchemaLayer,
     registry::{Binding, Change, Entry, ValidatedBy},
     service::Schema,
-    store::{DirStore, MemoryStore, SchemaStore},
+    store::{Copies, DirStore, MemoryStore, SchemaStore},
     validator::Validator,
     violation::{VIOLATIONS_MAX, Violations, rule},
 };

@@ -69,8 +69,3 @@ impl Metrics {
 pub(crate) fn load_error() {
     metrics::counter!("shield_schema_load_errors_total").increment(1);
 }
-
-/// Whole seconds and their fraction, for a gauge.
-pub(crate) fn seconds(age: std::time::Duration) -> f64 {
-    age.as_secs_f64()
-}

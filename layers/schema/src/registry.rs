@@ -174,6 +174,17 @@ impl Snapshot {
             .collect()
     }
 
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let schemas = self.schemas.iter();
+        schemas
+            .map(|(id, schema)| Entry {
+                id: id.to_string(),
+                revision: schema.revision,
+                bytes: schema.bytes.clone(),
+            })
+            .collect()
+    }
+
     /// The snapshot after the change; `None` inside the outcome when nothing changed.
     pub(crate) fn apply(&self, terms: Terms<'_>, change: Change) -> Outcome {
         let mut next = Self {

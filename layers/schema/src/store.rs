@@ -1,11 +1,12 @@
 //! Where schemas come from: a [`SchemaStore`] pushes what it has, and every change of it, into a [`RegistryWriter`].
 
+mod copies;
 mod dir;
 mod memory;
 
 use std::future::Future;
 
-pub use self::{dir::DirStore, memory::MemoryStore};
+pub use self::{copies::Copies, dir::DirStore, memory::MemoryStore};
 use crate::{error::StoreError, handle::RegistryWriter};
 
 /// A source of schemas.

@@ -53,6 +53,8 @@ pub(crate) struct Field {
     pub(crate) number: u32,
     pub(crate) name: Box<str>,
     pub(crate) json_name: Box<str>,
+    /// No other field claims the JSON name.
+    pub(crate) json_name_is_own: bool,
     pub(crate) kind: Kind,
     pub(crate) shape: Shape,
     pub(crate) presence: Presence,
@@ -198,6 +200,16 @@ impl Table {
 }
 
 impl Message {
+    /// The index of the field with that JSON spelling. Fields mostly come in order: `guess` is tried first.
+    #[inline]
+    pub(crate) fn by_spelling(&self, name: &str, guess: u32) -> Option<u32> {
+        let is = |field: &&Field| *field.name == *name || field.json_name_is_own && *field.json_name == *name;
+        match self.fields.get(guess as usize).filter(is) {
+            Some(_) => Some(guess),
+            None => self.json.get(name).copied(),
+        }
+    }
+
     /// The index of the field with that number.
     pub(crate) fn by_number(&self, number: u32) -> Option<usize> {
         self.fields

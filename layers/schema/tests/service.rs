@@ -598,3 +598,85 @@ fn the_keys_of_the_design_are_read() {
     assert!(config.validate().is_empty());
     assert_eq!(config.mappings[0].level, Level::Strict);
 }
+
+#[tokio::test]
+async fn copies_bridge_a_start_without_the_store_and_carry_their_age() {
+    let folder = tempfile::tempdir().unwrap();
+    let copies = arqon_schema::Copies::new(folder.path().join("schemas.copy"));
+    let (_, writer) = channel(config()).unwrap();
+    assert_eq!(
+        copies.restore(&writer).unwrap().changed,
+        0,
+        "no file restores nothing"
+    );
+    let store = MemoryStore::new();
+    store.load(&writer).unwrap();
+    store.put_source(ID, SOURCE).unwrap();
+    copies.save(&writer).unwrap();
+
+    let (registry, writer) = channel(config()).unwrap();
+    assert_eq!(copies.restore(&writer).unwrap().changed, 1);
+    assert!(
+        !registry.is_ready(),
+        "only the store can say that nothing is missing"
+    );
+    assert_eq!(
+        send(&registry, request(SUBJECT, b"\x0a\x02u1")).await.0.status(),
+        StatusCode::ACCEPTED
+    );
+    writer.contact_was(std::time::Duration::from_secs(301));
+    assert_eq!(registry.age().as_secs(), 301);
+    assert_eq!(
+        send(&registry, request(SUBJECT, b"\x0a\x02u1")).await.0.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    std::fs::write(folder.path().join("schemas.copy"), b"\xff").unwrap();
+    assert!(copies.restore(&writer).is_err());
+}
+
+#[test]
+fn a_violation_is_logged_in_the_words_of_the_source_once_a_second() {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let (registry, _store) = registry(config());
+    let inner = service_fn(async |_: Request<MessageBody<Full<Bytes>>>| {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    });
+    let service = SchemaLayer::new(registry).layer(inner);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        for _ in 0..20 {
+            let answer = service.clone().oneshot(request(SUBJECT, b"\x10\x07"));
+            assert_eq!(
+                runtime.block_on(answer).unwrap().status(),
+                StatusCode::BAD_REQUEST
+            );
+        }
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let warnings: Vec<&str> = text.lines().filter(|line| line.contains("WARN")).collect();
+    assert!((1..=2).contains(&warnings.len()), "{text}");
+    for part in [
+        "component=registry",
+        "error=\"field 'user_id' missing\"",
+        "tenant_id=default",
+        "schema_id=v1.events.user_created",
+    ] {
+        assert!(warnings[0].contains(part), "{text}");
+    }
+}

@@ -1,4 +1,8 @@
-//! A set of fields of one message.
+//! Sets: the fields of one message, the keys of one map.
+
+use std::collections::HashSet;
+
+use crate::path::Key;
 
 /// Indexes of fields. Allocates only for messages with more than 128 fields.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +35,30 @@ impl FieldSet {
         }
         let word = self.high.get((field - 128) as usize / 64);
         word.is_some_and(|word| word & 1 << (field % 64) != 0)
+    }
+}
+
+/// Keys of one object. A few are compared one by one, more are hashed.
+#[derive(Debug, Default)]
+pub(crate) struct KeySet<'a> {
+    few: Vec<Key<'a>>,
+    many: HashSet<Key<'a>>,
+}
+
+/// Up to this many keys, comparing is faster than hashing.
+const FEW: usize = 8;
+
+impl<'a> KeySet<'a> {
+    pub(crate) fn contains(&self, key: &Key<'a>) -> bool {
+        self.few.contains(key) || !self.many.is_empty() && self.many.contains(key)
+    }
+
+    pub(crate) fn insert(&mut self, key: Key<'a>) {
+        if self.few.len() < FEW {
+            self.few.push(key);
+        } else {
+            self.many.insert(key);
+        }
     }
 }
 

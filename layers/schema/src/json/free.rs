@@ -1,8 +1,6 @@
 //! `google.protobuf.{Value, Struct, ListValue}`: JSON that no message describes.
 
-use std::collections::HashSet;
-
-use super::{Stop, lexer::Lexer, object::Pass};
+use super::{Stop, field_set::KeySet, lexer::Lexer, object::Pass};
 use crate::{
     path::{Key, Path},
     table::Kind,
@@ -36,7 +34,7 @@ impl Pass<'_, '_, '_> {
             return Ok(());
         }
         let left = self.down(path, depth_left, 2)?;
-        let mut names = HashSet::new();
+        let mut names = KeySet::default();
         loop {
             let key = Key::Text(self.string(path)?);
             let place = Path::Key(path, &key);

@@ -1,10 +1,10 @@
 //! Messages as JSON objects.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 use super::{
     Stop,
-    field_set::FieldSet,
+    field_set::{FieldSet, KeySet},
     lexer::{Lexer, Syntax},
     scalar, well_known,
 };
@@ -169,11 +169,13 @@ impl<'a> Pass<'_, 'a, '_> {
         let mut seen = Seen::default();
         let mut more = !self.lexed(path, |lexer| lexer.take(b'}'))?;
         let mut type_seen = false;
+        let mut guess = 0;
         while more {
             let name = self.string(path)?;
             self.lexed(path, |lexer| lexer.expect(b':'))?;
-            match message.json.get(&*name) {
-                Some(&at) => {
+            match message.by_spelling(&name, guess) {
+                Some(at) => {
+                    guess = at + 1;
                     let field = &message.fields[at as usize];
                     self.member(
                         message,
@@ -345,7 +347,7 @@ impl<'a> Pass<'_, 'a, '_> {
         if self.lexed(path, |lexer| lexer.take(b'}'))? {
             return Ok(false);
         }
-        let mut keys = HashSet::new();
+        let mut keys = KeySet::default();
         loop {
             let text = self.string(path)?;
             self.lexed(path, |lexer| lexer.expect(b':'))?;

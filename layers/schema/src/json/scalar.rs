@@ -14,6 +14,9 @@ pub(crate) enum Misfit {
 
 /// The integer that a JSON number stands for, exactly; `1.0` and `1e2` are integers.
 pub(crate) fn integer(text: &str) -> Option<i128> {
+    if let Some(value) = plain(text) {
+        return Some(i128::from(value));
+    }
     let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
     let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, clamped(exponent)),
@@ -54,6 +57,21 @@ pub(crate) fn integer(text: &str) -> Option<i128> {
     Some(sign * value * 10_i128.pow(scale))
 }
 
+/// A number of at most 18 digits and nothing else.
+fn plain(text: &str) -> Option<i64> {
+    let (negative, digits) = text
+        .strip_prefix('-')
+        .map_or((false, text), |digits| (true, digits));
+    if digits.is_empty() || digits.len() > 18 {
+        return None;
+    }
+    let value = digits.bytes().try_fold(0_i64, |value, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| value * 10 + i64::from(digit))
+    })?;
+    Some(if negative { -value } else { value })
+}
+
 /// An exponent, or one that is just as far out of range.
 fn clamped(exponent: &str) -> i64 {
     let (sign, digits) = match exponent.as_bytes().first() {
@@ -71,6 +89,19 @@ fn clamped(exponent: &str) -> i64 {
 
 /// Whether the number fits an integer kind, and is not zero.
 pub(crate) fn fits(kind: Kind, text: &str) -> Result<bool, Misfit> {
+    if let Some(value) = plain(text) {
+        let within = match kind {
+            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 | Kind::Enum(_) => i32::try_from(value).is_ok(),
+            Kind::Uint32 | Kind::Fixed32 => u32::try_from(value).is_ok(),
+            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => true,
+            _ => value >= 0,
+        };
+        return if within {
+            Ok(value != 0)
+        } else {
+            Err(Misfit::Range)
+        };
+    }
     let value = integer(text).ok_or(Misfit::Range)?;
     let within = match kind {
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 | Kind::Enum(_) => i32::try_from(value).is_ok(),

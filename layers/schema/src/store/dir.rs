@@ -134,7 +134,7 @@ impl DirStore {
         };
         for error in &refused {
             crate::metrics::load_error();
-            tracing::warn!(component = "registry", error = %error, "schema file refused, the last good one stays");
+            tracing::warn!(component = %"registry", error = %error, "schema file refused, the last good one stays");
         }
         applied.refused.extend(refused);
         Ok(applied)
@@ -185,17 +185,17 @@ impl SchemaStore for DirStore {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let read_only = event.is_ok_and(|event| event.kind.is_access());
             if !read_only && let Err(TrySendError::Closed(())) = signs.try_send(()) {
-                tracing::debug!(component = "registry", "folder watcher outlived its store");
+                tracing::debug!(component = %"registry", "folder watcher outlived its store");
             }
         });
         match &mut watcher {
             Ok(watcher) => {
                 if let Err(error) = watcher.watch(&self.dir, RecursiveMode::Recursive) {
-                    tracing::warn!(component = "registry", %error, "cannot watch the folder, reading it every 30 s");
+                    tracing::warn!(component = %"registry", %error, "cannot watch the folder, reading it every 30 s");
                 }
             }
             Err(error) => {
-                tracing::warn!(component = "registry", %error, "cannot watch folders, reading it every 30 s")
+                tracing::warn!(component = %"registry", %error, "cannot watch folders, reading it every 30 s")
             }
         }
         let third = Duration::from_secs(writer.registry().config().cache_ttl_seconds) / 3;
@@ -220,7 +220,7 @@ impl SchemaStore for DirStore {
             match tokio::task::spawn_blocking(move || store.sync(&target)).await {
                 Ok(Ok(_)) => writer.contact(),
                 Ok(Err(error)) => {
-                    tracing::warn!(component = "registry", %error, "the schema folder cannot be read")
+                    tracing::warn!(component = %"registry", %error, "the schema folder cannot be read")
                 }
                 Err(_) => return Ok(()),
             }

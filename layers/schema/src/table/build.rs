@@ -275,6 +275,7 @@ impl Builder {
                 .as_deref()
                 .map_or_else(|| json_name(name), str::to_owned)
                 .into(),
+            json_name_is_own: false,
             kind,
             shape,
             presence,
@@ -388,6 +389,9 @@ impl Builder {
                 ));
             }
             message.json = spellings(message)?;
+            for (at, field) in (0_u32..).zip(&mut message.fields) {
+                field.json_name_is_own = message.json.get(&field.json_name) == Some(&at);
+            }
         }
         for message in self.messages.iter().filter(|message| message.map_entry) {
             check_entry(message)?;

@@ -162,24 +162,38 @@ fn packed_fixed(bytes: &[u8], width: usize) -> Option<(u64, &[u8])> {
     (value.len() % width == 0).then_some((value.len() as u64, rest))
 }
 
-/// Every varint is whole, of at most ten bytes and 64 bits.
+/// Every varint is whole, of at most ten bytes and 64 bits. Eight bytes at a time: only a run of nine continuation bits
+/// needs a closer look.
 pub(crate) fn packed_varints(bytes: &[u8]) -> bool {
-    let mut rest = bytes;
-    // Eight bytes without a continuation bit are eight varints.
-    loop {
-        while let Some((chunk, after)) = rest.split_first_chunk::<8>()
-            && u64::from_le_bytes(*chunk) & 0x8080_8080_8080_8080 == 0
-        {
-            rest = after;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    // `at` bytes are read; the last `open` of them begin a varint that is not ended yet.
+    let (mut at, mut open) = (0, 0);
+    while let Some((chunk, _)) = bytes[at..].split_first_chunk::<8>() {
+        let ends = !u64::from_le_bytes(*chunk) & HIGH;
+        let lead = ends.trailing_zeros() as usize / 8;
+        if open + lead >= 9 {
+            let start = at - open;
+            let Ok((_, rest)) = read::varint(&bytes[start..]) else {
+                return false;
+            };
+            (at, open) = (bytes.len() - rest.len(), 0);
+            continue;
         }
-        if rest.is_empty() {
-            return true;
-        }
+        at += 8;
+        open = if ends == 0 {
+            open + 8
+        } else {
+            ends.leading_zeros() as usize / 8
+        };
+    }
+    let mut rest = &bytes[at - open..];
+    while !rest.is_empty() {
         let Ok((_, after)) = read::varint(rest) else {
             return false;
         };
         rest = after;
     }
+    true
 }
 
 /// Whether the bytes are UTF-8: a glance for short ASCII, SIMD for the rest.
@@ -197,4 +211,28 @@ pub(crate) fn is_utf8(bytes: &[u8]) -> bool {
         }
     }
     simdutf8::basic::from_utf8(bytes).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{packed_varints, read};
+
+    proptest! {
+        #[test]
+        fn packed_varints_are_read_as_one_after_the_other(
+            bytes in proptest::collection::vec(prop_oneof![Just(0x80_u8), Just(0xff), Just(0x01), any::<u8>()], 0..60),
+        ) {
+            let mut rest = bytes.as_slice();
+            let mut whole = true;
+            while whole && !rest.is_empty() {
+                match read::varint(rest) {
+                    Ok((_, after)) => rest = after,
+                    Err(_) => whole = false,
+                }
+            }
+            prop_assert_eq!(packed_varints(&bytes), whole, "{:02x?}", bytes);
+        }
+    }
 }
