@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use ron_bus::{Bus, BusMetrics, Event, Notice};
+use ron_bus::{Bus, BusMetrics, Event};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::broadcast::{self, error::RecvError},
@@ -80,9 +80,7 @@ fn once(rt: &Runtime, way: Way, shape: &Shape) -> f64 {
                 let mut subscriber = bus.observe("bench");
                 consumers.spawn(async move {
                     while let Some(notice) = subscriber.next().await {
-                        if let Notice::Event(event) = notice {
-                            std::hint::black_box(event.facts());
-                        }
+                        std::hint::black_box(&notice);
                     }
                     subscriber.received() + subscriber.dropped()
                 });

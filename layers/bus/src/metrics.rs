@@ -137,7 +137,8 @@ impl BusMetrics {
         self.lags.load(Ordering::Relaxed)
     }
 
-    /// Events received by subscribers, reports in batches counted one by one.
+    /// Events received by subscribers, reports in batches counted one by one; as of each one's last depth
+    /// sample, loss, or catching up.
     #[must_use]
     pub fn received_total(&self) -> u64 {
         let meters = lock(&self.meters);

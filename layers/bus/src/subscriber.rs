@@ -100,22 +100,31 @@ impl Subscriber {
     /// Dropping the future loses nothing.
     #[inline]
     pub async fn next(&mut self) -> Option<Notice> {
-        if self.run >= DRAIN_MAX {
-            self.run = 0;
-            YieldOnce(false).await;
-        }
-        while self.run > 0 {
+        // 1 to DRAIN_MAX - 1 taken since it last gave way.
+        if self.run.wrapping_sub(1) < DRAIN_MAX - 1 {
             match self.take() {
                 Taken::Notice(notice) => return Some(notice),
                 Taken::Closed => return None,
                 Taken::Empty => {}
             }
-            if self.looks == 0 {
-                break;
-            }
+        }
+        self.next_slowly().await
+    }
+
+    /// Nothing was there, or it is time to give way.
+    async fn next_slowly(&mut self) -> Option<Notice> {
+        if self.run >= DRAIN_MAX {
+            self.run = 0;
+            YieldOnce(false).await;
+        }
+        while self.looks > 0 {
             self.looks -= 1;
             YieldOnce(false).await;
-            self.run = 1;
+            match self.take() {
+                Taken::Notice(notice) => return Some(notice),
+                Taken::Closed => return None,
+                Taken::Empty => {}
+            }
         }
         self.run = 0;
         let answer = self.rx.recv().await;
@@ -208,7 +217,6 @@ impl Subscriber {
             }
             _ => 1,
         };
-        self.meter.set_received(self.received);
         self.until_sample -= 1;
         if self.until_sample == 0 {
             self.sample();
@@ -219,6 +227,7 @@ impl Subscriber {
     #[cold]
     fn sample(&mut self) {
         self.until_sample = SAMPLE_EVERY * self.shared.metrics.subscribers().clamp(1, SAMPLE_SHARED_MAX);
+        self.meter.set_received(self.received);
         self.meter.set_depth(self.rx.len() as u64);
     }
 
@@ -246,6 +255,7 @@ impl Subscriber {
 
     /// Nothing is left to take.
     fn caught_up(&mut self) {
+        self.meter.set_received(self.received);
         self.run = 0;
         self.meter.set_depth(0);
         if self.ledger.is_unsettled() {
@@ -254,6 +264,7 @@ impl Subscriber {
     }
 
     fn closed(&mut self) {
+        self.meter.set_received(self.received);
         self.meter.set_depth(0);
         self.settle();
     }
@@ -278,6 +289,7 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
+        self.meter.set_received(self.received);
         self.shared.metrics.end(&self.meter);
     }
 }
