@@ -49,7 +49,8 @@ impl Divergences {
             .collect()
     }
 
-    /// Consults the candidate on `twin`, a copy of what the active module saw; says whether both came to the same.
+    /// Consults the candidate on `twin`, a copy of what the active module saw; says whether both came to the same,
+    /// `None` if the candidate could not be asked.
     pub(crate) fn compare(
         &self,
         loader: &Loader,
@@ -58,9 +59,12 @@ impl Divergences {
         phase: Phase,
         active: (&Verdict, &Exchange),
         twin: Exchange,
-    ) -> bool {
+    ) -> Option<bool> {
         if !candidate.compiled.has(phase.entry()) {
-            return matches!(active.0, Verdict::Allow);
+            return Some(matches!(active.0, Verdict::Allow));
+        }
+        if phase == Phase::Request && candidate.plan.needs_body && twin.body.is_none() {
+            return None;
         }
         let (call, twin) = loader.call(policy.spec.budget, candidate, phase, Some(twin));
         let twin = twin.expect("a call hands the exchange back");
@@ -68,7 +72,7 @@ impl Divergences {
         let amended_differently = exchange.edits != twin.edits || exchange.body != twin.body;
         let (said, candidate) = (describe(verdict), describe(&call.verdict));
         if said == candidate && !amended_differently {
-            return true;
+            return Some(true);
         }
         let divergence = Divergence {
             method: twin.request.method.to_string(),
@@ -95,7 +99,7 @@ impl Divergences {
             kept.truncate(DIVERGENCES_MAX - 1);
             kept.push_front(divergence);
         }
-        false
+        Some(false)
     }
 }
 

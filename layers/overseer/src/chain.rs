@@ -54,17 +54,21 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// The policies that look at a request, a bit each in the order of the chain.
+/// The policies that look at a request, and whether its body is known to be within the cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Matching(u64);
+pub(crate) struct Matching {
+    /// A bit each, in the order of the chain.
+    policies: u64,
+    fits: bool,
+}
 
 impl Matching {
     pub(crate) const fn is_empty(self) -> bool {
-        self.0 == 0
+        self.policies == 0
     }
 
     const fn has(self, at: usize) -> bool {
-        self.0 & (1 << at) != 0
+        self.policies & (1 << at) != 0
     }
 }
 
@@ -78,10 +82,13 @@ impl Policy {
     }
 
     fn needs_body(&self) -> bool {
-        [&self.loaded, &self.candidate]
-            .into_iter()
-            .flatten()
-            .any(|loaded| loaded.plan.needs_body)
+        self.loaded.as_ref().is_some_and(|loaded| loaded.plan.needs_body)
+    }
+
+    fn candidate_needs_body(&self) -> bool {
+        self.candidate
+            .as_ref()
+            .is_some_and(|candidate| candidate.plan.needs_body)
     }
 
     /// Whether a request passes that this policy did not allow for `cause`.
@@ -99,10 +106,15 @@ impl Policy {
             (false, false) => Outcome::FailClosed,
         };
         self.metrics.decided(outcome);
-        tracing::warn!(component = "overseer", module, %cause, ?outcome, msg = detail);
+        let loud = self.metrics.loud(cause);
+        if loud {
+            tracing::warn!(component = "overseer", module, %cause, ?outcome, msg = detail);
+        } else {
+            tracing::debug!(component = "overseer", module, %cause, ?outcome, msg = detail);
+        }
         match outcome {
             Outcome::FailClosed => Some(self.reject(Problem::new(cause.code(), describe(cause)))),
-            Outcome::FailOpen => {
+            Outcome::FailOpen if loud => {
                 on_event(Event::FailedOpen {
                     name: module.to_owned(),
                     cause,
@@ -144,7 +156,7 @@ impl Snapshot {
         let fits = body
             .upper()
             .is_some_and(|upper| upper <= self.body_bytes_max as u64);
-        let mut matching = 0;
+        let mut matching = Matching { policies: 0, fits };
         for (at, policy) in self.policies.iter().enumerate() {
             if !policy.spec.scope.covers(request) {
                 continue;
@@ -154,9 +166,9 @@ impl Snapshot {
                 drop(policy.fail(Cause::Body, detail, &self.on_event));
                 continue;
             }
-            matching |= 1 << at;
+            matching.policies |= 1 << at;
         }
-        Matching(matching)
+        matching
     }
 
     fn of(&self, matching: Matching) -> impl Iterator<Item = &Arc<Policy>> {
@@ -167,7 +179,9 @@ impl Snapshot {
     }
 
     pub(crate) fn needs_body(&self, matching: Matching) -> bool {
-        self.of(matching).any(|policy| policy.needs_body())
+        // For a candidate no body is refused that would have passed without it.
+        self.of(matching)
+            .any(|policy| policy.needs_body() || (matching.fits && policy.candidate_needs_body()))
     }
 
     pub(crate) fn sees_responses(&self, matching: Matching) -> bool {
@@ -225,7 +239,9 @@ impl Snapshot {
                 (&call.verdict, &exchange),
                 twin,
             );
-            policy.metrics.compared(same);
+            if let Some(same) = same {
+                policy.metrics.compared(same);
+            }
         }
         if policy.spec.monitor {
             exchange.restore(mark);

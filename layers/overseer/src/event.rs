@@ -43,7 +43,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
-    /// A policy gave no verdict and the request passed, because the operator wrote so.
+    /// A policy gave no verdict and the request passed, because the operator wrote so. At most one a second for each policy
+    /// and cause; `shield_overseer_failures_total` counts all.
     FailedOpen {
         /// The policy.
         name: String,

@@ -1,6 +1,9 @@
 //! What is counted. Handles are taken when a policy is loaded, so install the recorder first; every series starts at 0.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use metrics::{Counter, Gauge, Histogram};
 
@@ -44,6 +47,9 @@ pub(crate) struct PolicyMetrics {
     same: Counter,
     differs: Counter,
     relaxed: Gauge,
+    since: Instant,
+    /// The second after `since` in which each cause was last told aloud, plus 1.
+    told: [AtomicU64; 8],
 }
 
 impl PolicyMetrics {
@@ -68,6 +74,8 @@ impl PolicyMetrics {
                 "shield_overseer_candidate_total", "module" => module.clone(), "verdict" => "differs"
             ),
             relaxed: metrics::gauge!("shield_overseer_relaxed", "module" => module),
+            since: Instant::now(),
+            told: Default::default(),
         };
         this.fuel.increment(0);
         for counter in this.decisions.iter().chain(&this.failures) {
@@ -95,6 +103,13 @@ impl PolicyMetrics {
 
     pub(crate) fn failed(&self, cause: Cause) {
         self.failures[cause.index()].increment(1);
+    }
+
+    /// Whether a failure is worth a warning and an event: once a second for each cause, because whoever can make a policy
+    /// fail could fill the log. The counters count all of them.
+    pub(crate) fn loud(&self, cause: Cause) -> bool {
+        let second = self.since.elapsed().as_secs() + 1;
+        self.told[cause.index()].swap(second, Ordering::Relaxed) != second
     }
 
     pub(crate) fn log_lines_dropped(&self, lines: u32) {

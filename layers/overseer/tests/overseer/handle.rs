@@ -188,3 +188,26 @@ async fn a_candidate_is_compared_and_never_obeyed_until_it_is_promoted() {
         Event::CandidateInstalled { .. }
     ));
 }
+
+#[tokio::test]
+async fn a_candidate_that_looks_at_bodies_refuses_none() {
+    let config = OverseerConfig {
+        max_body_bytes: 4,
+        ..small([PolicyConfig::from_module("p", allow())])
+    };
+    let (layer, handle, _) = channel(config);
+    let empty_only = on_request("(i32.ne (call $host_payload_len) (i32.const 0))");
+    handle.candidate("p", empty_only.into()).await.unwrap();
+    let post = |body: &'static str| {
+        let inner = tower::service_fn(|_: Request<arqon_message::MessageBody<Body>>| async {
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+        layer
+            .layer(inner)
+            .oneshot(Request::post("/").body(Body::from(body)).unwrap())
+    };
+    assert_eq!(post("over the cap").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(handle.divergences("p"), [], "it could not be asked");
+    assert_eq!(post("fits").await.unwrap().status(), StatusCode::OK);
+    assert_eq!(handle.divergences("p").len(), 1);
+}
