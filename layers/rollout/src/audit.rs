@@ -21,7 +21,7 @@ pub struct AuditEntry {
     pub seq: Option<u64>,
     /// When the log stored it, or the node refused it.
     pub received_at_us: u64,
-    /// The channel, `gov.t.<tenant>.down` or `gov.t.<tenant>.up.<node>`.
+    /// The channel, `gov.t.<tenant>.down` or `gov.t.<tenant>.up.<node>`; `unread` if that could not be told.
     pub channel: String,
     /// The envelope, verbatim.
     pub envelope: Bytes,

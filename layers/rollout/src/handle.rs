@@ -1,6 +1,7 @@
 //! The handle: read the live state, submit control messages, stop.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -31,7 +32,7 @@ use crate::{
     state::Scope,
     status::Status,
     table::Phase,
-    wire::{AlertSeverity, DownstreamMessage},
+    wire::{AlertSeverity, DownstreamMessage, UpstreamMessage},
 };
 
 /// How many accepted messages wait for a slow [`GovernanceClient`].
@@ -204,15 +205,31 @@ impl Shared {
         });
     }
 
-    /// Counts and tells a refusal.
+    /// Counts and tells a refusal, here and upstream.
     pub(crate) fn refused(&self, tenant: Option<&TenantId>, seq: Option<u64>, refusal: &Refusal) {
-        self.lock().metrics.refused(refusal.reason);
-        if let Some(tenant) = tenant {
-            let (tenant, refusal) = (tenant.clone(), refusal.clone());
-            self.emit(Event::Refused { tenant, seq, refusal });
-        } else {
+        let mut live = self.lock();
+        live.metrics.refused(refusal.reason);
+        let Some(tenant) = tenant else {
+            drop(live);
             tracing::warn!(component = "rollout", seq, %refusal, "control message refused");
+            return;
+        };
+        if live.states.contains_key(tenant) {
+            let seq = seq.map_or_else(|| "none".to_owned(), |seq| seq.to_string());
+            let alert = UpstreamMessage::Alert {
+                timestamp_us: self.clock.now_us(),
+                severity: refusal.reason.severity(),
+                message: format!("refused: {refusal}"),
+                context: HashMap::from([("seq".to_owned(), seq)]),
+            };
+            live.report(tenant.clone(), alert);
         }
+        drop(live);
+        self.emit(Event::Refused {
+            tenant: tenant.clone(),
+            seq,
+            refusal: refusal.clone(),
+        });
     }
 
     pub(crate) fn phase(&self, tenant: &TenantId, scope: &Scope) -> Phase {

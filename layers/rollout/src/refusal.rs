@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::keys::KeyError;
+use crate::wire::AlertSeverity;
 
 /// A message was refused: it changes nothing but the audit trail and a metric.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,12 +22,6 @@ impl Refusal {
             reason,
             detail: detail.into(),
         }
-    }
-}
-
-impl From<KeyError> for Refusal {
-    fn from(error: KeyError) -> Self {
-        Self::new(Reason::Malformed, error.to_string())
     }
 }
 
@@ -126,6 +120,20 @@ reasons! {
     InvalidKeys = "invalid_keys",
     /// The audit trail cannot be written, so nothing may be loosened.
     Audit = "audit",
+}
+
+impl Reason {
+    /// How bad it is that somebody tried.
+    pub fn severity(self) -> AlertSeverity {
+        match self {
+            Self::Equivocation => AlertSeverity::Critical,
+            Self::DigestMismatch | Self::BadSignature | Self::UnknownKey | Self::Unsigned | Self::Audit => {
+                AlertSeverity::Error
+            }
+            Self::Duplicate => AlertSeverity::Info,
+            _ => AlertSeverity::Warning,
+        }
+    }
 }
 
 impl fmt::Display for Reason {

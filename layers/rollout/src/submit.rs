@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::{
     apply::{Order, authenticate},
     audit::AuditEntry,
-    envelope::{Control, Envelope, Message},
+    envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
     error::SubmitError,
     handle::{Handle, Shared},
     latch::Latch,
@@ -60,7 +60,10 @@ impl Handle {
     /// [`SubmitError::Pending`] when it is in the log but the executor is late.
     pub async fn submit(&self, envelope: &[u8]) -> Result<Receipt, SubmitError> {
         let shared = &self.shared;
-        let mut submission = shared.read(envelope)?;
+        let mut submission = match shared.read(envelope) {
+            Ok(submission) => submission,
+            Err(refusal) => return Err(shared.refuse_unread(envelope, refusal).await.into()),
+        };
         let order = match shared.precheck(&submission.record) {
             Ok(order) => order,
             Err(refusal) if refusal.reason == Reason::Duplicate => {
@@ -142,15 +145,10 @@ pub(crate) fn stop_reason(order: &Order) -> Option<&str> {
 impl Shared {
     /// Reads an envelope: whose it is and where it belongs.
     fn read(&self, envelope: &[u8]) -> Result<Submission, Refusal> {
-        let read = || {
-            let control = Envelope::parse(envelope)?.control()?;
-            let wrong =
-                |error: arqon_message::InvalidTenantId| Refusal::new(Reason::WrongTenant, error.to_string());
-            let tenant = TenantId::new(&control.tenant).map_err(wrong)?;
-            let scope = self.scope(&tenant, &control)?;
-            Ok((control, tenant, scope))
-        };
-        let (control, tenant, scope) = read().inspect_err(|refusal| self.refused(None, None, refusal))?;
+        let control = Envelope::parse(envelope)?.control()?;
+        let tenant = TenantId::new(&control.tenant)
+            .map_err(|error| Refusal::new(Reason::WrongTenant, error.to_string()))?;
+        let scope = self.scope(&tenant, &control)?;
         let channel = match &control.message {
             Message::Upstream(_) => Channel::Up(tenant, self.node.clone()),
             Message::Downstream(_) | Message::Rotation(_) => Channel::Down(tenant),
@@ -210,21 +208,45 @@ impl Shared {
     /// Audits, counts and tells the refusal of a message that did not get to the log.
     async fn refuse(&self, record: Record, refusal: Refusal) -> Refusal {
         self.refused(Some(record.channel.tenant()), None, &refusal);
-        let entry = AuditEntry {
+        self.audit_refusal(AuditEntry {
             seq: None,
             received_at_us: record.received_at_us,
             channel: record.channel.to_string(),
             envelope: record.envelope,
             catalog: record.catalog,
             refusal: Some(refusal.clone()),
+        })
+        .await;
+        refusal
+    }
+
+    /// The same for what could not even be read: nobody knows whose it was.
+    async fn refuse_unread(&self, envelope: &[u8], refusal: Refusal) -> Refusal {
+        self.refused(None, None, &refusal);
+        let kept = if envelope.len() > MAX_ENVELOPE_BYTES {
+            &[]
+        } else {
+            envelope
         };
+        self.audit_refusal(AuditEntry {
+            seq: None,
+            received_at_us: self.clock.now_us(),
+            channel: "unread".to_owned(),
+            envelope: Bytes::copy_from_slice(kept),
+            catalog: None,
+            refusal: Some(refusal.clone()),
+        })
+        .await;
+        refusal
+    }
+
+    async fn audit_refusal(&self, entry: AuditEntry) {
         if let Err(error) = self.audit.append(entry).await {
             self.alert(
                 AlertSeverity::Critical,
                 format!("a refusal could not be audited: {error}"),
             );
         }
-        refusal
     }
 
     /// Whether a message is authentic and new, at this moment and on this node.

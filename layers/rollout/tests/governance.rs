@@ -265,6 +265,20 @@ async fn hostile_messages_change_nothing() {
     assert_eq!(node.handle.status().tenants, before.tenants);
     assert!(node.cohort().await.is_empty());
 
+    let alerts = node.log.take_reports();
+    assert!(alerts.is_empty(), "they go with the next tick");
+    node.settle().await;
+    let alerts = format!("{:?}", node.log.take_reports());
+    for reason in [
+        "bad_signature",
+        "unknown_key",
+        "digest_mismatch",
+        "expired",
+        "unramped",
+    ] {
+        assert!(alerts.contains(reason), "{reason}: {alerts}");
+    }
+
     // After all that, the true one still works, once.
     let envelope = good().sign(&[&node.ops]).unwrap().to_json();
     let receipt = node.handle.submit(envelope.as_bytes()).await.unwrap();
