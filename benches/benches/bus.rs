@@ -22,7 +22,8 @@ static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    if args.iter().any(|arg| arg == "--list" || arg == "--test") {
+    if !args.iter().skip(1).any(|arg| arg == "--bench" || arg == "--json") {
+        println!("0 passed, 0 failed: this is no test; `cargo bench` runs it");
         return;
     }
     let json = args
