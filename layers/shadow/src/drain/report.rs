@@ -1,6 +1,6 @@
 //! What the drain task tells: gauges, log lines and events. Each log line stands for a second's drops of one reason.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{error::Error, fmt, panic::AssertUnwindSafe, time::Duration};
 
 use tokio::time::Instant;
 
@@ -94,7 +94,7 @@ impl Report {
                 dropped = untold.count,
                 rule,
                 trace,
-                error = error.map(|error| error as &dyn std::error::Error),
+                error = error.map(|error| tracing::field::display(Chain(error))),
                 "requests were not mirrored"
             );
             if untold.reason.is_fault() {
@@ -129,5 +129,20 @@ impl Report {
         if let Some(on_event) = &self.on_event {
             let _ = std::panic::catch_unwind(AssertUnwindSafe(|| on_event(event)));
         }
+    }
+}
+
+/// An error with its causes in one line: formatters of log lines leave them out.
+struct Chain<'a>(&'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            write!(f, ": {cause}")?;
+            next = cause.source();
+        }
+        Ok(())
     }
 }

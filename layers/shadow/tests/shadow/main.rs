@@ -11,3 +11,4 @@ mod http;
 mod operator;
 mod servers;
 mod support;
+mod telling;
