@@ -188,7 +188,7 @@ fn main() {
         let small = piece.repeat(65_536 / piece.len());
         let large = piece.repeat(1_048_576 / piece.len());
         let times = race(
-            20,
+            100,
             &mut [
                 &mut || assert!(wire_level.validate_wire(black_box(&small)).is_ok()),
                 &mut || assert!(wire_level.validate_wire(black_box(&large)).is_ok()),

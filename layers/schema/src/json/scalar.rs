@@ -87,20 +87,25 @@ fn clamped(exponent: &str) -> i64 {
     }
 }
 
+/// Whether a small number fits an integer kind, and is not zero.
+pub(crate) fn small_fits(kind: Kind, value: i64) -> Result<bool, Misfit> {
+    let within = match kind {
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 | Kind::Enum(_) => i32::try_from(value).is_ok(),
+        Kind::Uint32 | Kind::Fixed32 => u32::try_from(value).is_ok(),
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => true,
+        _ => value >= 0,
+    };
+    if within {
+        Ok(value != 0)
+    } else {
+        Err(Misfit::Range)
+    }
+}
+
 /// Whether the number fits an integer kind, and is not zero.
 pub(crate) fn fits(kind: Kind, text: &str) -> Result<bool, Misfit> {
     if let Some(value) = plain(text) {
-        let within = match kind {
-            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 | Kind::Enum(_) => i32::try_from(value).is_ok(),
-            Kind::Uint32 | Kind::Fixed32 => u32::try_from(value).is_ok(),
-            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => true,
-            _ => value >= 0,
-        };
-        return if within {
-            Ok(value != 0)
-        } else {
-            Err(Misfit::Range)
-        };
+        return small_fits(kind, value);
     }
     let value = integer(text).ok_or(Misfit::Range)?;
     let within = match kind {

@@ -12,6 +12,11 @@ impl Pass<'_, '_, '_> {
     /// A scalar; whether it is more than its type's zero. What does not fit counts as there.
     pub(super) fn scalar(&mut self, kind: Kind, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
         let first = self.peek(path)?;
+        if is_integer(kind)
+            && let Some(value) = self.lexer.small_integer(first == b'"')
+        {
+            return self.fitted(scalar::small_fits(kind, value), path);
+        }
         match (kind, first) {
             (Kind::Bool, b't') => self.lexed(path, |lexer| lexer.literal("true")).map(|()| true),
             (Kind::Bool, b'f') => self.lexed(path, |lexer| lexer.literal("false")).map(|()| false),
@@ -60,6 +65,10 @@ impl Pass<'_, '_, '_> {
             Kind::Double | Kind::Float => scalar::floats(kind, text),
             kind => scalar::fits(kind, text),
         };
+        self.fitted(fits, path)
+    }
+
+    fn fitted(&mut self, fits: Result<bool, Misfit>, path: &Path<'_>) -> Result<bool, Stop> {
         match fits {
             Ok(filled) => Ok(filled),
             Err(Misfit::Format) => self
@@ -112,4 +121,18 @@ impl Pass<'_, '_, '_> {
                 .map(|()| true),
         }
     }
+}
+
+fn is_integer(kind: Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::Double
+            | Kind::Float
+            | Kind::Bool
+            | Kind::String
+            | Kind::Bytes
+            | Kind::Enum(_)
+            | Kind::Message(_)
+            | Kind::Group(_)
+    )
 }
