@@ -244,11 +244,16 @@ impl Executor {
         shared.publish(live);
     }
 
+    /// Puts a stop in force ahead of its turn; anything else waits for it.
     fn latch_stop(&self, record: &Record) {
+        let read = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
+        // Signatures are only checked of what claims to be a stop.
+        let Some(reason) = read.as_ref().ok().and_then(stop_reason) else {
+            return;
+        };
         let Ok(order) = self.shared.precheck(record) else {
             return;
         };
-        let Some(reason) = stop_reason(&order) else { return };
         if let Ok(scope) = Scope::parse(order.control.scope.as_deref(), record.channel.tenant()) {
             self.shared.latch_order(&order, &scope, reason, None);
         }

@@ -76,7 +76,7 @@ impl Handle {
             }
             Err(refusal) => return Err(shared.refuse(submission.record, refusal).await.into()),
         };
-        if let Some(reason) = stop_reason(&order) {
+        if let Some(reason) = stop_reason(&order.control) {
             let Submission { scope, record, .. } = &submission;
             let unlogged = (record.channel.clone(), record.envelope.clone());
             shared.latch_order(&order, scope, reason, Some(unlogged));
@@ -132,8 +132,8 @@ impl Handle {
 }
 
 /// The reason of an emergency stop; None for anything else.
-pub(crate) fn stop_reason(order: &Order) -> Option<&str> {
-    match &order.control.message {
+pub(crate) fn stop_reason(control: &Control) -> Option<&str> {
+    match &control.message {
         Message::Downstream(DownstreamMessage::Enforce {
             action: EnforcementAction::EmergencyStop,
             reason,

@@ -464,6 +464,15 @@ async fn a_request_body_is_never_touched() {
     assert!(by_user(&handle).layer(inner).oneshot(request).await.is_ok());
 }
 
+#[tokio::test]
+async fn a_submission_can_be_awaited_on_any_thread() {
+    let handle = node(&["t"]).await;
+    let submitted = tokio::spawn(async move { handle.submit(b"{}").await })
+        .await
+        .unwrap();
+    assert!(submitted.is_err());
+}
+
 #[test]
 fn a_layer_and_its_service_go_everywhere() {
     fn goes<T: Clone + Send + Sync + 'static>() {}
