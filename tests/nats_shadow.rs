@@ -188,7 +188,10 @@ async fn a_server_that_stalls_is_not_felt_and_memory_stays_within_the_budget() -
         "the primary waited: {:?}",
         begun.elapsed()
     );
-    assert!(handle.stats().dropped_sum() > 0);
+    let stats = handle.stats();
+    assert!(stats.dropped_sum() > 0);
+    // What counts as mirrored is in socket buffers or in the client, which holds 4 MiB: not the 128 MiB of its 2,048 slots.
+    assert!(stats.mirrored < 600, "{stats:?}");
     server.resume().await?;
     connected(&publisher, State::Connected).await?;
     let stats = until(&handle, |stats| stats.in_flight == 0).await?;

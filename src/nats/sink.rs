@@ -1,11 +1,20 @@
 //! Shadow copies to NATS: core publish to `shadow.<subject>`.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{Client, client::PublishErrorKind, connection::State};
 use tokio::time::timeout;
 
 use arqon_shadow::{Delivery, ShadowCopy, Sink, SinkError};
+
+/// The most bytes that the client holds for the mirror before they have to be on their way.
+const UNFLUSHED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long one publish may wait for a place in the client's own queue, unless set otherwise.
 pub const SINK_TIMEOUT: Duration = Duration::from_millis(800);
@@ -20,26 +29,30 @@ pub const SINK_TIMEOUT: Duration = Duration::from_millis(800);
 ///   its queue of 2,048 is full `publish` waits for ever.
 /// - A body above the server's `max_payload` is dropped before it is queued, one that is above it with its headers when
 ///   its turn comes: `max_payload`.
-/// - A server that takes connections and reads nothing makes the queue fill: `timeout`.
+/// - After every 4 MiB the client is flushed before more is given to it: its queue is bounded in messages only, and with
+///   64 KiB each it would hold 128 MiB for a server that has stopped reading. Such a server makes flushing fail: `timeout`.
 #[derive(Clone, Debug)]
 pub struct NatsSink {
     client: Client,
     timeout: Duration,
+    /// Bytes given to the client since it was flushed last.
+    unflushed: Arc<AtomicUsize>,
 }
 
 impl NatsSink {
     /// Publishes through `client`.
     #[must_use]
-    pub const fn new(client: Client) -> Self {
+    pub fn new(client: Client) -> Self {
         Self {
             client,
             timeout: SINK_TIMEOUT,
+            unflushed: Arc::default(),
         }
     }
 
     /// Another deadline for one publish. The mirror's own `timeout_ms` holds besides.
     #[must_use]
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
@@ -54,6 +67,12 @@ impl NatsSink {
         }
         let (headers, header_bytes) = to_nats(&copy.headers);
         let (size, limit) = (copy.body.len() + header_bytes, self.client.max_payload());
+        if size > limit {
+            return Err(SinkError::MaxPayload { size, limit });
+        }
+        if self.unflushed.load(Ordering::Relaxed) + size > UNFLUSHED_BYTES_MAX {
+            self.flush_client().await?;
+        }
         let subject = copy.subject.as_str().to_owned();
         match timeout(
             self.timeout,
@@ -61,14 +80,36 @@ impl NatsSink {
         )
         .await
         {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                self.unflushed.fetch_add(size, Ordering::Relaxed);
+                Ok(())
+            }
             Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(SinkError::MaxPayload { size, limit })
             }
             Ok(Err(error)) if error.kind() == PublishErrorKind::Send => Err(SinkError::Disconnected),
             Ok(Err(error)) => Err(SinkError::publish(error)),
-            Err(_) if !self.is_connected() => Err(SinkError::Disconnected),
-            Err(_) => Err(SinkError::Timeout),
+            Err(_) => Err(self.late()),
+        }
+    }
+
+    /// Waits until the client has written what it holds.
+    async fn flush_client(&self) -> Result<(), SinkError> {
+        match timeout(self.timeout, self.client.flush()).await {
+            Ok(Ok(())) => {
+                self.unflushed.store(0, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(SinkError::publish(error)),
+            Err(_) => Err(self.late()),
+        }
+    }
+
+    fn late(&self) -> SinkError {
+        if self.is_connected() {
+            SinkError::Timeout
+        } else {
+            SinkError::Disconnected
         }
     }
 }
@@ -83,10 +124,7 @@ impl Sink for NatsSink {
             if !self.is_connected() {
                 return Err(SinkError::Disconnected);
             }
-            timeout(self.timeout, self.client.flush())
-                .await
-                .map_err(|_| SinkError::Timeout)?
-                .map_err(SinkError::publish)
+            self.flush_client().await
         })
     }
 
