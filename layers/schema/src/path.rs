@@ -78,7 +78,10 @@ fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
             break;
         }
         room -= letter.len_utf8();
-        write!(f, "{}", letter.escape_debug())?;
+        match letter {
+            '\'' => f.write_str("'")?,
+            letter => write!(f, "{}", letter.escape_debug())?,
+        }
     }
     f.write_str("\"")
 }
@@ -103,10 +106,10 @@ mod tests {
     #[test]
     fn key_text_is_escaped_and_cut() {
         let labels = Path::Field(&Path::Root, "labels");
-        let evil = Key::Text("a\r\nx-admin: 1\"".into());
+        let evil = Key::Text("a\r\nit's: 1\"".into());
         assert_eq!(
             Path::Key(&labels, &evil).to_string(),
-            "labels[\"a\\r\\nx-admin: 1\\\"\"]"
+            "labels[\"a\\r\\nit's: 1\\\"\"]"
         );
         let long = Key::Text("k".repeat(1000).into());
         assert_eq!(
