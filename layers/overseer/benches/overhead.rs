@@ -22,8 +22,8 @@ use tower::{Layer, Service};
 
 const BLOCK_ME: &str = include_str!("../tests/fixtures/block_me.wat");
 /// Requests between pauses: fewer than stand by.
-const BATCH: usize = 64;
-const ROUNDS: usize = 60;
+const BATCH: usize = 16;
+const ROUNDS: usize = 200;
 
 type Inner = tower::util::ServiceFn<
     fn(Request<MessageBody<Empty<Bytes>>>) -> Ready<Result<Response<Empty<Bytes>>, Infallible>>,
