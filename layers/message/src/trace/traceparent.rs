@@ -13,7 +13,11 @@ pub(super) fn trace_id(value: &[u8]) -> Option<&[u8]> {
     let [b'-', flags @ ..] = flags else { return None };
     let version = [*v0, *v1];
     // Without early exits these compile to a few vector instructions: most ids are valid.
-    let lower = |bytes: &[u8]| bytes.iter().fold(true, |all, b| all & matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let lower = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(true, |all, b| all & matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
     let some = |bytes: &[u8]| bytes.iter().fold(0, |any, b| any | (b ^ b'0')) != 0;
     // A version that we do not know may go on after a dash; ours ends here; ff is forbidden.
     let ends = rest.is_empty() || (version != *b"00" && rest[0] == b'-');
