@@ -26,6 +26,7 @@
 //! line), `full`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod audit;
 pub mod config;
 pub mod edge;
 pub mod events;

@@ -4,13 +4,14 @@ use std::{future::Future, time::Duration};
 
 use arqon_message::SubjectLayer;
 use arqon_overseer::{OverseerHandle, OverseerLayer};
-use arqon_rollout::{Executor, RolloutLayer};
+use arqon_rollout::{Executor, MemoryLog, RolloutLayer};
 use arqon_schema::{DirStore, Registry, SchemaLayer, SchemaStore};
 use arqon_shadow::{ShadowHandle, ShadowLayer, Sink};
 use ron_bus::{Bus, Event};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    audit::AuditLog,
     config::{Finding, InvalidConfig, PlatformConfig},
     edge::reserved::ReservedHeadersLayer,
     events::{self, BusLayer},
@@ -121,11 +122,10 @@ impl Platform {
     ) -> Result<Self, InvalidConfig> {
         let sink = crate::nats::sink::NatsSink::new(mirror);
         let schemas = match &config.registry.kv_bucket {
-            Some(bucket) => Schemas::Kv(crate::nats::schemas::KvSchemas::new(
-                client,
-                bucket,
-                &config.registry,
-            )),
+            Some(bucket) => {
+                let store = crate::nats::schemas::KvSchemas::new(client, bucket, &config.registry);
+                Schemas::Kv(Box::new(store))
+            }
             None => Schemas::Dir,
         };
         Self::build(config, sink, bus, schemas, Vec::new()).await
@@ -274,7 +274,7 @@ impl Platform {
 enum Schemas {
     Dir,
     #[cfg(feature = "nats")]
-    Kv(crate::nats::schemas::KvSchemas),
+    Kv(Box<crate::nats::schemas::KvSchemas>),
 }
 
 async fn start_schemas(
@@ -340,9 +340,18 @@ fn start_rollout(
         let handle = arqon_rollout::Handle::disabled();
         return Ok((RolloutLayer::new(&handle), handle));
     }
-    let executor = Executor::builder(&config.rollout)
-        .on_event(events::of_rollout(bus.clone()))
-        .build();
+    let mut builder = Executor::builder(&config.rollout).on_event(events::of_rollout(bus.clone()));
+    let mut known = Vec::new();
+    if let Some(audit) = &config.rollout.audit {
+        let (trail, records) = AuditLog::open(&audit.path)
+            .map_err(|error| vec![Finding::new("platform.rollout.audit.path", error.to_string())])?;
+        // The log lives in this process: its positions go on where the trail ends.
+        builder = builder
+            .audit(trail)
+            .log(MemoryLog::new().with_records(records.clone()));
+        known = records;
+    }
+    let executor = builder.build();
     let executor = executor.map_err(|error| {
         error
             .0
@@ -350,6 +359,7 @@ fn start_rollout(
             .map(|found| Finding::new(format!("platform.rollout.{}", found.key), found.to_string()))
             .collect::<Vec<_>>()
     })?;
+    executor.recover(known);
     let handle = executor.handle();
     run.run("governance", async move {
         executor.run().await;

@@ -20,7 +20,7 @@ fn entry(seq: u64) -> AuditEntry {
             4 => Bytes::from_static(&[0xff, 0x00, b'\n']),
             _ => Bytes::from(format!("{{\"payload\":\"{seq}\"}}")),
         },
-        catalog: (seq % 3 == 0).then(|| Bytes::from_static(b"{}")),
+        catalog: seq.is_multiple_of(3).then(|| Bytes::from_static(b"{}")),
         refusal: (seq % 4 == 3).then(refused),
     }
 }

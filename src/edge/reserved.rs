@@ -14,11 +14,11 @@
 //! ```
 
 use std::{
-    fmt,
     pin::Pin as StdPin,
     task::{Context, Poll},
 };
 
+pub use arqon_rollout::Pin;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request,
@@ -32,16 +32,6 @@ use tower_service::Service;
 /// What all reserved names begin with, normalised.
 const RESERVED_PREFIX: &str = "x-arqon-";
 const PIN: HeaderName = HeaderName::from_static("x-arqon-pin");
-
-/// The value of a client's `x-arqon-pin`, unchecked: the layer that honours it verifies the signature.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Pin(pub HeaderValue);
-
-impl fmt::Debug for Pin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pin(..)")
-    }
-}
 
 /// Whether a header name is reserved, once case, `_` and `.` are normalised.
 #[must_use]

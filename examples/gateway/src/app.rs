@@ -89,6 +89,7 @@ pub(crate) struct Gateway {
 }
 
 /// What carries messages.
+#[expect(clippy::large_enum_variant, reason = "there is one, made once at start")]
 enum Engine {
     Memory(Broker),
     Nats {

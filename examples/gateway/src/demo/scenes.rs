@@ -124,20 +124,20 @@ impl<'a> Scenes<'a> {
                 ),
             ],
         );
-        let rejects: [(&str, (&str, &str), &'static [u8], &str); 5] = [
+        let rejects = [
             ("HTTP, truncated Protobuf", PROTOBUF, TRUNCATED, "user_id"),
             ("HTTP, unknown field 7", PROTOBUF, UNKNOWN, "7"),
             ("HTTP, user_id missing", PROTOBUF, MISSING, "user_id"),
             (
                 "HTTP, JSON with an unknown field",
                 JSON,
-                br#"{"userId":"u1","nick":"x"}"#,
+                &br#"{"userId":"u1","nick":"x"}"#[..],
                 "nick",
             ),
             (
                 "HTTP, JSON of the wrong type",
                 JSON,
-                br#"{"userId":7}"#,
+                &br#"{"userId":7}"#[..],
                 "user_id",
             ),
         ];
