@@ -183,23 +183,25 @@ async fn axum_app(stack: Stack) -> SocketAddr {
     address
 }
 
+async fn hyper_handler<B: http_body::Body<Data = Bytes>>(
+    request: Request<B>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    assert!(body.collect().await.is_ok());
+    let extensions = &parts.extensions;
+    let bus = extensions.get::<Bus>().expect("the bus").clone();
+    let subject = extensions.get::<Subject>().expect("a subject");
+    let text = answer(bus, subject, extensions.get(), extensions.get()).await;
+    Ok(Response::new(Full::new(Bytes::from(text))))
+}
+
 async fn hyper_server(stack: Stack) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // Generic over its body: whatever the layers make of hyper's `Incoming`.
-            let handler = Tell(service_fn(|request: Request<_>| async move {
-                let (parts, _body) = {
-                    let request: Request<_> = request;
-                    request.into_parts()
-                };
-                let extensions = &parts.extensions;
-                let bus = extensions.get::<Bus>().expect("the bus").clone();
-                let subject = extensions.get::<Subject>().expect("a subject");
-                let text = answer(bus, subject, extensions.get(), extensions.get()).await;
-                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
-            }));
+            let handler = Tell(service_fn(hyper_handler));
             let service = PerConnection::mint(stack.layer(handler));
             tokio::spawn(async move {
                 let _ = Builder::new(TokioExecutor::new())

@@ -318,7 +318,7 @@ mod tests {
     fn sections_nobody_knows_are_reported() {
         let mut findings = Vec::new();
         leftovers(
-            &json!({"a": {"c": {}}, "gatway": {}}),
+            &json!({"a": {"unheard": {}}, "gatway": {}}),
             "",
             &["a", "gateway"],
             &mut findings,
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(
             text,
             [
-                "a.c: unknown section; remove it",
+                "a.unheard: unknown section; remove it",
                 "gatway: unknown section; did you mean `[gateway]`?"
             ]
         );

@@ -177,7 +177,7 @@ pub struct WithSubject<S> {
 
 impl<S, B, R> Service<Request<B>> for WithSubject<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<B>, Response = Response<R>> + Clone,
 {
     type Response = Response<MessageBody<R>>;
     type Error = S::Error;
@@ -200,11 +200,16 @@ where
                     },
                 }
             }
-            Err(problem) => SubjectFuture {
-                state: State::Refused {
-                    refused: Some(Box::new((problem, parts))),
-                },
-            },
+            Err(problem) => {
+                // The readied inner goes, and what it reserved with it.
+                let clone = self.inner.clone();
+                self.inner = clone;
+                SubjectFuture {
+                    state: State::Refused {
+                        refused: Some(Box::new((problem, parts))),
+                    },
+                }
+            }
         }
     }
 }
