@@ -164,6 +164,7 @@ async fn axum_handler(
     Extension(subject): Extension<Subject>,
     valid: Option<Extension<ValidatedBy>>,
     variant: Option<Extension<Variant>>,
+    _body: Bytes,
 ) -> impl IntoResponse {
     answer(bus, &subject, valid.as_deref(), variant.as_deref()).await
 }
