@@ -105,7 +105,12 @@ impl Gateway {
     ///
     /// # Errors
     /// Findings, a line each.
-    pub(crate) async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, String> {
+    pub(crate) async fn start(mut config: Config, metrics: PrometheusHandle) -> Result<Self, String> {
+        // The edge's cap is every layer's: no contract is checked on a body that could not be published.
+        let cap = config.gateway.max_body_bytes;
+        let layers = &mut config.platform;
+        layers.overseer.max_body_bytes = layers.overseer.max_body_bytes.min(cap);
+        layers.registry.max_body_bytes = layers.registry.max_body_bytes.min(cap);
         let gateway = &config.gateway;
         let public = server::bind("gateway.listen", gateway.listen).await?;
         let operators = server::bind("gateway.admin_listen", gateway.admin_listen).await?;
