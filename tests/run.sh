@@ -188,8 +188,10 @@ loom() {
 
 # ron-bus: the documented surface (no feature changes it), and the oldest Rust it resolves for.
 bus() {
-    [ ! -f tests/api_bus.py ] || run bus-api "$venv/bin/python" tests/api_bus.py
-    [ ! -f tests/msrv_bus.sh ] || run bus-msrv env PATH="$venv/bin:$PATH" sh tests/msrv_bus.sh
+    run bus-api "$venv/bin/python" tests/api_bus.py
+    run bus-msrv env PATH="$venv/bin:$PATH" sh tests/msrv_bus.sh --build
+    run bus-plain cargo test --package ron-bus --locked --lib --tests
+    run bus-soak cargo test --package ron-bus --release --locked --test soak
 }
 
 # The two programs, for the suites that drive them from outside.
