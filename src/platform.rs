@@ -188,6 +188,13 @@ impl Platform {
             return Err(InvalidConfig(findings));
         }
         let (shadow, mirror, drain) = shadow;
+        if let Some(every) = config.overseer.watch_every() {
+            let policies = policies.clone();
+            run.run("policies", async move {
+                policies.watch(every).await;
+                Ok(())
+            });
+        }
         run.run("mirror", async move {
             drain.run().await;
             Ok(())

@@ -2,15 +2,9 @@
 
 use std::io::IsTerminal;
 
-use arqon::config::LogFormat;
+use arqon::{config::LogFormat, overseer::EXECUTION_SECONDS_BUCKETS};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt};
-
-/// From 100 ns: a policy takes less than a microsecond, and the usual buckets begin at five milliseconds.
-const SHORT: &[f64] = &[
-    1e-7, 2.5e-7, 5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2,
-    1e-1,
-];
 
 /// Starts logging to standard error; `RUST_LOG` filters, `info` is the default.
 pub(crate) fn log(format: LogFormat) {
@@ -35,7 +29,8 @@ pub(crate) fn metrics() -> Result<PrometheusHandle, String> {
     ]
     .into_iter()
     .try_fold(builder, |builder, name| {
-        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), SHORT)
+        // From 100 ns: both take less than a microsecond, and the usual buckets begin at five milliseconds.
+        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &EXECUTION_SECONDS_BUCKETS)
     })
     .map_err(|error| error.to_string())?;
     builder.install_recorder().map_err(|error| error.to_string())

@@ -108,6 +108,7 @@ fn policy(spec: PolicySpec, loaded: Option<Arc<Loaded>>, report: LoadReport) -> 
     metrics.relaxed(spec.monitor || spec.open.contains(&true));
     Policy {
         spec,
+        source_sha256: loaded.as_ref().map(|loaded| loaded.sha256.clone()),
         loaded,
         candidate: None,
         divergences: Arc::default(),

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde::Serialize;
@@ -35,13 +38,36 @@ pub struct Divergence {
     pub amended_differently: bool,
 }
 
-/// The newest divergences of one candidate.
+/// How a candidate's verdict compares with the active module's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    Same,
+    Differs,
+    /// The candidate looks at bodies, and this one was not collected.
+    NotAsked,
+}
+
+impl Compared {
+    /// Whether both came to the same, if the candidate was asked.
+    pub(crate) const fn verdict(self) -> Option<bool> {
+        match self {
+            Self::Same => Some(true),
+            Self::Differs => Some(false),
+            Self::NotAsked => None,
+        }
+    }
+}
+
+/// The newest divergences of one candidate, and how often it was compared.
 #[derive(Debug, Default)]
-pub(crate) struct Divergences(Mutex<VecDeque<Divergence>>);
+pub(crate) struct Divergences {
+    newest: Mutex<VecDeque<Divergence>>,
+    counts: [AtomicU64; 3],
+}
 
 impl Divergences {
     pub(crate) fn list(&self) -> Vec<Divergence> {
-        self.0
+        self.newest
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
@@ -49,8 +75,15 @@ impl Divergences {
             .collect()
     }
 
-    /// Consults the candidate on `twin`, a copy of what the active module saw; says whether both came to the same,
-    /// `None` if the candidate could not be asked.
+    pub(crate) fn counted(&self, compared: Compared) {
+        self.counts[compared as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self, compared: Compared) -> u64 {
+        self.counts[compared as usize].load(Ordering::Relaxed)
+    }
+
+    /// Consults the candidate on `twin`, a copy of what the active module saw.
     pub(crate) fn compare(
         &self,
         loader: &Loader,
@@ -59,12 +92,16 @@ impl Divergences {
         phase: Phase,
         active: (&Verdict, &Exchange),
         twin: Exchange,
-    ) -> Option<bool> {
+    ) -> Compared {
         if !candidate.compiled.has(phase.entry()) {
-            return Some(matches!(active.0, Verdict::Allow));
+            return if matches!(active.0, Verdict::Allow) {
+                Compared::Same
+            } else {
+                Compared::Differs
+            };
         }
         if phase == Phase::Request && candidate.plan.needs_body && twin.body.is_none() {
-            return None;
+            return Compared::NotAsked;
         }
         let (call, twin) = loader.call(policy.spec.budget, candidate, phase, Some(twin));
         let twin = twin.expect("a call hands the exchange back");
@@ -72,7 +109,7 @@ impl Divergences {
         let amended_differently = exchange.edits != twin.edits || exchange.body != twin.body;
         let (said, candidate) = (describe(verdict), describe(&call.verdict));
         if said == candidate && !amended_differently {
-            return Some(true);
+            return Compared::Same;
         }
         let divergence = Divergence {
             method: twin.request.method.to_string(),
@@ -95,11 +132,11 @@ impl Divergences {
             msg = "the candidate differs"
         );
         // A request does not wait for another's note: this one goes unkept then, and is counted all the same.
-        if let Ok(mut kept) = self.0.try_lock() {
+        if let Ok(mut kept) = self.newest.try_lock() {
             kept.truncate(DIVERGENCES_MAX - 1);
             kept.push_front(divergence);
         }
-        Some(false)
+        Compared::Differs
     }
 }
 

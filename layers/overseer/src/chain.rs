@@ -33,6 +33,9 @@ pub(crate) struct Policy {
     pub(crate) divergences: Arc<Divergences>,
     /// What ran before the last change.
     pub(crate) former: Option<Arc<Loaded>>,
+    /// SHA-256 of what was last loaded from the policy's path.
+    pub(crate) source_sha256: Option<String>,
+    /// Why there is no module; a module has its own.
     pub(crate) report: LoadReport,
     pub(crate) metrics: Arc<PolicyMetrics>,
 }
@@ -150,6 +153,17 @@ const fn describe(cause: Cause) -> &'static str {
 }
 
 impl Snapshot {
+    /// The same snapshot again, without policies.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            loader: Arc::clone(&self.loader),
+            policies: Box::default(),
+            body_bytes_max: self.body_bytes_max,
+            pool_wait: self.pool_wait,
+            on_event: Arc::clone(&self.on_event),
+        }
+    }
+
     /// The policies that look at this request. `body` is what is known of the body's size: a policy that only monitors is
     /// left out when the body may be over the cap, so that watching never refuses anything.
     pub(crate) fn matching(&self, request: &Parts, body: &SizeHint) -> Matching {
@@ -231,7 +245,7 @@ impl Snapshot {
             policy.metrics.log_lines_dropped(call.logs_dropped);
         }
         if let (Some(candidate), Some(twin)) = (&policy.candidate, twin) {
-            let same = policy.divergences.compare(
+            let compared = policy.divergences.compare(
                 &self.loader,
                 policy,
                 candidate,
@@ -239,7 +253,8 @@ impl Snapshot {
                 (&call.verdict, &exchange),
                 twin,
             );
-            if let Some(same) = same {
+            policy.divergences.counted(compared);
+            if let Some(same) = compared.verdict() {
                 policy.metrics.compared(same);
             }
         }

@@ -8,6 +8,7 @@ mod parse;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use arqon_message::MAX_BODY_BYTES;
@@ -90,6 +91,8 @@ pub struct OverseerConfig {
     /// Where compiled modules are kept, so that loading one again takes no compiling. The folder is made if need be; only
     /// the service may be able to write to it. Needs the feature `cache`. Default: none is kept.
     pub cache_dir: Option<PathBuf>,
+    /// How often the policies' files are looked at, to load one anew that changed. Default `"500ms"`; `"0s"` is never.
+    pub watch_interval: String,
     /// The chain, in order. Every policy whose scope covers the request runs.
     pub policies: Vec<PolicyConfig>,
 }
@@ -120,6 +123,7 @@ impl Default for OverseerConfig {
             function_bytes_max: 256 << 10,
             compile_deadline: "5s".to_owned(),
             cache_dir: None,
+            watch_interval: "500ms".to_owned(),
             policies: Vec::new(),
         }
     }
@@ -219,6 +223,12 @@ impl OverseerConfig {
                 policy.path = base.join(&policy.path);
             }
         }
+    }
+
+    /// How often [`OverseerHandle::watch`](crate::OverseerHandle::watch) is to look at the files; `None` is never.
+    #[must_use]
+    pub fn watch_every(&self) -> Option<Duration> {
+        duration::parse(&self.watch_interval).filter(|every| !every.is_zero())
     }
 
     /// Everything wrong with the values, each finding with key (relative to `platform.overseer`), value and fix. No file

@@ -1,20 +1,22 @@
 //! [`OverseerHandle`]: changes the policies of a running layer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde::Serialize;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
-    assemble::{assemble, read_and_load},
+    assemble::assemble,
     candidate::Divergence,
-    chain::{Policy, Snapshot},
+    chain::Policy,
     config::OverseerConfig,
     error::{BuildError, HandleError},
     event::Event,
+    place::{self, Origin, Place, copy, find, with},
     report::LoadReport,
     shared::Shared,
-    verify::Loaded,
+    status::PolicyStatus,
+    watch::Watch,
 };
 
 /// Changes the policies while requests run. A clone is one `Arc`.
@@ -24,32 +26,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct OverseerHandle {
     shared: Arc<Shared>,
-}
-
-/// One policy as it is now.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PolicyStatus {
-    /// Its name.
-    pub name: String,
-    /// `enforce` or `monitor`.
-    pub mode: String,
-    /// Whether a module is loaded.
-    pub loaded: bool,
-    /// SHA-256 of the active module's file.
-    pub sha256: Option<String>,
-    /// SHA-256 of the candidate's file, if one runs beside it.
-    pub candidate_sha256: Option<String>,
-    /// Whether [`OverseerHandle::rollback`] has something to go back to.
-    pub can_roll_back: bool,
-    /// What loading the active module found.
-    pub report: LoadReport,
-}
-
-/// What a module becomes.
-#[derive(Clone, Copy)]
-enum Place {
-    Active,
-    Candidate,
 }
 
 impl OverseerHandle {
@@ -62,7 +38,7 @@ impl OverseerHandle {
     pub fn policies(&self) -> Vec<PolicyStatus> {
         let snapshot = self.shared.snapshot();
         let policies = snapshot.iter().flat_map(|snapshot| snapshot.policies.iter());
-        policies.map(|policy| status(policy)).collect()
+        policies.map(|policy| PolicyStatus::of(policy)).collect()
     }
 
     /// Puts another module, Wasm or WAT, in the place of a policy's. The rest of the policy stays as configured.
@@ -71,7 +47,7 @@ impl OverseerHandle {
     ///
     /// No such policy, or everything wrong with the module; then the one there was goes on.
     pub async fn replace(&self, name: &str, module: Bytes) -> Result<LoadReport, HandleError> {
-        self.place(name, Some(module), Place::Active).await
+        self.place(name, Origin::Upload(module), Place::Active).await
     }
 
     /// Loads the policy's module anew from its path.
@@ -80,7 +56,7 @@ impl OverseerHandle {
     ///
     /// As [`OverseerHandle::replace`].
     pub async fn reload(&self, name: &str) -> Result<LoadReport, HandleError> {
-        self.place(name, None, Place::Active).await
+        self.place(name, Origin::Path, Place::Active).await
     }
 
     /// Runs another module beside the policy's active one. Its verdicts are counted and compared, never enforced.
@@ -89,7 +65,7 @@ impl OverseerHandle {
     ///
     /// As [`OverseerHandle::replace`].
     pub async fn candidate(&self, name: &str, module: Bytes) -> Result<LoadReport, HandleError> {
-        self.place(name, Some(module), Place::Candidate).await
+        self.place(name, Origin::Upload(module), Place::Candidate).await
     }
 
     /// The last requests on which the policy's candidate differed from its active module, at most
@@ -152,14 +128,31 @@ impl OverseerHandle {
         blocking(move || reconfigure(&shared, &config)).await
     }
 
-    async fn place(
-        &self,
-        name: &str,
-        module: Option<Bytes>,
-        place: Place,
-    ) -> Result<LoadReport, HandleError> {
+    /// Looks at the policies' files every so often and loads what changed, for as long as the future is polled; it never
+    /// ends. A file is loaded once it has been left alone from one look to the next; one that does not load, or is gone,
+    /// is told once and changes nothing. What was uploaded stays until its policy's file changes.
+    pub async fn watch(&self, every: Duration) {
+        let mut looks = interval(every.max(Duration::from_millis(1)));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = Watch::default();
+        loop {
+            looks.tick().await;
+            let shared = Arc::clone(&self.shared);
+            let looked = blocking(move || {
+                watch.look(&shared);
+                Ok(watch)
+            });
+            match looked.await {
+                Ok(again) => watch = again,
+                // The runtime is shutting down, and this future with it.
+                Err(_) => return std::future::pending().await,
+            }
+        }
+    }
+
+    async fn place(&self, name: &str, origin: Origin, place: Place) -> Result<LoadReport, HandleError> {
         let (shared, name) = (Arc::clone(&self.shared), name.to_owned());
-        blocking(move || place_module(&shared, &name, module, place)).await
+        blocking(move || place::place(&shared, &name, &origin, place)).await
     }
 
     fn swap(
@@ -201,14 +194,14 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn reconfigure(shared: &Shared, config: &OverseerConfig) -> Result<(), HandleError> {
-    let assembled: Result<Vec<String>, BuildError> = shared.change(|_| {
+    let assembled: Result<Vec<String>, BuildError> = shared.load(|| {
         let next = assemble(config, shared.on_event())?;
         let names = next
             .iter()
             .flat_map(|next| &next.policies)
             .map(|policy| policy.spec.guest.name.to_string());
         let names = names.collect();
-        Ok((next.map(Arc::new), names))
+        shared.change(|_| Ok((next.map(Arc::new), names)))
     });
     match assembled {
         Ok(names) => {
@@ -221,117 +214,5 @@ fn reconfigure(shared: &Shared, config: &OverseerConfig) -> Result<(), HandleErr
             });
             Err(error.into())
         }
-    }
-}
-
-fn place_module(
-    shared: &Shared,
-    name: &str,
-    module: Option<Bytes>,
-    place: Place,
-) -> Result<LoadReport, HandleError> {
-    let result = shared.change(|snapshot| {
-        let (snapshot, at) = find(snapshot, name)?;
-        let policy = &snapshot.policies[at];
-        let (report, loaded) = match &module {
-            Some(module) => snapshot.loader.load(&policy.spec, "upload", module),
-            None => read_and_load(&snapshot.loader, &policy.spec),
-        };
-        let Some(loaded) = loaded.map(Arc::new) else {
-            return Err(HandleError::Refused(Box::new(report)));
-        };
-        let next = match place {
-            Place::Active => Policy {
-                loaded: Some(Arc::clone(&loaded)),
-                former: policy.loaded.clone(),
-                report: report.clone(),
-                ..copy(policy)
-            },
-            Place::Candidate => Policy {
-                candidate: Some(Arc::clone(&loaded)),
-                divergences: Arc::default(),
-                ..copy(policy)
-            },
-        };
-        Ok((Some(with(snapshot, at, next)), (report, loaded)))
-    });
-    let name = name.to_owned();
-    match result {
-        Ok((report, loaded)) => {
-            let sha256 = loaded.sha256.clone();
-            shared.tell(match place {
-                Place::Active => Event::PolicyReloaded { name, sha256 },
-                Place::Candidate => Event::CandidateInstalled { name, sha256 },
-            });
-            Ok(report)
-        }
-        Err(HandleError::Refused(report)) => {
-            let findings = report.errors().map(ToString::to_string).collect();
-            shared.tell(Event::PolicyRefused { name, findings });
-            Err(HandleError::Refused(report))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn find<'a>(
-    snapshot: Option<&'a Arc<Snapshot>>,
-    name: &str,
-) -> Result<(&'a Arc<Snapshot>, usize), HandleError> {
-    let names = || {
-        let policies = snapshot.iter().flat_map(|snapshot| snapshot.policies.iter());
-        policies
-            .map(|policy| policy.spec.guest.name.to_string())
-            .collect::<Vec<_>>()
-    };
-    snapshot
-        .and_then(|snapshot| {
-            let at = snapshot
-                .policies
-                .iter()
-                .position(|policy| *policy.spec.guest.name == *name)?;
-            Some((snapshot, at))
-        })
-        .ok_or_else(|| HandleError::UnknownPolicy {
-            name: name.to_owned(),
-            known: names().join(", "),
-        })
-}
-
-/// The snapshot with one policy changed.
-fn with(snapshot: &Arc<Snapshot>, at: usize, policy: Policy) -> Arc<Snapshot> {
-    let mut policies = snapshot.policies.to_vec();
-    policies[at] = Arc::new(policy);
-    Arc::new(Snapshot {
-        loader: Arc::clone(&snapshot.loader),
-        policies: policies.into(),
-        body_bytes_max: snapshot.body_bytes_max,
-        pool_wait: snapshot.pool_wait,
-        on_event: Arc::clone(&snapshot.on_event),
-    })
-}
-
-fn copy(policy: &Policy) -> Policy {
-    Policy {
-        spec: policy.spec.clone(),
-        loaded: policy.loaded.clone(),
-        candidate: policy.candidate.clone(),
-        divergences: Arc::clone(&policy.divergences),
-        former: policy.former.clone(),
-        report: policy.report.clone(),
-        metrics: Arc::clone(&policy.metrics),
-    }
-}
-
-fn status(policy: &Policy) -> PolicyStatus {
-    let sha256 = |loaded: &Option<Arc<Loaded>>| loaded.as_ref().map(|loaded| loaded.sha256.clone());
-    PolicyStatus {
-        name: policy.spec.guest.name.to_string(),
-        mode: if policy.spec.monitor { "monitor" } else { "enforce" }.to_owned(),
-        loaded: policy.loaded.is_some(),
-        sha256: sha256(&policy.loaded),
-        candidate_sha256: sha256(&policy.candidate),
-        can_roll_back: policy.candidate.is_some() || policy.former.is_some(),
-        report: policy.report.clone(),
     }
 }

@@ -40,7 +40,7 @@
 //! - [`OverseerConfig`] and [`PolicyConfig`]: the keys of `[platform.overseer]`; [`OverseerConfig::validate`] names
 //!   everything wrong at once, [`OverseerConfig::resolve_paths`] makes paths relative to the file.
 //! - [`OverseerLayer`], [`Overseer`], [`ResponseFuture`]: the layer, its service and future.
-//! - [`OverseerHandle`]: replace, reload, candidate, promote, rollback, reconfigure; [`Event`] tells what happened.
+//! - [`OverseerHandle`]: replace, reload, watch, candidate, promote, rollback, reconfigure; [`Event`] tells what happened.
 //! - [`LoadReport`]: all findings about a module at once, and its facts. Serializable.
 //! - [`PolicyEngine`], [`RecordedRequest`], [`Outcome`]: one policy on one recorded request, offline.
 //! - [`EXECUTION_SECONDS_BUCKETS`]: the histogram's bounds, for the recorder.
@@ -85,6 +85,7 @@ mod future;
 mod handle;
 mod layer;
 mod metrics;
+mod place;
 mod record;
 mod replay;
 mod report;
@@ -94,8 +95,10 @@ mod service;
 mod shared;
 mod spec;
 mod standby;
+mod status;
 mod verdict;
 mod verify;
+mod watch;
 
 pub use self::{
     candidate::{DIVERGENCES_MAX, Divergence},
@@ -104,12 +107,13 @@ pub use self::{
     event::{Event, OnEvent},
     exchange::LogLine,
     future::ResponseFuture,
-    handle::{OverseerHandle, PolicyStatus},
+    handle::OverseerHandle,
     layer::OverseerLayer,
     metrics::EXECUTION_SECONDS_BUCKETS,
     record::{HeaderValues, InvalidRecord, RecordedRequest},
     replay::{LoadedPolicy, Outcome, PolicyEngine},
     report::{DryRun, Facts, Finding, LoadReport, Severity},
     service::Overseer,
+    status::{CandidateStatus, PolicyStatus},
     verdict::Cause,
 };

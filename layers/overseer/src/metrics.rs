@@ -46,6 +46,7 @@ pub(crate) struct PolicyMetrics {
     log_lines_dropped: Counter,
     same: Counter,
     differs: Counter,
+    reloads: [Counter; 2],
     relaxed: Gauge,
     since: Instant,
     /// The second after `since` in which each cause was last told aloud, plus 1.
@@ -73,6 +74,9 @@ impl PolicyMetrics {
             differs: metrics::counter!(
                 "shield_overseer_candidate_total", "module" => module.clone(), "verdict" => "differs"
             ),
+            reloads: ["ok", "refused"].map(|result| {
+                metrics::counter!("shield_overseer_reloads_total", "module" => module.clone(), "result" => result)
+            }),
             relaxed: metrics::gauge!("shield_overseer_relaxed", "module" => module),
             since: Instant::now(),
             told: Default::default(),
@@ -81,7 +85,10 @@ impl PolicyMetrics {
         for counter in this.decisions.iter().chain(&this.failures) {
             counter.increment(0);
         }
-        for counter in [&this.log_lines_dropped, &this.same, &this.differs] {
+        for counter in [&this.log_lines_dropped, &this.same, &this.differs]
+            .into_iter()
+            .chain(&this.reloads)
+        {
             counter.increment(0);
         }
         this
@@ -114,6 +121,11 @@ impl PolicyMetrics {
 
     pub(crate) fn log_lines_dropped(&self, lines: u32) {
         self.log_lines_dropped.increment(u64::from(lines));
+    }
+
+    /// A module was loaded for this policy while requests run, or refused.
+    pub(crate) fn reloaded(&self, ok: bool) {
+        self.reloads[usize::from(!ok)].increment(1);
     }
 
     pub(crate) fn compared(&self, same: bool) {

@@ -19,7 +19,9 @@ pub(crate) struct Shared {
     /// Whether there is a snapshot: all that a request looks at when there is none.
     active: AtomicBool,
     snapshot: ArcSwapOption<Snapshot>,
-    /// Held by whoever changes the snapshot, never by a request.
+    /// Held by whoever loads modules, which takes milliseconds: one at a time, so that the last one asked for wins.
+    loading: Mutex<()>,
+    /// Held by whoever changes the snapshot, which takes microseconds; never by a request.
     writer: Mutex<()>,
     on_event: OnEvent,
 }
@@ -33,6 +35,7 @@ impl Shared {
         Ok(Self {
             active: AtomicBool::new(snapshot.is_some()),
             snapshot: ArcSwapOption::new(snapshot),
+            loading: Mutex::new(()),
             writer: Mutex::new(()),
             on_event,
         })
@@ -45,6 +48,14 @@ impl Shared {
         } else {
             None
         }
+    }
+
+    /// Runs what loads modules, one after the other. Only what runs in here may change the loader of the snapshot.
+    pub(crate) fn load<T>(&self, load: impl FnOnce() -> T) -> T {
+        let loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = load();
+        drop(loading);
+        loaded
     }
 
     /// Changes the snapshot, one change at a time; an error changes nothing.

@@ -40,6 +40,8 @@ pub(crate) struct Loaded {
     pub(crate) guest: Arc<Guest>,
     pub(crate) plan: Plan,
     pub(crate) sha256: String,
+    /// What loading found.
+    pub(crate) report: LoadReport,
     pub(crate) standby: Standby,
 }
 
@@ -78,13 +80,16 @@ impl Loader {
     /// Checks, compiles, configures and dry-runs a module. What comes back beside the report is there if it is ok.
     pub(crate) fn load(&self, spec: &PolicySpec, source: &str, bytes: &[u8]) -> (LoadReport, Option<Loaded>) {
         let mut report = LoadReport::new(&spec.guest.name, source);
-        let loaded = self.try_load(&mut report, spec, bytes);
-        let loaded = if report.ok { loaded } else { None };
+        let mut loaded = self.try_load(&mut report, spec, bytes);
+        match &mut loaded {
+            Some(loaded) if report.ok => loaded.report = report.clone(),
+            _ => loaded = None,
+        }
         (report, loaded)
     }
 
     fn try_load(&self, report: &mut LoadReport, spec: &PolicySpec, bytes: &[u8]) -> Option<Loaded> {
-        let sha256 = hex(&Sha256::digest(bytes));
+        let sha256 = digest(bytes);
         if let Some(pin) = &spec.sha256
             && !pin.eq_ignore_ascii_case(&sha256)
         {
@@ -150,6 +155,7 @@ impl Loader {
             guest: Arc::clone(&spec.guest),
             plan,
             sha256,
+            report: report.clone(),
         };
         self.configure(report, spec, &loaded);
         if report.ok {
@@ -310,7 +316,9 @@ fn binary<'a>(report: &mut LoadReport, bytes: &'a [u8]) -> Option<Cow<'a, [u8]>>
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// SHA-256 in hex, as `sha256sum` prints it.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    let bytes = Sha256::digest(bytes);
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {
         write!(text, "{byte:02x}").expect("a string takes all that is written");

@@ -2,5 +2,6 @@
 
 mod embedded;
 mod nats;
+mod policies;
 mod process;
 mod startup;

@@ -142,6 +142,16 @@ impl OverseerConfig {
         let pool_wait = findings.span("pool_wait", &self.pool_wait, Duration::ZERO, max, wait);
         let compile = Duration::from_secs(5);
         let compile_deadline = findings.span("compile_deadline", &self.compile_deadline, min, max, compile);
+        if self.watch_interval != "0s" {
+            let looks = Duration::from_millis(500);
+            findings.span(
+                "watch_interval",
+                &self.watch_interval,
+                Duration::from_millis(10),
+                max,
+                looks,
+            );
+        }
         if self.policies.len() > POLICIES_MAX {
             findings.add(
                 "policies",

@@ -51,6 +51,7 @@ fn every_wrong_value_is_named_at_once_with_its_fix() {
         memory_bytes_max = 100_000
         concurrency = 0
         pool_wait = "later"
+        watch_interval = "1ms"
         [[policies]]
         name = "a b"
         sha256 = "xyz"
@@ -80,6 +81,7 @@ fn every_wrong_value_is_named_at_once_with_its_fix() {
         "memory_bytes_max",
         "concurrency",
         "pool_wait",
+        "watch_interval",
         "policies[0].name",
         "policies[0].path",
         "policies[0].sha256",
@@ -100,7 +102,7 @@ fn every_wrong_value_is_named_at_once_with_its_fix() {
     ] {
         assert!(keys.iter().any(|found| found == key), "{key} in {keys:?}");
     }
-    assert_eq!(keys.len(), 22, "{keys:?}");
+    assert_eq!(keys.len(), 23, "{keys:?}");
     let errors = config.validate();
     let text = errors
         .iter()

@@ -175,12 +175,21 @@ async fn a_candidate_is_compared_and_never_obeyed_until_it_is_promoted() {
         .unwrap();
     assert_eq!(status(&layer).await, StatusCode::OK);
     assert_eq!(handle.divergences("p")[0].candidate, "trap");
+    let shown = handle.policies().remove(0).candidate.unwrap();
+    assert_eq!((shown.same, shown.differs, shown.not_asked), (0, 1, 0));
+    assert_eq!(shown.divergences, handle.divergences("p"));
     handle.rollback("p").unwrap();
-    assert_eq!(handle.policies()[0].candidate_sha256, None);
+    assert_eq!(handle.policies()[0].candidate, None);
 
     handle.candidate("p", deny().into()).await.unwrap();
     handle.promote("p").unwrap();
     assert_eq!(status(&layer).await, StatusCode::FORBIDDEN);
+    let promoted = handle.policies().remove(0);
+    assert_eq!(
+        promoted.report.facts.unwrap().sha256,
+        promoted.sha256.unwrap(),
+        "the report is the active module's own"
+    );
     handle.rollback("p").unwrap();
     assert_eq!(status(&layer).await, StatusCode::OK);
     assert!(matches!(

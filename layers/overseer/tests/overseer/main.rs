@@ -15,3 +15,4 @@ mod load;
 mod samples;
 mod servers;
 mod telemetry;
+mod watch;

@@ -32,7 +32,8 @@ async fn every_series_starts_at_zero_and_counts() {
             ..PolicyConfig::from_module("watch", BLOCK_ME)
         },
     ];
-    let layer = metrics::with_local_recorder(&recorder, || OverseerLayer::new(small(policies)).unwrap());
+    let (layer, handle) =
+        metrics::with_local_recorder(&recorder, || OverseerLayer::channel(small(policies)).unwrap());
     let text = rendered.render();
     for series in [
         r#"shield_wasm_fuel_consumed_total{module="block_me"} 0"#,
@@ -43,6 +44,8 @@ async fn every_series_starts_at_zero_and_counts() {
         r#"shield_overseer_standby_total{result="hit"} 0"#,
         r#"shield_overseer_relaxed{module="block_me"} 0"#,
         r#"shield_overseer_relaxed{module="watch"} 1"#,
+        r#"shield_overseer_reloads_total{module="block_me",result="ok"} 0"#,
+        r#"shield_overseer_reloads_total{module="block_me",result="refused"} 0"#,
     ] {
         assert!(text.contains(series), "{series} in\n{text}");
     }
@@ -60,6 +63,8 @@ async fn every_series_starts_at_zero_and_counts() {
     };
     ask(false).await.unwrap();
     ask(true).await.unwrap();
+    handle.replace("watch", BLOCK_ME.into()).await.unwrap();
+    handle.replace("watch", "(module)".into()).await.unwrap_err();
     let text = rendered.render();
     // Live and offline, the same request costs the same fuel.
     let offline = |json: serde_json::Value| {
@@ -70,6 +75,8 @@ async fn every_series_starts_at_zero_and_counts() {
     for series in [
         format!(r#"shield_wasm_fuel_consumed_total{{module="block_me"}} {fuel}"#),
         r#"shield_overseer_decisions_total{module="block_me",decision="allow"} 1"#.to_owned(),
+        r#"shield_overseer_reloads_total{module="watch",result="ok"} 1"#.to_owned(),
+        r#"shield_overseer_reloads_total{module="watch",result="refused"} 1"#.to_owned(),
         r#"shield_overseer_decisions_total{module="block_me",decision="reject"} 1"#.to_owned(),
         r#"shield_wasm_execution_duration_seconds_count{module="block_me"} 2"#.to_owned(),
         r#"shield_wasm_execution_duration_seconds_bucket{module="block_me",le="0.0000001"}"#.to_owned(),

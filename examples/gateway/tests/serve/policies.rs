@@ -1,0 +1,310 @@
+//! Policies changed while the gateway serves: by file, by upload, as candidates, and what each session is told.
+
+use std::fs;
+
+use futures_util::{SinkExt, StreamExt};
+use http::Method;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+
+use super::process::{Answer, Gateway, PATIENCE, eventually};
+
+const TOKEN: &str = "Bearer 0123456789abcdef";
+
+fn config(on_reject: &str) -> String {
+    format!(
+        r#"
+[gateway]
+control_token_file = "control.token"
+
+[platform.overseer]
+watch_interval = "20ms"
+cache_dir = "cache"
+[[platform.overseer.policies]]
+name = "block_me"
+path = "block_me.wat"
+on_reject = "{on_reject}"
+"#
+    )
+}
+
+/// A policy that answers every request with `code`.
+fn answers(code: u16) -> String {
+    format!(
+        r#"(module (import "arqon_host_v1" "host_reject" (func $reject (param i32 i32 i32)))
+             (memory (export "memory") 1) (global (export "arqon_abi_v1") i32 (i32.const 1))
+             (func (export "on_request") (result i32)
+               (call $reject (i32.const {code}) (i32.const 0) (i32.const 0)) (i32.const 0)))"#
+    )
+}
+
+const ALLOW: &str = r#"(module (memory (export "memory") 1) (global (export "arqon_abi_v1") i32 (i32.const 1))
+  (func (export "on_request") (result i32) i32.const 0))"#;
+
+/// The bus as server-sent events, read line by line.
+async fn events(gateway: &Gateway) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(gateway.admin).await.expect("connected");
+    let head = format!("GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: {TOKEN}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut lines = BufReader::new(stream);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        timeout(PATIENCE, lines.read_line(&mut line))
+            .await
+            .expect("in time")
+            .expect("answered");
+    }
+    lines
+}
+
+/// The next `policy_reloaded`, and whether it says that the module was taken.
+async fn reloaded(events: &mut BufReader<TcpStream>) -> (String, bool) {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        timeout(PATIENCE, events.read_line(&mut line))
+            .await
+            .expect("in time")
+            .expect("open");
+        let Some(data) = line.strip_prefix("data:") else {
+            continue;
+        };
+        let event: Value = serde_json::from_str(data.trim()).expect("JSON");
+        if event["event"] == "policy_reloaded" {
+            let name = event["policy"].as_str().expect("a name").to_owned();
+            return (name, event["ok"] == true);
+        }
+    }
+}
+
+async fn operate(gateway: &Gateway, method: Method, path: &str, body: impl Into<bytes::Bytes>) -> Answer {
+    gateway
+        .try_send(gateway.admin, method, path, &[("authorization", TOKEN)], body)
+        .await
+        .expect("answered")
+}
+
+async fn status(gateway: &Gateway, headers: &[(&str, &str)]) -> u16 {
+    gateway.publish("free", headers, "x").await.status.as_u16()
+}
+
+async fn policy(gateway: &Gateway) -> Value {
+    gateway.get("/v1/state").await.json()["overseer"]["policies"][0].clone()
+}
+
+#[tokio::test]
+async fn a_changed_file_is_obeyed_a_broken_one_is_told_and_nothing_fails_meanwhile() {
+    let gateway = Gateway::ready(&config("nack"), &[]).await;
+    let mut told = events(&gateway).await;
+    assert_eq!(status(&gateway, &[]).await, 202);
+    assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 403);
+    let file = gateway.path("block_me.wat");
+
+    fs::write(&file, "(module").expect("written");
+    assert_eq!(reloaded(&mut told).await, ("block_me".to_owned(), false));
+    assert_eq!(
+        status(&gateway, &[("x-block-me", "1")]).await,
+        403,
+        "the last good one stays"
+    );
+
+    // Whatever comes while modules are swapped has the verdict of one of them.
+    let mut answered = 0;
+    for code in [451, 410, 451, 410] {
+        fs::write(&file, answers(code)).expect("written");
+        let mut swapped = std::pin::pin!(reloaded(&mut told));
+        loop {
+            tokio::select! {
+                told = &mut swapped => {
+                    assert_eq!(told, ("block_me".to_owned(), true));
+                    break;
+                }
+                status = status(&gateway, &[]) => {
+                    assert!([202, 451, 410].contains(&status), "{status}");
+                    answered += 1;
+                }
+            }
+        }
+        assert_eq!(status(&gateway, &[]).await, code);
+    }
+    assert!(answered > 0, "requests came while modules were swapped");
+    let metrics = gateway.get("/metrics").await.body;
+    let metrics = String::from_utf8(metrics.to_vec()).expect("text");
+    for series in [
+        "shield_overseer_reloads_total{module=\"block_me\",result=\"ok\"} 4",
+        "shield_overseer_reloads_total{module=\"block_me\",result=\"refused\"} 1",
+    ] {
+        assert!(metrics.contains(series), "{series} in\n{metrics}");
+    }
+    assert!(
+        fs::read_dir(gateway.path("cache"))
+            .expect("made")
+            .next()
+            .is_some(),
+        "compiled modules are kept"
+    );
+}
+
+#[tokio::test]
+async fn a_candidate_runs_beside_the_active_policy_is_compared_and_promoted() {
+    let gateway = Gateway::ready(&config("nack"), &[]).await;
+    let upload = "/v1/policies/block_me?as=candidate";
+    let report = operate(&gateway, Method::PUT, upload, answers(451)).await;
+    assert_eq!(
+        (report.status.as_u16(), &report.json()["ok"]),
+        (200, &json!(true))
+    );
+    assert_eq!(status(&gateway, &[]).await, 202, "a candidate is not obeyed");
+    assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 403);
+
+    let shown = policy(&gateway).await;
+    let candidate = &shown["candidate"];
+    assert_eq!(
+        candidate["sha256"],
+        report.json()["facts"]["sha256"],
+        "what runs beside is what was uploaded"
+    );
+    assert_eq!(
+        (&candidate["same"], &candidate["differs"]),
+        (&json!(0), &json!(2))
+    );
+    let sample = candidate["divergences"].as_array().expect("a sample");
+    let said: Vec<_> = sample
+        .iter()
+        .map(|one| {
+            (
+                one["active"].as_str().unwrap_or_default(),
+                one["candidate"].as_str().unwrap_or_default(),
+            )
+        })
+        .collect();
+    assert_eq!(said, [("reject 403", "reject 451"), ("allow", "reject 451")]);
+    assert_eq!(sample[0]["path"], "/v1/publish/free");
+    let metrics = gateway.get("/metrics").await.body;
+    let metrics = String::from_utf8(metrics.to_vec()).expect("text");
+    let series = "shield_overseer_candidate_total{module=\"block_me\",verdict=\"differs\"} 2";
+    assert!(metrics.contains(series), "{series} in\n{metrics}");
+
+    // A long stream of differing verdicts keeps a bounded sample.
+    for _ in 0..40 {
+        assert_eq!(status(&gateway, &[]).await, 202);
+    }
+    let candidate = &policy(&gateway).await["candidate"];
+    assert_eq!(candidate["differs"], 42);
+    assert_eq!(candidate["divergences"].as_array().map(Vec::len), Some(32));
+
+    let mut told = events(&gateway).await;
+    let promoted = operate(&gateway, Method::POST, "/v1/policies/block_me/promote", "").await;
+    assert_eq!(promoted.status, 200);
+    assert_eq!(reloaded(&mut told).await, ("block_me".to_owned(), true));
+    assert_eq!(status(&gateway, &[]).await, 451);
+    let shown = policy(&gateway).await;
+    assert_eq!(
+        (&shown["candidate"], &shown["sha256"]),
+        (&Value::Null, &report.json()["facts"]["sha256"])
+    );
+    assert_eq!(shown["report"]["facts"]["sha256"], shown["sha256"]);
+    let back = operate(&gateway, Method::POST, "/v1/policies/block_me/rollback", "").await;
+    assert_eq!(back.status, 200);
+    assert_eq!(status(&gateway, &[]).await, 202);
+    let nothing = operate(&gateway, Method::PUT, "/v1/policies/block_me?as=canary", ALLOW).await;
+    assert_eq!(nothing.status, 422);
+}
+
+#[tokio::test]
+async fn an_upload_is_judged_as_a_whole_and_what_is_refused_changes_nothing() {
+    let gateway = Gateway::ready(&config("nack"), &[]).await;
+    let before = policy(&gateway).await;
+    let wasi = r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
+        (import "arqon_host_v1" "host_set_payload" (func (param i32 i32) (result i32)))
+        (memory (export "memory") 65))"#;
+    let refused = operate(&gateway, Method::PUT, "/v1/policies/block_me", wasi).await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.code().as_str()),
+        (422, "policy.refused")
+    );
+    let findings = refused.json()["report"]["findings"].to_string();
+    for said in ["import.wasi", "grant", "memory", "on_request", "arqon_abi_v1"] {
+        assert!(findings.contains(said), "{said} in {findings}");
+    }
+    assert_eq!(policy(&gateway).await, before);
+    assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 403);
+}
+
+#[tokio::test]
+async fn a_rejected_frame_is_nacked_or_ends_the_session_as_configured() {
+    for (on_reject, closes) in [("nack", false), ("close", true)] {
+        let gateway = Gateway::ready(&config(on_reject), &[]).await;
+        let mut request = format!("ws://{}/v1/ws", gateway.public)
+            .into_client_request()
+            .expect("URI");
+        let protocol = http::HeaderValue::from_static("arqon.v1.json");
+        request.headers_mut().insert("sec-websocket-protocol", protocol);
+        let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("upgraded");
+        let frame = |id: u8, headers: Value| {
+            Message::text(json!({ "id": id, "subject": "free", "headers": headers }).to_string())
+        };
+        socket.send(frame(1, json!({}))).await.expect("sent");
+        socket
+            .send(frame(2, json!({ "X-Block-Me": "1" })))
+            .await
+            .expect("sent");
+        let mut next = async || {
+            timeout(PATIENCE, socket.next())
+                .await
+                .expect("in time")
+                .expect("open")
+                .expect("a frame")
+        };
+        let text = |message: Message| -> Value {
+            serde_json::from_str(message.to_text().expect("text")).expect("JSON")
+        };
+        assert!(
+            text(next().await)["ack"].is_object(),
+            "each frame has its own verdict"
+        );
+        assert_eq!(text(next().await)["nack"]["code"], "overseer.denied");
+        if closes {
+            match next().await {
+                Message::Close(Some(frame)) => assert_eq!(u16::from(frame.code), 1008),
+                other => panic!("{other:?}"),
+            }
+        } else {
+            // A policy that changes while the session is open counts from the next frame on.
+            let changed = operate(&gateway, Method::PUT, "/v1/policies/block_me", answers(429)).await;
+            assert_eq!(changed.status, 200);
+            socket.send(frame(3, json!({}))).await.expect("sent");
+            let reply = timeout(PATIENCE, socket.next()).await.expect("in time");
+            let reply = text(reply.expect("open").expect("a frame"));
+            assert_eq!(reply["nack"]["status"], 429);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_whose_policy_has_no_module_is_never_ready() {
+    let gateway = Gateway::start(
+        &config("nack").replace("path = \"block_me.wat\"", "path = \"block_me.wat\"\nfailure = { load = \"open\" }\nsha256 = \"0000000000000000000000000000000000000000000000000000000000000000\""),
+        &[],
+    );
+    // Let through because the operator wrote so, but never called ready while there is no module.
+    let said = gateway.becomes_ready(false).await;
+    let checks = said["checks"].to_string();
+    assert!(checks.contains("policy block_me is not loaded"), "{checks}");
+    assert_eq!(
+        eventually(async || {
+            let answer = gateway
+                .try_send(gateway.public, Method::POST, "/v1/publish/free", &[], "x")
+                .await?;
+            Some(answer.status.as_u16())
+        })
+        .await,
+        202
+    );
+}

@@ -1,0 +1,81 @@
+//! What an operator sees of a policy.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::{
+    candidate::{Compared, Divergence},
+    chain::Policy,
+    report::LoadReport,
+    verify::Loaded,
+};
+
+/// One policy as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyStatus {
+    /// Its name.
+    pub name: String,
+    /// `enforce` or `monitor`.
+    pub mode: String,
+    /// Whether a module is loaded.
+    pub loaded: bool,
+    /// SHA-256 of the active module's file.
+    pub sha256: Option<String>,
+    /// What runs beside the active module, if anything does.
+    pub candidate: Option<CandidateStatus>,
+    /// Whether [`OverseerHandle::rollback`](crate::OverseerHandle::rollback) has something to go back to.
+    pub can_roll_back: bool,
+    /// What loading the active module found.
+    pub report: LoadReport,
+}
+
+/// A candidate beside the active module, and how far they agree since it was installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CandidateStatus {
+    /// SHA-256 of its file.
+    pub sha256: String,
+    /// Calls on which both came to the same verdict and the same edits.
+    pub same: u64,
+    /// Calls on which they differed.
+    pub differs: u64,
+    /// Requests on which it could not be asked, because their body was not collected.
+    pub not_asked: u64,
+    /// The newest calls on which they differed, at most [`DIVERGENCES_MAX`](crate::DIVERGENCES_MAX), newest first.
+    pub divergences: Vec<Divergence>,
+}
+
+impl PolicyStatus {
+    pub(crate) fn of(policy: &Policy) -> Self {
+        let former = policy.former.is_some();
+        Self {
+            name: policy.spec.guest.name.to_string(),
+            mode: if policy.spec.monitor { "monitor" } else { "enforce" }.to_owned(),
+            loaded: policy.loaded.is_some(),
+            sha256: policy.loaded.as_ref().map(|loaded| loaded.sha256.clone()),
+            candidate: policy
+                .candidate
+                .as_ref()
+                .map(|candidate| CandidateStatus::of(policy, candidate)),
+            can_roll_back: policy.candidate.is_some() || former,
+            report: policy
+                .loaded
+                .as_ref()
+                .map_or(&policy.report, |loaded| &loaded.report)
+                .clone(),
+        }
+    }
+}
+
+impl CandidateStatus {
+    fn of(policy: &Policy, candidate: &Arc<Loaded>) -> Self {
+        let count = |compared| policy.divergences.count(compared);
+        Self {
+            sha256: candidate.sha256.clone(),
+            same: count(Compared::Same),
+            differs: count(Compared::Differs),
+            not_asked: count(Compared::NotAsked),
+            divergences: policy.divergences.list(),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The policies' files, looked at while the layer runs.
+//!
+//! A file is loaded anew when its content is another than the one that was last loaded from it, and has been left alone for
+//! one look: an editor or a copy that is still at work is not read half way. What does not load is told once and changes
+//! nothing. What an operator uploaded stays until the file changes.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    place::{Origin, Place, place},
+    shared::Shared,
+    spec::Source,
+    verify::digest,
+};
+
+/// What is known of each policy's file, by the policy's name.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(HashMap<Arc<str>, Seen>);
+
+#[derive(Debug)]
+struct Seen {
+    path: PathBuf,
+    stamp: Stamp,
+    /// Whether its content was looked at since the stamp changed.
+    read: bool,
+    /// SHA-256 of a content that was refused.
+    refused: Option<String>,
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stamp {
+    /// Not looked at yet.
+    Unknown,
+    Missing,
+    File {
+        modified: Option<SystemTime>,
+        len: u64,
+        /// The inode, and when it changed last: a file put in the place of another is another, whatever its times say.
+        inode: (u64, i64, i64),
+    },
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        match fs::metadata(path) {
+            Ok(metadata) => Self::File {
+                modified: metadata.modified().ok(),
+                len: metadata.len(),
+                inode: inode(&metadata),
+            },
+            Err(_) => Self::Missing,
+        }
+    }
+}
+
+#[cfg(unix)]
+fn inode(metadata: &fs::Metadata) -> (u64, i64, i64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn inode(_: &fs::Metadata) -> (u64, i64, i64) {
+    (0, 0, 0)
+}
+
+impl Watch {
+    /// Looks at every file once and loads what changed. Blocks while modules compile.
+    pub(crate) fn look(&mut self, shared: &Shared) {
+        let Some(snapshot) = shared.snapshot() else {
+            self.0.clear();
+            return;
+        };
+        let watched = snapshot.policies.iter().filter_map(|policy| {
+            let Source::Path(path) = &policy.spec.source else {
+                return None;
+            };
+            Some((Arc::clone(&policy.spec.guest.name), path, &policy.source_sha256))
+        });
+        let mut names = Vec::new();
+        for (name, path, loaded) in watched {
+            let seen = self.0.entry(Arc::clone(&name)).or_insert_with(|| Seen::new(path));
+            if seen.path != *path {
+                *seen = Seen::new(path);
+            }
+            if let Some(origin) = seen.changed(loaded.as_deref()) {
+                // What came of it has been told: as an event, in the metrics and in the log.
+                let _told = place(shared, &name, &origin, Place::Active);
+            }
+            names.push(name);
+        }
+        self.0.retain(|name, _| names.contains(name));
+    }
+}
+
+impl Seen {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            stamp: Stamp::Unknown,
+            read: false,
+            refused: None,
+        }
+    }
+
+    /// The file's content, if it is to be tried. `loaded` is the digest of what was last loaded from it.
+    fn changed(&mut self, loaded: Option<&str>) -> Option<Origin> {
+        let stamp = Stamp::of(&self.path);
+        if self.stamp != stamp {
+            self.stamp = stamp;
+            self.read = false;
+            return None;
+        }
+        if self.read {
+            return None;
+        }
+        match fs::read(&self.path) {
+            Ok(bytes) => {
+                self.read = true;
+                let sha256 = digest(&bytes);
+                if loaded == Some(&*sha256) {
+                    self.refused = None;
+                    return None;
+                }
+                // If it loads, it is never asked for again: then it is what was loaded last.
+                if self.refused.replace(sha256.clone()) == Some(sha256) {
+                    return None;
+                }
+                Some(Origin::File(Bytes::from(bytes)))
+            }
+            // Loading says why; whoever interrupted us may try again.
+            Err(error) => {
+                self.read = error.kind() != io::ErrorKind::Interrupted;
+                self.read.then_some(Origin::Path)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_is_tried_once_it_has_been_left_alone_and_only_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.wat");
+        let mut seen = Seen::new(&path);
+        let mut tried = |loaded: &[u8]| {
+            let loaded = digest(loaded);
+            match seen.changed(Some(&loaded)) {
+                None => "nothing".to_owned(),
+                Some(Origin::File(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+                Some(origin) => format!("{origin:?}"),
+            }
+        };
+        fs::write(&path, "one").unwrap();
+        assert_eq!(tried(b"one"), "nothing", "first seen");
+        assert_eq!(tried(b"one"), "nothing", "what is loaded already");
+
+        fs::write(&path, "two").unwrap();
+        assert_eq!(tried(b"one"), "nothing", "it may still be written");
+        fs::write(&path, "three").unwrap();
+        assert_eq!(tried(b"one"), "nothing", "it was still written");
+        assert_eq!(tried(b"one"), "three");
+        assert_eq!(tried(b"one"), "nothing", "tried, and refused");
+
+        fs::write(&path, "three").unwrap();
+        assert_eq!(tried(b"one"), "nothing");
+        assert_eq!(tried(b"one"), "nothing", "the same content is refused once");
+
+        fs::write(&path, "one").unwrap();
+        assert_eq!(
+            (tried(b"one"), tried(b"one")),
+            ("nothing".into(), "nothing".into())
+        );
+        fs::write(&path, "three").unwrap();
+        assert_eq!(
+            (tried(b"one"), tried(b"one")),
+            ("nothing".into(), "three".into()),
+            "it may load by now"
+        );
+
+        // Put in its place by renaming, with the same length, as careful editors do.
+        fs::write(folder.path().join("new"), "seven").unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!((tried(b"one"), tried(b"one")), ("nothing".into(), "seven".into()));
+
+        fs::remove_file(&path).unwrap();
+        assert_eq!((tried(b"one"), tried(b"one")), ("nothing".into(), "Path".into()));
+        assert_eq!(tried(b"one"), "nothing", "missing is said once");
+    }
+}

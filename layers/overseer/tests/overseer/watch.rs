@@ -1,0 +1,130 @@
+//! Policies whose file changes while requests run.
+
+use std::{convert::Infallible, fs, sync::Arc, time::Duration};
+
+use arqon_overseer::{Event, OverseerConfig, OverseerLayer, PolicyConfig};
+use axum::body::Body;
+use http::{Request, Response};
+use tokio::sync::mpsc;
+use tower::{Layer, ServiceExt};
+
+use crate::guests::{get, on_request, small};
+
+const EVERY: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn status(layer: &OverseerLayer) -> u16 {
+    let inner = tower::service_fn(|_: Request<arqon_message::MessageBody<Body>>| async {
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    });
+    layer
+        .layer(inner)
+        .oneshot(get("/"))
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
+}
+
+fn answers(code: u16) -> String {
+    on_request(&format!(
+        "(call $host_reject (i32.const {code}) (i32.const 0) (i32.const 0)) (i32.const 0)"
+    ))
+}
+
+#[tokio::test]
+async fn a_changed_file_takes_over_and_one_that_does_not_load_leaves_the_last_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.wat");
+    fs::write(&path, answers(410)).unwrap();
+    // Behind it stands one that allows: when it is loaded anew, the one before has been looked at too.
+    fs::write(folder.path().join("sign.wat"), on_request("(i32.const 0)")).unwrap();
+    let mut config = small([
+        PolicyConfig::from_path("p", "p.wat"),
+        PolicyConfig::from_path("sign", "sign.wat"),
+    ]);
+    config.resolve_paths(folder.path());
+    let (events, mut told) = mpsc::channel(64);
+    let events = Arc::new(move |event| events.try_send(event).unwrap());
+    let (layer, handle) = OverseerLayer::channel_with(config, events).unwrap();
+    let watching = {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.watch(EVERY).await })
+    };
+    let mut next = async || {
+        tokio::time::timeout(PATIENCE, told.recv())
+            .await
+            .unwrap()
+            .unwrap()
+    };
+    assert_eq!(status(&layer).await, 410);
+
+    fs::write(&path, answers(411)).unwrap();
+    assert!(matches!(next().await, Event::PolicyReloaded { name, .. } if name == "p"));
+    assert_eq!(status(&layer).await, 411);
+
+    fs::write(&path, "(module").unwrap();
+    assert!(
+        matches!(next().await, Event::PolicyRefused { name, findings } if name == "p" && findings[0].contains("module.text"))
+    );
+    assert_eq!(status(&layer).await, 411);
+
+    fs::remove_file(&path).unwrap();
+    assert!(
+        matches!(next().await, Event::PolicyRefused { findings, .. } if findings[0].contains("module.read"))
+    );
+    assert_eq!(status(&layer).await, 411);
+
+    // Put there by renaming, as careful editors and volumes of Kubernetes do.
+    fs::write(folder.path().join("new.wat"), answers(413)).unwrap();
+    fs::rename(folder.path().join("new.wat"), &path).unwrap();
+    assert!(matches!(next().await, Event::PolicyReloaded { .. }));
+    assert_eq!(status(&layer).await, 413);
+
+    // What an operator uploads stays while the file is what it was, and the file wins when it changes.
+    handle.replace("p", answers(414).into()).await.unwrap();
+    assert!(matches!(next().await, Event::PolicyReloaded { .. }));
+    fs::write(&path, answers(413)).unwrap();
+    fs::write(
+        folder.path().join("sign.wat"),
+        on_request("(i32.const 0) (; changed ;)"),
+    )
+    .unwrap();
+    assert!(
+        matches!(next().await, Event::PolicyReloaded { name, .. } if name == "sign"),
+        "the file of `p` was written, and holds what it held"
+    );
+    assert_eq!(status(&layer).await, 414);
+    fs::write(&path, answers(415)).unwrap();
+    assert!(matches!(next().await, Event::PolicyReloaded { .. }));
+    assert_eq!(status(&layer).await, 415);
+
+    // A chain of another configuration is watched from then on.
+    fs::write(folder.path().join("q.wat"), answers(416)).unwrap();
+    let mut config = small([PolicyConfig::from_path("p", "q.wat")]);
+    config.resolve_paths(folder.path());
+    handle.reconfigure(config).await.unwrap();
+    assert!(matches!(next().await, Event::Reconfigured { .. }));
+    assert_eq!(status(&layer).await, 416);
+    fs::write(folder.path().join("q.wat"), answers(417)).unwrap();
+    assert!(matches!(next().await, Event::PolicyReloaded { .. }));
+    assert_eq!(status(&layer).await, 417);
+    watching.abort();
+}
+
+#[test]
+fn the_interval_is_configured_and_can_be_switched_off() {
+    let every = |text: &str| {
+        OverseerConfig {
+            watch_interval: text.to_owned(),
+            ..OverseerConfig::default()
+        }
+        .watch_every()
+    };
+    assert_eq!(
+        OverseerConfig::default().watch_every(),
+        Some(Duration::from_millis(500))
+    );
+    assert_eq!(every("2s"), Some(Duration::from_secs(2)));
+    assert_eq!(every("0s"), None);
+}
