@@ -3,12 +3,15 @@
 //! Every command prints for people, or with `--json` one JSON document, and ends with 0 (ok), 1 (refused, or there are
 //! findings) or 2 (usage: an argument or a file that cannot be used).
 
+mod audit;
 mod config;
+mod gov;
 mod policy;
 mod sample;
 mod schema;
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -17,7 +20,7 @@ use std::{
 use arqon_message::Fraction;
 use clap::{Parser, Subcommand};
 
-/// Check, run and inspect what Arqon's layers do, offline.
+/// Check and run what Arqon's layers do, and steer rollouts.
 #[derive(Debug, Parser)]
 #[command(name = "arqon", version, about, propagate_version = true)]
 struct Arguments {
@@ -45,6 +48,12 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
+    /// Rollouts: keys, proposals, approvals, stops, and what is live.
+    #[command(subcommand)]
+    Gov(gov::GovCommand),
+    /// Audit trails.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -145,20 +154,44 @@ fn share(text: &str) -> Result<Fraction, String> {
 /// Runs the command that the process was called with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let outcome = run(&arguments, &mut out).and_then(|outcome| {
+    ExitCode::from(run_from(std::env::args_os(), &mut out, &mut io::stderr()))
+}
+
+/// Runs a command line, its first word the program's name, and yields the exit code. Commands that speak to servers
+/// start a runtime of their own: call it off the async threads.
+pub fn run_from(
+    arguments: impl IntoIterator<Item = OsString>,
+    out: &mut impl Write,
+    errors: &mut impl Write,
+) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are asked for; everything else is a mistake, which clap has put into words.
+            let text = error.render();
+            let told = if error.use_stderr() {
+                writeln!(errors, "{text}")
+            } else {
+                write!(out, "{text}").and_then(|()| out.flush())
+            };
+            // Nobody is left to tell.
+            let _ = told;
+            return u8::try_from(error.exit_code()).unwrap_or(2);
+        }
+    };
+    let outcome = run(&arguments, out).and_then(|outcome| {
         out.flush()?;
         Ok(outcome)
     });
     match outcome {
-        Ok(Outcome::Ok) => ExitCode::SUCCESS,
-        Ok(Outcome::Refused) => ExitCode::from(1),
+        Ok(Outcome::Ok) => 0,
+        Ok(Outcome::Refused) => 1,
         // Whoever reads our output may have read enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "arqon: {error:#}");
-            ExitCode::from(2)
+            let _ = writeln!(errors, "arqon: {error:#}");
+            2
         }
     }
 }
@@ -178,6 +211,8 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
         Command::Policy(PolicyCommand::Run(run)) => policy::run(run, json, out),
         Command::Schema(SchemaCommand::Check(check)) => schema::check(check, json, out),
         Command::Sample { percent, seed } => sample::sample(*percent, *seed, json, io::stdin().lock(), out),
+        Command::Gov(command) => gov::run(command, json, out),
+        Command::Audit(audit::AuditCommand::Verify(verify)) => audit::verify(verify, json, out),
         Command::Config(ConfigCommand::Check { file }) => config::check(file, json, out),
     }
 }

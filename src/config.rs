@@ -10,7 +10,7 @@ mod read;
 use std::{fmt, path::Path};
 
 use arqon_overseer::OverseerConfig;
-use arqon_rollout::Config as GovernanceConfig;
+pub use arqon_rollout::Config as GovernanceConfig;
 use arqon_schema::RegistryConfig;
 use arqon_shadow::ShadowConfig;
 use figment::{
@@ -269,6 +269,9 @@ fn known() -> Vec<Known> {
         Known::of::<RegistryConfig>("platform.registry"),
         Known::of::<arqon_schema::MappingConfig>("platform.registry.mappings"),
         Known::of::<GovernanceConfig>("platform.rollout"),
+        Known::of::<arqon_rollout::CatalogConfig>("platform.rollout.catalog"),
+        Known::of::<arqon_rollout::AuditConfig>("platform.rollout.audit"),
+        Known::of::<arqon_rollout::GuardConfig>("platform.rollout.guard"),
         Known::of::<ShadowConfig>("platform.mirroring"),
         Known::of::<arqon_shadow::RuleConfig>("platform.mirroring.rules"),
     ]

@@ -1,17 +1,18 @@
 //! `[platform.*]` made into layers, handles and tasks.
 
+mod governance;
+
 use std::{future::Future, time::Duration};
 
 use arqon_message::SubjectLayer;
 use arqon_overseer::{OverseerHandle, OverseerLayer};
-use arqon_rollout::{Executor, MemoryLog, RolloutLayer};
+use arqon_rollout::RolloutLayer;
 use arqon_schema::{DirStore, Registry, SchemaLayer, SchemaStore};
 use arqon_shadow::{ShadowHandle, ShadowLayer, Sink};
 use ron_bus::{Bus, Event};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    audit::AuditLog,
     config::{Finding, InvalidConfig, PlatformConfig},
     edge::reserved::ReservedHeadersLayer,
     events::{self, BusLayer},
@@ -105,37 +106,50 @@ impl Platform {
             let message = "a KV bucket needs [nats]; without it use `dir`";
             findings.push(Finding::new("platform.registry.kv_bucket", message));
         }
-        Self::build(config, sink, bus, Schemas::Dir, findings).await
+        if config.rollout.enabled && config.rollout.catalog.as_ref().is_some_and(|of| of.kv.is_some()) {
+            let message = "a KV catalog needs [nats]; without it use `path`";
+            findings.push(Finding::new("platform.rollout.catalog.kv", message));
+        }
+        let engine = Engine {
+            schemas: Schemas::Dir,
+            #[cfg(feature = "nats")]
+            clients: None,
+        };
+        Self::build(config, sink, bus, engine, findings).await
     }
 
-    /// The same with NATS: copies are published to `shadow.<subject>` by `mirror`, schemas are watched in `kv_bucket` by
-    /// `client`. The mirror has a client of its own, since all that publishes through one waits in the same queue.
+    /// The same with NATS: copies are published to `shadow.<subject>`, schemas are watched in `kv_bucket`, the control log
+    /// is stream `ARQON_GOV`.
     ///
     /// # Errors
     /// As [`Platform::start`]. NATS itself may still be away.
     #[cfg(feature = "nats")]
     pub async fn start_with_nats(
         config: &PlatformConfig,
-        client: async_nats::Client,
-        mirror: async_nats::Client,
+        clients: &crate::nats::Clients,
         bus: &Bus,
     ) -> Result<Self, InvalidConfig> {
-        let sink = crate::nats::sink::NatsSink::new(mirror);
+        let sink = crate::nats::sink::NatsSink::new(clients.mirror.clone());
         let schemas = match &config.registry.kv_bucket {
             Some(bucket) => {
+                let client = clients.primary.clone();
                 let store = crate::nats::schemas::KvSchemas::new(client, bucket, &config.registry);
                 Schemas::Kv(Box::new(store))
             }
             None => Schemas::Dir,
         };
-        Self::build(config, sink, bus, schemas, Vec::new()).await
+        let engine = Engine {
+            schemas,
+            clients: Some(clients.clone()),
+        };
+        Self::build(config, sink, bus, engine, Vec::new()).await
     }
 
     async fn build(
         config: &PlatformConfig,
         sink: impl Sink,
         bus: &Bus,
-        schemas: Schemas,
+        engine: Engine,
         mut findings: Vec<Finding>,
     ) -> Result<Self, InvalidConfig> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -160,13 +174,15 @@ impl Platform {
                 None
             }
         };
-        let schema = start_schemas(config, schemas, bus, &run)
+        let schema = start_schemas(config, engine.schemas, bus, &run)
             .await
             .map_err(|found| findings.extend(found))
             .ok();
-        let rollout = start_rollout(config, bus, &run)
-            .map_err(|found| findings.extend(found))
-            .ok();
+        #[cfg(feature = "nats")]
+        let rollout = governance::start(&config.rollout, engine.clients.as_ref(), bus, &run);
+        #[cfg(not(feature = "nats"))]
+        let rollout = governance::start(&config.rollout, bus, &run);
+        let rollout = rollout.map_err(|found| findings.extend(found)).ok();
         let shadow =
             match ShadowLayer::channel_with_events(&config.mirroring, sink, events::of_shadow(bus.clone())) {
                 Ok(shadow) => Some(shadow),
@@ -277,6 +293,13 @@ impl Platform {
     }
 }
 
+/// What the layers stand on.
+struct Engine {
+    schemas: Schemas,
+    #[cfg(feature = "nats")]
+    clients: Option<crate::nats::Clients>,
+}
+
 /// Where schemas come from.
 enum Schemas {
     Dir,
@@ -336,43 +359,6 @@ async fn start_schemas(
         (Schemas::Dir, None) => {}
     }
     Ok((SchemaLayer::new(registry.clone()), registry))
-}
-
-fn start_rollout(
-    config: &PlatformConfig,
-    bus: &Bus,
-    run: &Tasks<'_>,
-) -> Result<(RolloutLayer, arqon_rollout::Handle), Vec<Finding>> {
-    if !config.rollout.enabled {
-        let handle = arqon_rollout::Handle::disabled();
-        return Ok((RolloutLayer::new(&handle), handle));
-    }
-    let mut builder = Executor::builder(&config.rollout).on_event(events::of_rollout(bus.clone()));
-    let mut known = Vec::new();
-    if let Some(audit) = &config.rollout.audit {
-        let (trail, records) = AuditLog::open(&audit.path)
-            .map_err(|error| vec![Finding::new("platform.rollout.audit.path", error.to_string())])?;
-        // The log lives in this process: its positions go on where the trail ends.
-        builder = builder
-            .audit(trail)
-            .log(MemoryLog::new().with_records(records.clone()));
-        known = records;
-    }
-    let executor = builder.build();
-    let executor = executor.map_err(|error| {
-        error
-            .0
-            .iter()
-            .map(|found| Finding::new(format!("platform.rollout.{}", found.key), found.to_string()))
-            .collect::<Vec<_>>()
-    })?;
-    executor.recover(known);
-    let handle = executor.handle();
-    run.run("governance", async move {
-        executor.run().await;
-        Ok(())
-    });
-    Ok((RolloutLayer::new(&handle), handle))
 }
 
 fn overseer_findings(error: &arqon_overseer::BuildError) -> Vec<Finding> {

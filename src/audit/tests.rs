@@ -129,7 +129,7 @@ fn rotation_carries_the_head() {
     }
     let head = log.head();
     drop(log);
-    assert!(aside(&path).unwrap().len() > 3);
+    assert!(chain::aside(&path).unwrap().len() > 3);
     let (log, records) = AuditLog::open(&path).unwrap();
     assert_eq!((log.head(), records.len()), (head, 26));
     // A crash right after the rename: the new file is empty and goes on with the head.
@@ -138,7 +138,36 @@ fn rotation_carries_the_head() {
     let (log, _) = AuditLog::open(&path).unwrap();
     assert_eq!(log.head(), head);
     log.writer.lock().unwrap().append(&entry(30)).unwrap();
-    assert_eq!(verify(&path).unwrap().unwrap().first, 30);
+    let verified = verify(&path).unwrap().unwrap();
+    assert_eq!(
+        (verified.first, verified.head.lines),
+        (0, 31),
+        "the whole trail, file after file"
+    );
+
+    // The head of any time is known again, another one is not.
+    assert!(log.holds(head.lines, &head.to_hex()) && log.holds(31, &log.head().to_hex()));
+    assert!(!log.holds(32, &head.to_hex()) && !log.holds(30, &log.head().to_hex()));
+    drop(log);
+
+    // A file put aside is part of the trail: without it nothing goes on.
+    let files = chain::aside(&path).unwrap();
+    let (number, second) = &files[1];
+    fs::rename(second, folder.path().join("elsewhere")).unwrap();
+    match verify(&path) {
+        Err(BrokenAudit::Entry { index, .. }) => assert_eq!(index, *number),
+        other => panic!("{other:?}"),
+    }
+    fs::rename(folder.path().join("elsewhere"), second).unwrap();
+    fs::remove_file(&files[0].1).unwrap();
+    assert!(
+        verify(&path).unwrap().unwrap().first > 0,
+        "the older part is not here"
+    );
+    assert!(
+        AuditLog::open(&path).is_err(),
+        "and the state cannot be made without it"
+    );
 }
 
 #[tokio::test]

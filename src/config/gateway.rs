@@ -138,6 +138,8 @@ pub struct NatsConfig {
     pub stream: String,
     /// How long a publish may wait for its acknowledgement, in milliseconds. Default 800.
     pub publish_timeout_ms: u64,
+    /// How many servers keep a copy of the streams and buckets that are made: 1 (default), or 3 or 5 on a cluster.
+    pub replicas: usize,
 }
 
 impl Default for NatsConfig {
@@ -147,6 +149,7 @@ impl Default for NatsConfig {
             creds_file: None,
             stream: "ARQON_IN".to_owned(),
             publish_timeout_ms: 800,
+            replicas: 1,
         }
     }
 }
@@ -179,6 +182,13 @@ impl NatsConfig {
                 self.publish_timeout_ms
             );
             findings.push(Finding::new("nats.publish_timeout_ms", message));
+        }
+        if ![1, 3, 5].contains(&self.replicas) {
+            let message = format!(
+                "{} is not 1, 3 or 5: an even number survives no more failures",
+                self.replicas
+            );
+            findings.push(Finding::new("nats.replicas", message));
         }
         if let Some(path) = &self.creds_file
             && !path.is_file()

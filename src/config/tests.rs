@@ -62,6 +62,8 @@ fn the_limits_hold_at_their_borders() {
         ("[gateway]\nlisten = \"127.0.0.1:9901\"", false),
         ("[nats]\nurl = \"nats://h:1\"\nstream = \"A_b-1\"", true),
         ("[nats]\nurl = \"nats://h:1\"\nstream = \"a.b\"", false),
+        ("[nats]\nurl = \"nats://h:1\"\nreplicas = 3", true),
+        ("[nats]\nurl = \"nats://h:1\"\nreplicas = 2", false),
         ("[telemetry]\nlog = \"xml\"", false),
         ("[bus]\ncapacity = -1", false),
         ("[gateway]\ncontrol_token_file = \"no/such/file\"", false),

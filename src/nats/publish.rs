@@ -41,6 +41,7 @@ pub struct Publish {
     in_flight: Arc<Semaphore>,
     timeout: Duration,
     max_body_bytes: usize,
+    replicas: usize,
 }
 
 impl Publish {
@@ -54,7 +55,15 @@ impl Publish {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             timeout: PUBLISH_TIMEOUT,
             max_body_bytes: MAX_BODY_BYTES,
+            replicas: 1,
         }
+    }
+
+    /// How many servers keep the stream that [`create_stream`](Self::create_stream) makes.
+    #[must_use]
+    pub const fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
     }
 
     /// Another deadline for the acknowledgement.
@@ -79,6 +88,7 @@ impl Publish {
         let config = stream::Config {
             name: name.to_owned(),
             subjects: vec!["in.t.>".to_owned()],
+            num_replicas: self.replicas,
             ..stream::Config::default()
         };
         match self.jetstream.get_or_create_stream(config).await {

@@ -191,9 +191,13 @@ async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes
         return refuse(problem, PATH);
     }
     match admin.shared.platform.rollout.submit(&envelope).await {
-        Ok(receipt) => {
-            Json(json!({ "accepted": true, "seq": receipt.seq, "state": receipt.state })).into_response()
-        }
+        Ok(receipt) => Json(json!({
+            "accepted": true,
+            "seq": receipt.seq,
+            "state": receipt.state,
+            "duplicate": receipt.duplicate,
+        }))
+        .into_response(),
         Err(SubmitError::Refused(refusal)) => {
             let problem = Problem::new(Code::ControlRefused, refusal.detail.clone());
             let mut body = serde_json::to_value(&problem).unwrap_or_default();

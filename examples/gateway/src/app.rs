@@ -10,7 +10,7 @@ use std::{
 };
 
 use arqon::{
-    OverseerLayer, TenantId,
+    OverseerLayer, RolloutLayer, TenantId,
     bus::{Bus, BusConfig, BusMetrics, Event},
     config::{self, Config, NatsConfig},
     memory::{self, Broker},
@@ -93,9 +93,7 @@ pub(crate) struct Gateway {
 enum Engine {
     Memory(Broker),
     Nats {
-        client: async_nats::Client,
-        /// The mirror's own, so that no publish waits behind copies.
-        mirror: async_nats::Client,
+        clients: nats::Clients,
         publish: nats::Publish,
     },
 }
@@ -130,9 +128,7 @@ impl Gateway {
             Engine::Memory(broker) => {
                 Platform::start(&config.platform, memory::Sink::new(broker.clone()), &bus).await
             }
-            Engine::Nats { client, mirror, .. } => {
-                Platform::start_with_nats(&config.platform, client.clone(), mirror.clone(), &bus).await
-            }
+            Engine::Nats { clients, .. } => Platform::start_with_nats(&config.platform, clients, &bus).await,
         }
         .map_err(|findings| findings.to_string())?;
         readiness.add("schemas", platform.schemas_ready());
@@ -140,7 +136,7 @@ impl Gateway {
 
         let tenant = TenantId::new("default").map_err(|error| error.to_string())?;
         let stack = platform.stack(routes::subjects(tenant.clone()));
-        let overseer = stack.overseer.clone();
+        let upgrade = (stack.overseer.clone(), stack.rollout.clone());
         let (service, hub, broker) = message_service(&stack, &engine, gateway.max_body_bytes);
         let draining = Arc::new(AtomicBool::new(false));
         readiness.add("accepting", {
@@ -181,7 +177,7 @@ impl Gateway {
         this.serve(
             &config,
             (public, operators),
-            this.public_routes(service, overseer, hub, tenant, &config),
+            this.public_routes(service, upgrade, hub, tenant, &config),
             admin,
         );
         this.watch_readiness(metrics);
@@ -191,7 +187,7 @@ impl Gateway {
     fn public_routes(
         &self,
         stack: MessageService,
-        overseer: OverseerLayer,
+        (overseer, rollout): (OverseerLayer, RolloutLayer),
         hub: Hub,
         tenant: TenantId,
         config: &Config,
@@ -199,6 +195,7 @@ impl Gateway {
         routes::router(Public {
             stack,
             overseer,
+            rollout,
             tenant,
             hub,
             max_body_bytes: config.gateway.max_body_bytes,
@@ -314,13 +311,18 @@ async fn engine(
     let Some(settings) = &config.nats else {
         return Ok(Engine::Memory(Broker::new()));
     };
-    let client = connect(settings).await?;
-    let mirror = connect(settings).await?;
-    let publish = nats::Publish::new(client.clone())
+    let clients = nats::Clients {
+        primary: connect(settings).await?,
+        mirror: connect(settings).await?,
+        control: connect(settings).await?,
+        replicas: settings.replicas,
+    };
+    let publish = nats::Publish::new(clients.primary.clone())
+        .replicas(settings.replicas)
         .timeout(Duration::from_millis(settings.publish_timeout_ms))
         .max_body_bytes(config.gateway.max_body_bytes);
     readiness.add("nats", {
-        let client = client.clone();
+        let client = clients.primary.clone();
         move || nats::connect::ready(&client)
     });
     // The server may come later: the stream is made once it is there, and readiness says so until then.
@@ -349,11 +351,7 @@ async fn engine(
             }
         }
     });
-    Ok(Engine::Nats {
-        client,
-        mirror,
-        publish,
-    })
+    Ok(Engine::Nats { clients, publish })
 }
 
 async fn connect(settings: &NatsConfig) -> Result<async_nats::Client, String> {
@@ -390,8 +388,10 @@ fn message_service(
                 Some(broker.clone()),
             )
         }
-        Engine::Nats { client, publish, .. } => {
-            (boxed!(stack, publish.clone()), Hub::Nats(client.clone()), None)
-        }
+        Engine::Nats { clients, publish } => (
+            boxed!(stack, publish.clone()),
+            Hub::Nats(clients.primary.clone()),
+            None,
+        ),
     }
 }

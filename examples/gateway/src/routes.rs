@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use arqon::{
-    Code, OverseerLayer, Problem, Rejection, Subject, SubjectLayer, TenantId,
+    Code, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
     edge::reserved::ReservedHeadersLayer,
 };
 use axum::{
@@ -44,6 +44,7 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
 pub(crate) struct Public {
     pub(crate) stack: MessageService,
     pub(crate) overseer: OverseerLayer,
+    pub(crate) rollout: RolloutLayer,
     pub(crate) tenant: TenantId,
     pub(crate) hub: Hub,
     pub(crate) max_body_bytes: usize,
@@ -140,7 +141,14 @@ async fn websocket(Extension(public): Extension<Public>, request: Request) -> Re
         .get::<TenantId>()
         .cloned()
         .unwrap_or(public.tenant);
-    let session = Session::of(&parts, tenant, public.stack, public.hub, public.stop);
+    let session = Session::of(
+        &parts,
+        tenant,
+        &public.rollout,
+        public.stack,
+        public.hub,
+        public.stop,
+    );
     let tracker = public.sessions;
     upgrade.on_upgrade(move |socket| async move { tracker.track_future(session.run(socket)).await })
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use arqon::{
-    Claims, Code, ConnectionId, Problem, Protocol, Rejection, RemoteAddr, Subject, TenantId, TraceKey,
-    collect, publish::Message,
+    Claims, Code, ConnectionId, Problem, Protocol, Rejection, RemoteAddr, RolloutLayer, Subject, TenantId,
+    TraceKey, collect, publish::Message, rollout::SessionVariant,
 };
 use axum::{
     body::Body,
@@ -39,6 +39,7 @@ pub(crate) struct Session {
     connection: Option<ConnectionId>,
     claims: Option<Claims>,
     remote: Option<RemoteAddr>,
+    variant: SessionVariant,
     stack: MessageService,
     hub: Hub,
     stop: CancellationToken,
@@ -48,6 +49,7 @@ impl Session {
     pub(crate) fn of(
         upgrade: &Parts,
         tenant: TenantId,
+        rollout: &RolloutLayer,
         stack: MessageService,
         hub: Hub,
         stop: CancellationToken,
@@ -59,6 +61,7 @@ impl Session {
             connection: extensions.get().copied(),
             claims: extensions.get().cloned(),
             remote: extensions.get().copied(),
+            variant: rollout.session(&upgrade.headers, extensions),
             stack,
             hub,
             stop,
@@ -159,6 +162,7 @@ impl Session {
         extensions.insert(subject);
         extensions.insert(self.tenant.clone());
         extensions.insert(Protocol::Ws);
+        extensions.insert(self.variant.clone());
         if let Some(key) = key {
             extensions.insert(key);
         }

@@ -24,12 +24,39 @@ pub enum FetchError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Where it is kept does not answer now: asking again may help.
+    #[error("`{uri}` cannot be reached: {source}")]
+    Unavailable {
+        /// What was asked for.
+        uri: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What a catalog update announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CatalogWanted<'a> {
+    /// Where it is.
+    pub uri: &'a str,
+    /// Its version. A source that keeps history yields this one, so that a node that comes late reads what the others read.
+    pub version: u64,
+    /// Its digest, if the update names one.
+    pub digest: Option<&'a str>,
+}
+
+impl<'a> CatalogWanted<'a> {
+    /// Wants version `version` of what is at `uri`.
+    pub fn new(uri: &'a str, version: u64, digest: Option<&'a str>) -> Self {
+        Self { uri, version, digest }
+    }
 }
 
 /// Fetches the bytes a `source_uri` names.
 pub trait CatalogSource: Send + Sync + 'static {
     /// The bytes, at most [`MAX_CATALOG_BYTES`].
-    fn fetch(&self, uri: &str) -> CatalogFuture<'_>;
+    fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_>;
 }
 
 /// Follows nothing.
@@ -37,8 +64,8 @@ pub trait CatalogSource: Send + Sync + 'static {
 pub struct NoCatalogs;
 
 impl CatalogSource for NoCatalogs {
-    fn fetch(&self, uri: &str) -> CatalogFuture<'_> {
-        let refused = FetchError::Refused(shown(uri));
+    fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_> {
+        let refused = FetchError::Refused(shown(wanted.uri));
         Box::pin(std::future::ready(Err(refused)))
     }
 }
@@ -84,9 +111,9 @@ impl FileCatalogs {
 }
 
 impl CatalogSource for FileCatalogs {
-    fn fetch(&self, uri: &str) -> CatalogFuture<'_> {
+    fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_> {
         // A small local file, off the request path: read in place.
-        let read = self.read(uri);
+        let read = self.read(wanted.uri);
         Box::pin(std::future::ready(read))
     }
 }

@@ -178,6 +178,30 @@ impl<'de> Deserialize<'de> for Message {
     }
 }
 
+impl Message {
+    /// What it is, such as `approval` or `emergency_stop`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Upstream(UpstreamMessage::Proposal { .. }) => "proposal",
+            Self::Upstream(UpstreamMessage::Telemetry { .. }) => "telemetry",
+            Self::Upstream(UpstreamMessage::Alert { .. }) => "alert",
+            Self::Rotation(_) => "rotation",
+            Self::Downstream(DownstreamMessage::Approval { .. }) => "approval",
+            Self::Downstream(DownstreamMessage::Enforce { action, .. }) => action.as_str(),
+            Self::Downstream(DownstreamMessage::CatalogUpdate { .. }) => "catalog_update",
+        }
+    }
+
+    /// Reads a message as strictly as a payload is read: a duplicate or unknown key is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] with [`Reason::Malformed`].
+    pub fn from_json(json: &[u8]) -> Result<Self, Refusal> {
+        strict::from_slice(json).map_err(|error| Refusal::new(Reason::Malformed, error.to_string()))
+    }
+}
+
 impl From<DownstreamMessage> for Message {
     fn from(message: DownstreamMessage) -> Self {
         Self::Downstream(message)

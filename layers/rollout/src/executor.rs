@@ -7,12 +7,15 @@
 use std::{sync::Arc, time::Duration};
 
 use arqon_message::TenantId;
+use bytes::Bytes;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::{
     apply::Accepted,
     audit::AuditEntry,
     builder::ExecutorBuilder,
+    catalog::Catalog,
+    catalog_source::{CatalogWanted, FetchError},
     config::Config,
     envelope::{Envelope, Message},
     event::Event,
@@ -22,8 +25,8 @@ use crate::{
     record::{Channel, Record},
     refusal::{Reason, Refusal},
     state::{Scope, State},
-    submit::stop_reason,
-    wire::{AlertSeverity, DownstreamMessage, UpstreamMessage},
+    submit::{catalog_wanted, stop_reason},
+    wire::{AlertSeverity, UpstreamMessage},
 };
 
 /// How often the share is computed anew.
@@ -34,6 +37,9 @@ const STEP_ALERT: Duration = Duration::from_secs(30);
 
 /// How long a report upstream may take before it waits for the next tick.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How often a catalog source that does not answer is asked, with growing pauses.
+const FETCH_ATTEMPTS: u32 = 5;
 
 /// Waiting after the log or the audit trail failed: doubled each time.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -70,6 +76,18 @@ impl Executor {
         self.shared.lock().states.get(tenant).cloned()
     }
 
+    /// Sets the catalog that every tenant starts with, for a program that has to fetch it first. It has to
+    /// come before [`recover`](Self::recover) and [`run`](Self::run): a state that has folded a record keeps
+    /// its own.
+    pub fn start_with(&self, catalog: &Catalog) {
+        let mut live = self.shared.lock();
+        for state in live.states.values_mut().filter(|state| state.seq() == 0) {
+            let (policy, keys) = (state.policy.as_ref().clone(), state.keys().clone());
+            *state = State::genesis(policy, keys, catalog.clone());
+        }
+        self.shared.publish(live);
+    }
+
     /// Folds records that are known already, such as those of the audit trail, before the log is read. They
     /// are not audited again and do not count as contact: no share rises by them.
     pub fn recover(&self, records: impl IntoIterator<Item = Record>) {
@@ -81,6 +99,9 @@ impl Executor {
             };
             let verdict = state.fold(&record);
             latch::settle(&mut live.latches, &record, verdict.as_ref());
+            if let Ok(accepted) = &verdict {
+                live.decided(&record, accepted);
+            }
             live.verdict(record.seq, verdict.map(drop));
         }
         let seq = live.seq;
@@ -122,7 +143,8 @@ impl Executor {
                             _ = tick.tick() => self.tick(&mut stepped).await,
                         }
                     }
-                    backoff = (backoff * 2).min(BACKOFF.1);
+                    // A healed node is to be right within a tick.
+                    backoff = (backoff * 2).min(TICK);
                 }
             }
         }
@@ -163,14 +185,14 @@ impl Executor {
         }
         reports
             .iter()
-            .for_each(|(tenant, report)| live.report(tenant.clone(), report.clone()));
+            .for_each(|(tenant, report)| live.reports.push(tenant.clone(), report.clone()));
         drop(live);
         for (_, report) in reports {
             if let UpstreamMessage::Alert {
                 severity, message, ..
             } = report
             {
-                shared.alert(severity, message);
+                shared.emit(Event::Alert { severity, message });
             }
         }
     }
@@ -179,15 +201,16 @@ impl Executor {
     async fn send_reports(&self) {
         let shared = &self.shared;
         loop {
-            let Some((tenant, report)) = shared.lock().reports.front().cloned() else {
+            let Some(waiting) = shared.lock().reports.next().cloned() else {
                 return;
             };
+            let (tenant, report) = waiting.clone();
             let from = Channel::Up(tenant, shared.node.clone());
             let sent = timeout(REPORT_TIMEOUT, shared.log.report(from, report)).await;
             if !matches!(sent, Ok(Ok(()))) {
                 return;
             }
-            shared.lock().reports.pop_front();
+            shared.lock().reports.sent(&waiting);
         }
     }
 
@@ -228,20 +251,58 @@ impl Executor {
                 self.fold(record).await;
                 continue;
             };
-            if let Message::Downstream(DownstreamMessage::CatalogUpdate { source_uri, .. }) = &control.message
+            if let Some(wanted) = catalog_wanted(&control)
                 && record.catalog.is_none()
                 && shared.precheck(&record).is_ok()
             {
-                match shared.catalogs.fetch(source_uri).await {
-                    Ok(bytes) => record.catalog = Some(bytes),
-                    Err(error) => shared.alert(AlertSeverity::Error, error.to_string()),
-                }
+                record.catalog = self.fetch(wanted, record.seq).await;
             }
             self.fold(record).await;
         }
         let mut live = shared.lock();
-        live.contact(shared.clock.now_us());
+        // What follows may be a stop or a pause: no share rises on half a log.
+        if !batch.more {
+            live.contact(shared.clock.now_us());
+        }
         shared.publish(live);
+        // Whoever waits for contact looks again.
+        shared.position.send_modify(|_| {});
+    }
+
+    /// The bytes of a catalog update. A source that does not answer is asked again for a while, since a node
+    /// that gives up has another catalog than the others; stops further on in the log act meanwhile.
+    async fn fetch(&self, wanted: CatalogWanted<'_>, seq: u64) -> Option<Bytes> {
+        let shared = &self.shared;
+        let mut scanned = seq;
+        for attempt in 1..=FETCH_ATTEMPTS {
+            match shared.catalogs.fetch(wanted).await {
+                Ok(bytes) => return Some(bytes),
+                Err(FetchError::Unavailable { .. }) if attempt < FETCH_ATTEMPTS => {
+                    self.wait_for_stops(BACKOFF.0 * attempt, &mut scanned).await;
+                }
+                Err(error) => {
+                    shared.alert(AlertSeverity::Critical, format!("{error}: the old catalog stays"));
+                    break;
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits; a stop that comes to the log meanwhile acts.
+    async fn wait_for_stops(&self, time: Duration, scanned: &mut u64) {
+        let again = sleep(time);
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                () = &mut again => return,
+                read = self.shared.log.read(*scanned) => {
+                    let Ok(batch) = read else { return again.await };
+                    batch.records.iter().for_each(|record| self.latch_stop(record));
+                    *scanned = batch.records.last().map_or(*scanned, |record| record.seq);
+                }
+            }
+        }
     }
 
     /// Puts a stop in force ahead of its turn; anything else waits for it.
@@ -302,6 +363,9 @@ impl Executor {
         let before = live.latches.len();
         latch::settle(&mut live.latches, record, verdict);
         let released = live.latches.len() < before;
+        if let Ok(accepted) = verdict {
+            live.decided(record, accepted);
+        }
         live.verdict(record.seq, verdict.map(drop).map_err(Clone::clone));
         self.shared.publish(live);
         released
@@ -330,18 +394,7 @@ impl Executor {
                     format!("{error}: nothing is loosened until it can"),
                 );
             }
-            let again = sleep(backoff);
-            tokio::pin!(again);
-            loop {
-                tokio::select! {
-                    () = &mut again => break,
-                    read = shared.log.read(scanned) => {
-                        let Ok(batch) = read else { break };
-                        batch.records.iter().for_each(|record| self.latch_stop(record));
-                        scanned = batch.records.last().map_or(scanned, |record| record.seq);
-                    }
-                }
-            }
+            self.wait_for_stops(backoff, &mut scanned).await;
             backoff = (backoff * 2).min(BACKOFF.1);
             shared.publish(shared.lock());
         }
@@ -349,7 +402,7 @@ impl Executor {
 
     fn accepted(&self, tenant: &TenantId, seq: u64, accepted: Accepted) {
         let Accepted { control, signed_by } = accepted;
-        let kind = kind(&control.message);
+        let kind = control.message.kind();
         self.shared.emit(Event::Accepted {
             tenant: tenant.clone(),
             seq,
@@ -360,15 +413,5 @@ impl Executor {
             // No client listens, or a slow one is told what it missed.
             let _ = self.shared.accepted.send((tenant.clone(), message));
         }
-    }
-}
-
-fn kind(message: &Message) -> &'static str {
-    match message {
-        Message::Upstream(_) => "proposal",
-        Message::Rotation(_) => "rotation",
-        Message::Downstream(DownstreamMessage::Approval { .. }) => "approval",
-        Message::Downstream(DownstreamMessage::Enforce { action, .. }) => action.as_str(),
-        Message::Downstream(DownstreamMessage::CatalogUpdate { .. }) => "catalog_update",
     }
 }

@@ -97,6 +97,17 @@ pub(crate) enum Judgement {
     },
 }
 
+impl Judgement {
+    /// The name in the status.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::NoData => "no_data",
+            Self::Breach { .. } => "breach",
+        }
+    }
+}
+
 /// Compares two windows of the same time.
 pub(crate) fn judge(config: &GuardConfig, baseline: &Window, canary: &Window) -> Judgement {
     let (expected, seen) = (baseline.requests(), canary.requests());

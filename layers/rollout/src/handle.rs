@@ -126,6 +126,16 @@ impl Handle {
         let _ = position.wait_for(|at| *at >= seq).await;
     }
 
+    /// Waits until this node has read the log to its end once.
+    pub async fn contacted(&self) {
+        let mut position = self.shared.position.subscribe();
+        while self.shared.lock().contact_us == 0 {
+            if position.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// A client for a tenant: sends this node's proposals, telemetry and alerts, receives what was decided.
     pub fn client(&self, tenant: &TenantId) -> GovernanceClient {
         GovernanceClient::new(self.clone(), tenant.clone())
@@ -147,6 +157,11 @@ impl Handle {
         live.latches.insert((tenant.clone(), Scope::TENANT), latch);
         shared.publish(live);
         shared.save_latches();
+    }
+
+    /// Tells people something about this node's governance: in the log, to the program, and upstream.
+    pub fn alert(&self, severity: AlertSeverity, message: impl Into<String>) {
+        self.shared.alert(severity, message);
     }
 
     pub(crate) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
@@ -198,11 +213,23 @@ impl Shared {
         }
     }
 
+    /// Tells people, here and upstream: what is wrong with a node concerns all its tenants.
     pub(crate) fn alert(&self, severity: AlertSeverity, message: impl Into<String>) {
-        self.emit(Event::Alert {
-            severity,
-            message: message.into(),
-        });
+        let message = message.into();
+        let timestamp_us = self.clock.now_us();
+        let mut live = self.lock();
+        let tenants: Vec<TenantId> = live.states.keys().cloned().collect();
+        for tenant in tenants {
+            let alert = UpstreamMessage::Alert {
+                timestamp_us,
+                severity,
+                message: message.clone(),
+                context: HashMap::new(),
+            };
+            live.reports.push(tenant, alert);
+        }
+        drop(live);
+        self.emit(Event::Alert { severity, message });
     }
 
     /// Counts and tells a refusal, here and upstream.
@@ -222,7 +249,7 @@ impl Shared {
                 message: format!("refused: {refusal}"),
                 context: HashMap::from([("seq".to_owned(), seq)]),
             };
-            live.report(tenant.clone(), alert);
+            live.reports.push(tenant.clone(), alert);
         }
         drop(live);
         self.emit(Event::Refused {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use http::{Extensions, HeaderMap};
 use tower_layer::Layer;
 
 use crate::{
     assignment::{CoinFlip, Key, Sampling},
     handle::Handle,
     service::Rollout,
+    session::SessionVariant,
 };
 
 /// Assigns every request a variant: `Extension<Variant>` and `x-arqon-variant` on the request handed on,
@@ -45,6 +47,16 @@ impl RolloutLayer {
     pub fn with_key(mut self, key: Key) -> Self {
         self.key = Arc::new(key);
         self
+    }
+
+    /// What a WebSocket session keeps of its upgrade request; it goes into the extensions of each of its frames.
+    pub fn session(&self, headers: &HeaderMap, extensions: &Extensions) -> SessionVariant {
+        SessionVariant::open(
+            &self.handle,
+            (&self.key, self.sampling, &self.coin),
+            headers,
+            extensions,
+        )
     }
 
     /// Decides otherwise than by the key.

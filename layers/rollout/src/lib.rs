@@ -94,7 +94,9 @@ mod pin;
 mod ramp;
 mod record;
 mod refusal;
+mod reports;
 mod service;
+mod session;
 mod snapshot;
 mod split;
 mod state;
@@ -114,7 +116,7 @@ pub use self::{
     audit::{AuditEntry, AuditError, AuditFuture, AuditSink, NoAudit},
     builder::ExecutorBuilder,
     catalog::{Catalog, CatalogError, MAX_CATALOG_BYTES, MAX_PARAMS, MAX_VARIANTS, ParamSpec, VariantSpec},
-    catalog_source::{CatalogFuture, CatalogSource, FetchError, FileCatalogs, NoCatalogs},
+    catalog_source::{CatalogFuture, CatalogSource, CatalogWanted, FetchError, FileCatalogs, NoCatalogs},
     client::{GovernanceClient, MAX_ENTRIES, PROPOSAL_LIFE_US},
     clock::{Clock, ManualClock, SystemClock},
     config::{AuditConfig, CatalogConfig, Config},
@@ -138,15 +140,19 @@ pub use self::{
     record::{Channel, InvalidChannel, InvalidNodeId, NodeId, Record},
     refusal::{Reason, Refusal},
     service::{Rollout, VARIANT_HEADER},
+    session::SessionVariant,
     split::Split,
     state::{
         ApprovedRollout, Cause, Lane, MAX_PENDING, MAX_SCOPES, MAX_TOMBSTONES, Pending, Policy, Scope, State,
     },
-    status::{PendingStatus, RolloutStatus, ScopeStatus, Status, TenantStatus},
+    status::{
+        CohortStatus, DecisionStatus, GuardStatus, PendingStatus, RolloutStatus, ScopeStatus, SharePoint,
+        SideStatus, Status, TenantStatus,
+    },
     submit::{APPEND_TIMEOUT, Receipt, STOP_TIMEOUT},
     table::{Effect, Phase, Trigger, document, effect},
     tracker::RolloutTracker,
-    variant::{Params, SessionVariant, Variant},
+    variant::{Params, Variant},
     wire::{
         AlertSeverity, DownstreamMessage, EnforcementAction, Proposal, RolloutConfig, UpstreamMessage,
         VariantId,

@@ -8,25 +8,29 @@ use std::{
 use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
 
 use crate::{
+    apply::Accepted,
     catalog::VariantSpec,
     event::Change,
     latch::{Latch, Latches},
     metrics::Metrics,
+    record::Record,
     refusal::Refusal,
+    reports::Reports,
     snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
     state::{Lane, Scope, State},
     stats::Stats,
+    status::{DecisionStatus, History},
     table::Phase,
     variant::Variant,
     watch::{Watch, Watches},
-    wire::{UpstreamMessage, VariantId},
+    wire::VariantId,
 };
 
 /// How many verdicts are kept for the callers that wait for theirs.
 const VERDICTS: usize = 1_024;
 
-/// How many reports wait while the log is away.
-const REPORTS: usize = 256;
+/// How many decisions are kept for people.
+const DECISIONS: usize = 64;
 
 /// Guarded by one lock that is never held across an await.
 pub(crate) struct Live {
@@ -46,7 +50,11 @@ pub(crate) struct Live {
     /// Whether testers' pins count.
     pub(crate) pinned: bool,
     /// What waits to be told upstream.
-    pub(crate) reports: VecDeque<(TenantId, UpstreamMessage)>,
+    pub(crate) reports: Reports,
+    /// The last things that were decided.
+    pub(crate) decisions: VecDeque<(TenantId, DecisionStatus)>,
+    /// How the served shares came about.
+    pub(crate) history: BTreeMap<(TenantId, Scope), History>,
     pub(crate) reported_us: u64,
     served: BTreeMap<(TenantId, Scope), (Phase, Option<String>)>,
 }
@@ -68,7 +76,9 @@ impl Live {
             watches: Watches::new(),
             measured: false,
             pinned: false,
-            reports: VecDeque::new(),
+            reports: Reports::default(),
+            decisions: VecDeque::new(),
+            history: BTreeMap::new(),
             reported_us: 0,
             served: BTreeMap::new(),
         }
@@ -97,19 +107,14 @@ impl Live {
             .map(|(_, verdict)| verdict.clone())
     }
 
-    /// Keeps a report until it is sent; the same one twice is one, and the oldest give way.
-    pub(crate) fn report(&mut self, tenant: TenantId, report: UpstreamMessage) {
-        if self
-            .reports
-            .iter()
-            .any(|waiting| waiting.0 == tenant && waiting.1 == report)
-        {
-            return;
+    /// Remembers what was decided, for people.
+    pub(crate) fn decided(&mut self, record: &Record, accepted: &Accepted) {
+        if self.decisions.len() >= DECISIONS {
+            self.decisions.pop_front();
         }
-        if self.reports.len() >= REPORTS {
-            self.reports.pop_front();
-        }
-        self.reports.push_back((tenant, report));
+        let decision = DecisionStatus::of(record, accepted);
+        self.decisions
+            .push_back((record.channel.tenant().clone(), decision));
     }
 
     /// The latch that covers a scope.
@@ -136,7 +141,8 @@ impl Live {
             .watches
             .get(&(tenant.clone(), scope.clone()))
             .map_or(100.0, Watch::limit);
-        lane.served_percent(now_us, self.contact_us).min(limit)
+        let (now_us, contact_us) = (on_the_beat(now_us), on_the_beat(self.contact_us));
+        lane.served_percent(now_us, contact_us).min(limit)
     }
 
     /// What requests read from now on, and what has changed by it.
@@ -166,6 +172,10 @@ impl Live {
                     .map(|of| of.proposal.id.clone());
                 metrics.scope(tenant, &scope, percent / 100.0, phase == Phase::Stopped);
                 let key = (tenant.clone(), scope.clone());
+                self.history
+                    .entry(key.clone())
+                    .or_default()
+                    .push(now_us, percent, phase);
                 let before = self.served.insert(key, (phase, id.clone()));
                 let from = before.as_ref().map_or(Phase::Idle, |(phase, _)| *phase);
                 if before.map_or(phase != Phase::Idle, |before| before != (phase, id.clone())) {
@@ -183,7 +193,7 @@ impl Live {
                     continue;
                 }
                 let key = (tenant.clone(), scope.clone());
-                let watch = self.watches.get(&key).filter(|_| self.measured);
+                let watch = self.watches.get(&key).map(|watch| (watch, self.measured));
                 let view = Arc::new(lane_view(
                     state,
                     &lane,
@@ -215,6 +225,12 @@ impl Live {
     }
 }
 
+/// The last beat of the clock: nodes that publish a few milliseconds apart publish the same share.
+fn on_the_beat(now_us: u64) -> u64 {
+    const BEAT_US: u64 = 250_000;
+    now_us - now_us % BEAT_US
+}
+
 fn pins(state: &State) -> HashMap<VariantId, Arc<Variant>> {
     let resolve = |spec: &VariantSpec| Some((spec.id, state.catalog().resolve(Some(spec.id), None).ok()?));
     state.catalog().variants().filter_map(resolve).collect()
@@ -226,7 +242,7 @@ fn lane_view(
     phase: Phase,
     percent: f64,
     now_us: u64,
-    watch: Option<&Watch>,
+    watch: Option<(&Watch, bool)>,
     metrics: &mut Metrics,
 ) -> LaneView {
     let mut served = |variant: Arc<Variant>, stats: Option<Arc<Stats>>| {
@@ -235,6 +251,7 @@ fn lane_view(
             variant,
             decisions,
             stats,
+            measured: watch.is_some_and(|(_, measured)| measured),
         }
     };
     if phase == Phase::Stopped {
@@ -246,11 +263,14 @@ fn lane_view(
     }
     let base = served(
         lane.base(state.catalog(), now_us),
-        watch.map(|watch| watch.baseline.clone()),
+        watch.map(|(watch, _)| watch.baseline.clone()),
     );
     let threshold = Fraction::from_percent(percent).map_or(Threshold::Never, Fraction::threshold);
     let canary = lane.rollout().map(|rollout| Canary {
-        served: served(rollout.variant().clone(), watch.map(|watch| watch.canary.clone())),
+        served: served(
+            rollout.variant().clone(),
+            watch.map(|(watch, _)| watch.canary.clone()),
+        ),
         threshold,
         sampler: Sampler::new(rollout.digest.seed()),
     });

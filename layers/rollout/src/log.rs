@@ -53,6 +53,8 @@ pub struct Batch {
     pub records: Vec<Record>,
     /// Whether entries between that position and the first record are lost.
     pub gap: bool,
+    /// Whether more is known to follow at once: the end of the log, and so contact, is not reached yet.
+    pub more: bool,
 }
 
 /// An ordered, durable log of envelopes: JetStream in the umbrella, memory when embedded.
@@ -186,7 +188,7 @@ impl ControlLog for MemoryLog {
             let _ = tokio::time::timeout(HEARTBEAT, newest.wait_for(|seq| *seq > after)).await;
             Ok(Batch {
                 records: self.after(after),
-                gap: false,
+                ..Batch::default()
             })
         })
     }

@@ -10,12 +10,13 @@ use http::{HeaderName, Request, Response};
 use tower_service::Service;
 
 use crate::{
-    assignment::{Cohort, CoinFlip, Key, Sampling},
+    assignment::{CoinFlip, Key, Sampling},
     future::{Measure, ResponseFuture},
     handle::Handle,
     pin::{PIN_HEADER, Pin},
+    session::SessionVariant,
     snapshot::{LaneView, Served, TenantView},
-    variant::{SessionVariant, Variant},
+    variant::Variant,
 };
 
 /// Names the variant, on the request handed on and on the response.
@@ -55,34 +56,34 @@ impl<S> Rollout<S> {
         if let Some(pinned) = self.pinned(tenant, lane, request) {
             return Some((pinned, None));
         }
-        let served = self
-            .session(lane, request)
-            .unwrap_or_else(|| self.assign(lane, request));
+        let session = request.extensions().get::<SessionVariant>();
+        let served = session
+            .and_then(|session| kept(session, lane, request))
+            .unwrap_or_else(|| self.assign(lane, request, session));
         served.decisions.increment(1);
-        Some((
-            Variant::clone(&served.variant),
-            served.stats.clone().map(Measure::start),
-        ))
+        let measure = served.stats.as_ref().and_then(|stats| {
+            stats.decide();
+            served.measured.then(|| Measure::start(stats.clone()))
+        });
+        Some((Variant::clone(&served.variant), measure))
     }
 
-    fn assign<'a, B>(&self, lane: &'a LaneView, request: &Request<B>) -> &'a Served {
+    fn assign<'a, B>(
+        &self,
+        lane: &'a LaneView,
+        request: &Request<B>,
+        session: Option<&SessionVariant>,
+    ) -> &'a Served {
         let takes = lane.canary().filter(|canary| match self.sampling {
             Sampling::Random => canary.threshold.contains(self.coin.flip()),
             Sampling::Sticky => self
                 .key
                 .with(request.headers(), request.extensions(), |key| canary.takes(key))
+                // A frame has no cookie and no claim of its own.
+                .or_else(|| Some(canary.takes(session?.key()?)))
                 .unwrap_or(false),
         });
         takes.map_or(&lane.base, |canary| &canary.served)
-    }
-
-    /// The variant of an open session, where sessions keep theirs.
-    fn session<'a, B>(&self, lane: &'a LaneView, request: &Request<B>) -> Option<&'a Served> {
-        if self.handle.cohort() == Cohort::All || lane.same_for_all {
-            return None;
-        }
-        let SessionVariant(variant) = request.extensions().get()?;
-        lane.serving(variant.id)
     }
 
     /// The variant a tester's pin names.
@@ -103,6 +104,14 @@ impl<S> Rollout<S> {
             .filter(|_| same_tenant)
             .map(|variant| Variant::clone(variant))
     }
+}
+
+/// What an open session keeps, where sessions keep theirs and it is still served.
+fn kept<'a, B>(session: &SessionVariant, lane: &'a LaneView, request: &Request<B>) -> Option<&'a Served> {
+    if lane.same_for_all {
+        return None;
+    }
+    lane.serving(session.opened_with(request.extensions())?)
 }
 
 impl<S, B, R> Service<Request<B>> for Rollout<S>

@@ -44,8 +44,10 @@ pub(crate) struct Canary {
 pub(crate) struct Served {
     pub(crate) variant: Arc<Variant>,
     pub(crate) decisions: Counter,
-    /// Who measures its answers, where a guard or telemetry asks for it.
+    /// Who counts it for the rollout that runs.
     pub(crate) stats: Option<Arc<Stats>>,
+    /// Whether its answers are measured, too: a guard or telemetry asks for it.
+    pub(crate) measured: bool,
 }
 
 impl Snapshot {

@@ -13,6 +13,7 @@ const BUCKETS: usize = 256;
 /// Counts since the rollout started. Written by requests, read by the executor.
 #[derive(Debug)]
 pub(crate) struct Stats {
+    decided: AtomicU64,
     errors: AtomicU64,
     latency: [AtomicU64; BUCKETS],
 }
@@ -20,6 +21,7 @@ pub(crate) struct Stats {
 impl Default for Stats {
     fn default() -> Self {
         Self {
+            decided: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             latency: array::from_fn(|_| AtomicU64::new(0)),
         }
@@ -27,6 +29,16 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// One request was sent this way.
+    pub(crate) fn decide(&self) {
+        self.decided.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests were sent this way.
+    pub(crate) fn decided(&self) -> u64 {
+        self.decided.load(Ordering::Relaxed)
+    }
+
     /// One answer.
     pub(crate) fn record(&self, took: Duration, error: bool) {
         if let Some(bucket) = self

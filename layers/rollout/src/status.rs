@@ -1,13 +1,19 @@
 //! What an operator sees: the state of every scope, since when, and why.
 
+use std::collections::VecDeque;
+
 use serde::Serialize;
 
 use crate::{
+    apply::Accepted,
+    envelope::Message,
     live::Live,
+    record::Record,
     state::{ApprovedRollout, Lane, Scope, State},
+    stats::Window,
     table::Phase,
     watch::Watch,
-    wire::{RolloutConfig, VariantId},
+    wire::{DownstreamMessage, RolloutConfig, UpstreamMessage, VariantId},
 };
 
 /// The state of a node, for `/v1/state` and `gov status`.
@@ -19,6 +25,8 @@ pub struct Status {
     pub contact_age_us: u64,
     /// Why shares are held here; None when they are not.
     pub hold: Option<&'static str>,
+    /// Telemetry and alerts that wait to be sent upstream.
+    pub reports_waiting: usize,
     /// Every tenant.
     pub tenants: Vec<TenantStatus>,
 }
@@ -40,6 +48,8 @@ pub struct TenantStatus {
     pub scopes: Vec<ScopeStatus>,
     /// The proposals that wait for an approval.
     pub pending: Vec<PendingStatus>,
+    /// The last things that were decided, oldest first; at most 64 of a node.
+    pub decisions: Vec<DecisionStatus>,
 }
 
 /// The state of a scope.
@@ -69,6 +79,137 @@ pub struct ScopeStatus {
     pub reason: String,
     /// The names of the keys that signed.
     pub by: Vec<String>,
+    /// How many requests this node sent which way since the rollout began here.
+    pub cohorts: Option<CohortStatus>,
+    /// What the guard saw last; None without a guard, or before the first window ended.
+    pub guard: Option<GuardStatus>,
+    /// How the served share came about: a point for every change of state, and whenever it had moved by half a
+    /// percent; the last 120.
+    pub history: Vec<SharePoint>,
+}
+
+/// Requests by where they were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CohortStatus {
+    /// To the variant.
+    pub canary: u64,
+    /// To the baseline.
+    pub baseline: u64,
+}
+
+/// A window of the guard.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GuardStatus {
+    /// When it ended, microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// `healthy`, `no_data` or `breach`.
+    pub verdict: &'static str,
+    /// The variant's figures.
+    pub canary: SideStatus,
+    /// The baseline's.
+    pub baseline: SideStatus,
+}
+
+/// One side of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SideStatus {
+    /// Answers.
+    pub requests: u64,
+    /// The share of them that were errors, 0 to 1.
+    pub error_rate: f64,
+    /// Seconds.
+    pub latency_p50: f64,
+    /// Seconds.
+    pub latency_p99: f64,
+}
+
+impl SideStatus {
+    fn of(window: &Window) -> Self {
+        Self {
+            requests: window.requests(),
+            error_rate: window.error_rate(),
+            latency_p50: window.quantile(0.5),
+            latency_p99: window.quantile(0.99),
+        }
+    }
+}
+
+/// The served share at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SharePoint {
+    /// Microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// The state.
+    pub phase: Phase,
+    /// In percent.
+    pub percent: f64,
+}
+
+/// How a share came about.
+#[derive(Debug, Default)]
+pub(crate) struct History(VecDeque<SharePoint>);
+
+impl History {
+    const POINTS: usize = 120;
+
+    pub(crate) fn push(&mut self, at_us: u64, percent: f64, phase: Phase) {
+        let same = |last: &SharePoint| last.phase == phase && (last.percent - percent).abs() < 0.5;
+        if self.0.back().is_some_and(same) {
+            return;
+        }
+        if self.0.len() >= Self::POINTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(SharePoint {
+            at_us,
+            phase,
+            percent,
+        });
+    }
+}
+
+/// Something that was decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DecisionStatus {
+    /// Its position in the log.
+    pub seq: u64,
+    /// When the log stored it.
+    pub at_us: u64,
+    /// Its type or action, such as `approval` or `emergency_stop`.
+    pub kind: &'static str,
+    /// The names of the keys that signed.
+    pub by: Vec<String>,
+    /// The subject pattern; empty for the whole tenant.
+    pub scope: String,
+    /// The proposal it is about.
+    pub proposal_id: Option<String>,
+    /// The reason somebody gave.
+    pub reason: String,
+}
+
+impl DecisionStatus {
+    pub(crate) fn of(record: &Record, accepted: &Accepted) -> Self {
+        let control = &accepted.control;
+        let (proposal_id, reason, scope) = match &control.message {
+            Message::Upstream(UpstreamMessage::Proposal {
+                id, reason, scope, ..
+            }) => (Some(id.clone()), reason.clone(), scope.clone()),
+            Message::Downstream(DownstreamMessage::Approval { proposal_id, .. }) => {
+                (Some(proposal_id.clone()), String::new(), None)
+            }
+            Message::Downstream(DownstreamMessage::Enforce { reason, .. }) => (None, reason.clone(), None),
+            _ => (None, String::new(), None),
+        };
+        Self {
+            seq: record.seq,
+            at_us: record.received_at_us,
+            kind: control.message.kind(),
+            by: accepted.signed_by.clone(),
+            scope: scope.or_else(|| control.scope.clone()).unwrap_or_default(),
+            proposal_id,
+            reason,
+        }
+    }
 }
 
 /// A rollout.
@@ -121,6 +262,7 @@ impl Status {
             seq: live.seq,
             contact_age_us: now_us.saturating_sub(live.contact_us),
             hold: live.hold,
+            reports_waiting: live.reports.len(),
             tenants: live
                 .states
                 .values()
@@ -151,6 +293,12 @@ fn tenant(live: &Live, state: &State, now_us: u64) -> TenantStatus {
             .map(|(scope, lane)| of_scope(live, state, scope, lane, now_us))
             .collect(),
         pending: pending.collect(),
+        decisions: live
+            .decisions
+            .iter()
+            .filter(|(of, _)| of == state.tenant())
+            .map(|(_, decision)| decision.clone())
+            .collect(),
     }
 }
 
@@ -158,6 +306,8 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
     let phase = live.phase(state.tenant(), scope, lane, now_us);
     let latch = live.latch(state.tenant(), scope);
     let cause = lane.cause();
+    let key = (state.tenant().clone(), scope.clone());
+    let watch = live.watches.get(&key);
     let baseline = match phase {
         Phase::Stopped => state.catalog().baseline().id,
         _ => lane.base(state.catalog(), now_us).id,
@@ -171,13 +321,24 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
         rollout: lane.rollout().map(rollout),
         parked: lane.parked().map(rollout),
         latched: latch.is_some(),
-        guarded: live
-            .watches
-            .get(&(state.tenant().clone(), scope.clone()))
-            .is_some_and(Watch::breached),
+        guarded: watch.is_some_and(Watch::breached),
         since_us: latch.map_or(cause.since_us, |latch| latch.since_us),
         reason: latch.map_or_else(|| cause.reason.clone(), |latch| latch.reason.clone()),
         by: cause.by.clone(),
+        cohorts: watch.map(|watch| CohortStatus {
+            canary: watch.canary.decided(),
+            baseline: watch.baseline.decided(),
+        }),
+        guard: watch.and_then(Watch::judged).map(|judged| GuardStatus {
+            at_us: judged.at_us,
+            verdict: judged.verdict,
+            canary: SideStatus::of(&judged.canary),
+            baseline: SideStatus::of(&judged.baseline),
+        }),
+        history: live
+            .history
+            .get(&key)
+            .map_or_else(Vec::new, |history| history.0.iter().copied().collect()),
     }
 }
 

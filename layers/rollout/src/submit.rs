@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::{
     apply::{Order, authenticate},
     audit::AuditEntry,
+    catalog_source::CatalogWanted,
     envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
     error::SubmitError,
     handle::{Handle, Shared},
@@ -142,6 +143,18 @@ pub(crate) fn stop_reason(control: &Control) -> Option<&str> {
     }
 }
 
+/// What a catalog update announces; None for anything else.
+pub(crate) fn catalog_wanted(control: &Control) -> Option<CatalogWanted<'_>> {
+    match &control.message {
+        Message::Downstream(DownstreamMessage::CatalogUpdate {
+            version,
+            source_uri,
+            digest,
+        }) => Some(CatalogWanted::new(source_uri, *version, digest.as_deref())),
+        _ => None,
+    }
+}
+
 impl Shared {
     /// Reads an envelope: whose it is and where it belongs.
     fn read(&self, envelope: &[u8]) -> Result<Submission, Refusal> {
@@ -195,10 +208,8 @@ impl Shared {
             let detail = "the audit trail cannot be written: only a stop or a pause is taken";
             return Err(Refusal::new(Reason::Audit, detail));
         }
-        if let Message::Downstream(DownstreamMessage::CatalogUpdate { source_uri, .. }) =
-            &submission.control.message
-        {
-            let fetched = self.catalogs.fetch(source_uri).await;
+        if let Some(wanted) = catalog_wanted(&submission.control) {
+            let fetched = self.catalogs.fetch(wanted).await;
             let catalog = fetched.map_err(|error| Refusal::new(Reason::Catalog, error.to_string()))?;
             submission.record.catalog = Some(catalog);
         }

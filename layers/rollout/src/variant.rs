@@ -50,11 +50,6 @@ impl Variant {
     }
 }
 
-/// The variant a session was opened with, in a request's extensions: an edge puts it into each frame of a
-/// WebSocket session. With `cohort = "new_sessions"` the session keeps it as long as it is still served.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SessionVariant(pub Variant);
-
 /// A nameless baseline: what the extractor yields on a route without a rollout.
 impl Default for Variant {
     fn default() -> Self {

@@ -28,6 +28,17 @@ pub(crate) struct Watch {
     cap: f64,
     /// No data: not above this until there is.
     hold: Option<f64>,
+    /// The last window and what it said.
+    judged: Option<Judged>,
+}
+
+/// A window that was judged.
+#[derive(Debug, Clone)]
+pub(crate) struct Judged {
+    pub(crate) at_us: u64,
+    pub(crate) verdict: &'static str,
+    pub(crate) baseline: Window,
+    pub(crate) canary: Window,
 }
 
 impl Watch {
@@ -41,7 +52,13 @@ impl Watch {
             reported: <(Window, Window)>::default(),
             cap: 100.0,
             hold: None,
+            judged: None,
         }
+    }
+
+    /// The last window and what it said.
+    pub(crate) fn judged(&self) -> Option<&Judged> {
+        self.judged.as_ref()
     }
 
     /// The most that is served.
@@ -97,7 +114,14 @@ impl Live {
             if !matches!(phase, Phase::Ramping | Phase::Holding) || percent <= 0.0 || watch.breached() {
                 continue;
             }
-            match judge(config, &baseline, &canary) {
+            let judgement = judge(config, &baseline, &canary);
+            watch.judged = Some(Judged {
+                at_us: now_us,
+                verdict: judgement.as_str(),
+                baseline,
+                canary,
+            });
+            match judgement {
                 Judgement::Healthy => watch.hold = None,
                 Judgement::NoData => watch.hold = Some(watch.hold.unwrap_or(percent).min(percent)),
                 Judgement::Breach { message, mut figures } => {

@@ -337,19 +337,47 @@ async fn a_tester_s_pin_serves_any_variant_until_a_stop() {
 async fn an_open_session_keeps_its_variant_until_it_is_no_longer_served() {
     let (handle, _) = testers().await;
     let layer = by_user(&handle);
+    let open = |layer: &RolloutLayer| {
+        let (upgrade, ()) = request("ada").into_parts();
+        layer.session(&upgrade.headers, &upgrade.extensions)
+    };
+    let early = open(&layer);
     let old = assigned(&layer, request("ada")).await.unwrap();
     roll_out(&handle, "t", "p", None, 100.0).await;
     let new = assigned(&layer, request("ada")).await.unwrap();
-    let frame = |variant: &Variant| {
+    let later = open(&layer);
+    let frame = |session: &SessionVariant| {
         let mut frame = request("ada");
-        frame.extensions_mut().insert(SessionVariant(variant.clone()));
+        frame.extensions_mut().insert(session.clone());
         frame
     };
     assert_eq!((old.id, new.id), (1, 42));
-    assert_eq!(assigned(&layer, frame(&old)).await.unwrap().id, 1);
-    assert_eq!(assigned(&layer, frame(&new)).await.unwrap().id, 42);
+    assert_eq!(assigned(&layer, frame(&early)).await.unwrap().id, 1);
+    assert_eq!(assigned(&layer, frame(&later)).await.unwrap().id, 42);
     stop(&handle, "t").await;
-    assert_eq!(assigned(&layer, frame(&new)).await.unwrap().id, 1);
+    assert_eq!(assigned(&layer, frame(&later)).await.unwrap().id, 1);
+}
+
+#[tokio::test]
+async fn a_frame_without_the_key_goes_by_the_upgrades() {
+    let handle = node(&["t"]).await;
+    roll_out(&handle, "t", "p", None, 50.0).await;
+    let layer = by_user(&handle);
+    let mut seen = [0, 0];
+    for user in 0..100 {
+        let (upgrade, ()) = request(&format!("user-{user}")).into_parts();
+        let session = layer.session(&upgrade.headers, &upgrade.extensions);
+        let asked = assigned(&layer, Request::from_parts(upgrade, ()))
+            .await
+            .unwrap()
+            .id;
+        let mut frame = Request::new(());
+        frame.extensions_mut().insert(TenantId::new("t").unwrap());
+        frame.extensions_mut().insert(session);
+        assert_eq!(assigned(&layer, frame).await.unwrap().id, asked, "user {user}");
+        seen[usize::from(asked == 42)] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 20), "{seen:?}");
 }
 
 #[tokio::test]

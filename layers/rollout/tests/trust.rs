@@ -13,9 +13,9 @@ use std::{
 };
 
 use arqon_rollout::{
-    AuditEntry, AuditError, AuditFuture, AuditSink, CatalogFuture, CatalogSource, Channel, Control,
-    ControlLog, Digest, DownstreamMessage, EnforcementAction, Envelope, Executor, FetchError, KeyPair,
-    KeySet, ManualClock, MemoryLog, Phase, Policy, Proposal, PublicKey, Reason, Record, Refusal,
+    AuditEntry, AuditError, AuditFuture, AuditSink, CatalogFuture, CatalogSource, CatalogWanted, Channel,
+    Control, ControlLog, Digest, DownstreamMessage, EnforcementAction, Envelope, Executor, FetchError,
+    KeyPair, KeySet, ManualClock, MemoryLog, Phase, Policy, Proposal, PublicKey, Reason, Record, Refusal,
     RolloutConfig, Rotation, State, apply,
 };
 use bytes::Bytes;
@@ -278,14 +278,14 @@ fn a_bit_flipped_envelope_never_passes_the_fold() {
 struct Shelf;
 
 impl CatalogSource for Shelf {
-    fn fetch(&self, uri: &str) -> CatalogFuture<'_> {
-        let bytes = match uri {
+    fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_> {
+        let bytes = match wanted.uri {
             "kv://c/2" => Ok(r#"{"version":2,"baseline":1,"variants":[{"id":1,"name":"stable"}]}"#.into()),
             "kv://c/3" => Ok(catalog()
                 .to_json()
                 .replace("\"version\":1", "\"version\":3")
                 .into()),
-            _ => Err(FetchError::Refused(uri.to_owned())),
+            uri => Err(FetchError::Refused(uri.to_owned())),
         };
         Box::pin(std::future::ready(bytes))
     }

@@ -26,6 +26,7 @@ pub(crate) struct Binary {
     program: PathBuf,
     port: u16,
     store: TempDir,
+    arguments: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -69,6 +70,13 @@ impl Binary {
 
     /// Starts the program on a free loopback port with an empty store. It may not listen yet.
     pub(crate) fn spawn(program: PathBuf) -> Result<Self, NatsError> {
+        let mut server = Self::prepare(program, Vec::new())?;
+        server.start()?;
+        Ok(server)
+    }
+
+    /// A free loopback port and an empty store for the program, which gets these arguments besides.
+    pub(crate) fn prepare(program: PathBuf, arguments: Vec<String>) -> Result<Self, NatsError> {
         let failed = |error: io::Error| NatsError::Binary {
             program: program.clone(),
             why: error.to_string(),
@@ -78,14 +86,13 @@ impl Binary {
             .tempdir()
             .map_err(failed)?;
         let port = free_port().map_err(failed)?;
-        let mut server = Self {
+        Ok(Self {
             running: None,
             program,
             port,
             store,
-        };
-        server.start()?;
-        Ok(server)
+            arguments,
+        })
     }
 
     /// Starts the process (again), on the same port and store.
@@ -102,6 +109,7 @@ impl Binary {
         let child = Command::new(&self.program)
             .args(["-a", "127.0.0.1", "-p", &self.port.to_string(), "-js", "-sd"])
             .arg(self.store.path())
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log)

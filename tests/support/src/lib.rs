@@ -36,6 +36,7 @@
 
 mod announce;
 mod binary;
+mod cluster;
 mod docker;
 mod error;
 mod guardian;
@@ -45,6 +46,7 @@ mod server;
 mod version;
 
 pub use announce::Source;
+pub use cluster::NatsCluster;
 pub use error::NatsError;
 pub use places::{Engine, Places};
 pub use server::NatsServer;

@@ -235,7 +235,7 @@ impl NatsServer {
     }
 }
 
-async fn connect(url: &str) -> Result<Client, String> {
+pub(crate) async fn connect(url: &str) -> Result<Client, String> {
     let connecting = ConnectOptions::new()
         .connection_timeout(CONNECT_TIMEOUT)
         .connect(url);

@@ -58,6 +58,8 @@ pub(crate) struct Gateway {
     pub(crate) admin: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
     folder: TempDir,
+    arguments: Vec<String>,
+    blocks: Option<u32>,
 }
 
 pub(crate) struct Answer {
@@ -87,31 +89,70 @@ pub(crate) fn free_port() -> u16 {
 
 impl Gateway {
     /// Starts `serve` with a configuration; does not wait until it is ready.
-    pub(crate) fn start(config: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(config: &str, more: &[&str]) -> Self {
         let folder = folder(config);
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (public, admin) = (loopback(free_port()), loopback(free_port()));
-        let child = binary()
-            .args([
-                "serve",
-                "--config",
-                "gateway.toml",
-                "--listen",
-                &public.to_string(),
-            ])
-            .args(["--admin-listen", &admin.to_string()])
-            .args(arguments)
-            .current_dir(folder.path())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the gateway starts");
+        let mut arguments = ["serve", "--config", "gateway.toml", "--listen"]
+            .map(str::to_owned)
+            .to_vec();
+        arguments.extend([public.to_string(), "--admin-listen".to_owned(), admin.to_string()]);
+        arguments.extend(more.iter().map(ToString::to_string));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self {
-            child: Some(child),
+        let mut gateway = Self {
+            child: None,
             public,
             admin,
             client,
             folder,
+            arguments,
+            blocks: None,
+        };
+        gateway.start_again();
+        gateway
+    }
+
+    /// Starts with a limit on the size of every file it writes, in blocks of 512 bytes, as if the disk were full then.
+    #[cfg(unix)]
+    pub(crate) async fn limited(config: &str, blocks: u32) -> Self {
+        let mut gateway = Self::start(config, &[]);
+        gateway.kill();
+        gateway.blocks = Some(blocks);
+        gateway.start_again();
+        gateway.becomes_ready(true).await;
+        gateway
+    }
+
+    /// Starts the process (again), with the same folder and addresses.
+    pub(crate) fn start_again(&mut self) {
+        let mut command = binary();
+        if let Some(blocks) = self.blocks {
+            command = Command::new("sh");
+            // A write beyond the limit is an error then, and no signal.
+            let script = r#"trap '' XFSZ; ulimit -f "$1"; shift; exec "$@""#;
+            command.args([
+                "-c",
+                script,
+                "sh",
+                &blocks.to_string(),
+                env!("CARGO_BIN_EXE_arqon-gateway"),
+            ]);
+            command.env("RUST_LOG", "warn");
+        }
+        let child = command
+            .args(&self.arguments)
+            .current_dir(self.folder.path())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the gateway starts");
+        self.child = Some(child);
+    }
+
+    /// Ends the process as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 
@@ -202,10 +243,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.kill();
     }
 }
 
@@ -218,5 +256,54 @@ pub(crate) async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T 
         }
         assert!(start.elapsed() < PATIENCE, "nothing within {PATIENCE:?}");
         sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A network between a gateway and a server, which can be cut.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    up: tokio::sync::watch::Sender<bool>,
+}
+
+impl Proxy {
+    /// Passes everything on to the server of `url`.
+    pub(crate) async fn to(url: &str) -> Self {
+        let server: SocketAddr = url.trim_start_matches("nats://").parse().expect("an address");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (up, is_up) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut is_up = is_up.clone();
+                tokio::spawn(async move {
+                    // What is connected while the network is cut stands still, and is lost when it heals.
+                    if is_up.wait_for(|up| *up).await.is_err() {
+                        return;
+                    }
+                    let Ok(mut server) = tokio::net::TcpStream::connect(server).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = is_up.wait_for(|up| !up) => {}
+                    }
+                });
+            }
+        });
+        Self { address, up }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    pub(crate) fn cut(&self) {
+        self.up.send_replace(false);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.up.send_replace(true);
     }
 }

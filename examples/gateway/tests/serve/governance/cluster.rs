@@ -1,0 +1,228 @@
+//! Three gateways, each on its own server of a JetStream cluster of three.
+
+use std::time::Duration;
+
+use arqon_test_support::NatsCluster;
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use super::site::{Site, becomes, cohort, scope, scope_of, variant};
+use crate::process::{Gateway, eventually};
+
+const USERS: usize = 60;
+
+async fn three(site: &Site, cluster: &NatsCluster) -> Vec<Gateway> {
+    let mut gateways = Vec::new();
+    for (at, node) in ["gw-1", "gw-2", "gw-3"].iter().enumerate() {
+        let url = cluster.url(at);
+        let config = site.config(Some(&url), node, &site.catalog());
+        let config = config.replacen("[nats]", "[nats]\nreplicas = 3", 1);
+        gateways.push(Gateway::ready(&config, &[]).await);
+    }
+    gateways
+}
+
+/// The variants of the first users on all three at once.
+async fn ask_all(gateways: &[Gateway]) -> Vec<Vec<bool>> {
+    join_all(gateways.iter().map(|gateway| cohort(gateway, USERS))).await
+}
+
+#[tokio::test]
+async fn three_gateways_ramp_as_one_stop_as_one_and_stay_stopped() {
+    let site = Site::new().await;
+    let mut cluster = NatsCluster::start(3).await.expect("three nats-servers");
+    let mut gateways = three(&site, &cluster).await;
+
+    // 1. The same users at every moment of a ramp: 100 % a minute, as steep as one may be.
+    site.roll_out(&gateways[0], "ramp", ["5", "100", "25"]).await;
+    for gateway in &gateways {
+        becomes(gateway, "ramping").await;
+    }
+    let (mut skew, mut asked, mut differed) = (0.0_f64, 0, 0);
+    loop {
+        let scopes = join_all(gateways.iter().map(scope)).await;
+        let served: Vec<f64> = scopes
+            .iter()
+            .filter_map(|scope| scope["percent"].as_f64())
+            .collect();
+        let (low, high) = served.iter().fold((100.0_f64, 0.0_f64), |(low, high), at| {
+            (low.min(*at), high.max(*at))
+        });
+        skew = skew.max(high - low);
+        for user in 0..20 {
+            let answers = join_all(gateways.iter().map(|gateway| variant(gateway, user))).await;
+            asked += 1;
+            differed += usize::from(answers.iter().any(|answer| *answer != answers[0]));
+        }
+        if scopes.iter().all(|scope| scope["phase"] == "holding") {
+            break;
+        }
+    }
+    println!(
+        "over a ramp of 100 % a minute: largest skew seen between three gateways {skew:.3} points; \
+         {differed} of {asked} users were answered differently within the milliseconds of a change"
+    );
+    let cohorts = ask_all(&gateways).await;
+    assert!(cohorts.iter().all(|cohort| *cohort == cohorts[0]), "{cohorts:?}");
+    assert!(cohorts[0].contains(&true) && cohorts[0].contains(&false));
+
+    // 2. Stops, published to the log: how long until all three serve the baseline.
+    site.gov(&gateways[0], "ops-1", &["stop"]).await;
+    let mut took = Vec::new();
+    for round in 0..12 {
+        for gateway in &gateways {
+            becomes(gateway, "stopped").await;
+        }
+        let starter = &gateways[round % 3];
+        site.gov(starter, "ops-1", &["resume"]).await;
+        site.roll_out(starter, &format!("r{round}"), ["90", "0", "90"])
+            .await;
+        for gateway in &gateways {
+            becomes(gateway, "holding").await;
+        }
+        took.extend(stop_by_the_log(&site, &cluster, &gateways, round % 3).await);
+    }
+    took.sort();
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    println!(
+        "a stop reached each of three gateways after publish: p50 {:?}, p99 {:?} ({} seen)",
+        at(0.5),
+        at(0.99),
+        took.len()
+    );
+
+    // 3. It holds over `kill -9` of any of them, with a server gone besides.
+    cluster.kill(2);
+    for gateway in &mut gateways {
+        gateway.kill();
+        gateway.start_again();
+        eventually(async || {
+            gateway
+                .try_send(gateway.admin, http::Method::GET, "/healthz", &[], "")
+                .await
+        })
+        .await;
+        assert_eq!(scope(gateway).await["phase"], "stopped");
+        assert_eq!(variant(gateway, 1).await, "stable");
+    }
+    cluster.start_again(2).expect("started");
+    for gateway in &gateways {
+        gateway.becomes_ready(true).await;
+        assert_eq!(scope(gateway).await["phase"], "stopped");
+    }
+    // Another tenant was never touched.
+    assert_eq!(scope_of(&gateways[1], "other").await["phase"], "idle");
+}
+
+/// Publishes a stop through one server, and yields when each gateway has it after that.
+async fn stop_by_the_log(
+    site: &Site,
+    cluster: &NatsCluster,
+    gateways: &[Gateway],
+    through: usize,
+) -> Vec<Duration> {
+    let message = site.file("stop.json");
+    let text = r#"{"type":"enforce","action":{"kind":"emergency_stop"},"reason":"drill"}"#;
+    std::fs::write(&message, text).expect("written");
+    let signed = site
+        .arqon(&["gov", "sign", &message, "--key", &site.key("sre-1")])
+        .await;
+    let client = cluster.client(through).await.expect("connected");
+    let jetstream = async_nats::jetstream::new(client);
+    let published = Instant::now();
+    let acked = jetstream
+        .publish("gov.t.default.down", signed.out.into())
+        .await
+        .expect("sent");
+    let seen = join_all(gateways.iter().map(async |gateway| {
+        loop {
+            if variant(gateway, 1).await == "stable" && scope(gateway).await["phase"] == "stopped" {
+                return published.elapsed();
+            }
+            assert!(published.elapsed() < crate::process::PATIENCE, "never stopped");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }));
+    let (seen, acked) = tokio::join!(seen, acked.into_future());
+    acked.expect("stored");
+    seen
+}
+
+#[tokio::test]
+async fn scopes_and_tenants_ramp_on_their_own() {
+    let site = Site::new().await;
+    let gateway = Gateway::ready(&site.config(None, "gw-1", &site.catalog()), &[]).await;
+    let propose = async |id: &str, tenant: &str, scope: &str| {
+        let file = site.file(&format!("{id}.json"));
+        let text = format!(
+            r#"{{"id":"{id}","timestamp_us":1,"variant_id":42,"reason":"","confidence":1,"scope":"{scope}"}}"#
+        );
+        std::fs::write(&file, text).expect("written");
+        site.gov(&gateway, "ops-1", &["propose", &file, "--tenant", tenant])
+            .await;
+        let ramp = [
+            "--proposal",
+            &file,
+            "--initial",
+            "100",
+            "--increment",
+            "0",
+            "--max",
+            "100",
+        ];
+        site.gov(
+            &gateway,
+            "ops-1",
+            &[&["approve", id, "--tenant", tenant][..], &ramp].concat(),
+        )
+        .await;
+    };
+    propose("a", "default", "in.t.default.a.>").await;
+    propose("o", "other", "in.t.other.>").await;
+    let on = async |suffix: &str| {
+        let answer = gateway.publish(suffix, &[("x-user", "ada")], "{}").await;
+        answer.headers["x-arqon-variant"]
+            .to_str()
+            .expect("text")
+            .to_owned()
+    };
+    assert_eq!(
+        (on("a.x").await, on("b.x").await),
+        ("fast".to_owned(), "stable".to_owned())
+    );
+    propose("b", "default", "in.t.default.b.>").await;
+    assert_eq!(
+        (on("a.x").await, on("b.x").await),
+        ("fast".to_owned(), "fast".to_owned())
+    );
+    site.gov(&gateway, "sre-1", &["stop", "--scope", "in.t.default.a.>"])
+        .await;
+    assert_eq!(
+        (on("a.x").await, on("b.x").await),
+        ("stable".to_owned(), "fast".to_owned())
+    );
+    site.gov(&gateway, "sre-1", &["stop"]).await;
+    assert_eq!(
+        (on("a.x").await, on("b.x").await),
+        ("stable".to_owned(), "stable".to_owned())
+    );
+    let other = gateway.get("/v1/state").await.json();
+    let other = other["rollout"]["tenants"]
+        .as_array()
+        .expect("tenants")
+        .iter()
+        .find(|of| of["tenant"] == "other")
+        .cloned();
+    let other = other.expect("there");
+    let scoped = other["scopes"]
+        .as_array()
+        .expect("scopes")
+        .iter()
+        .find(|of| of["scope"] == "in.t.other.>")
+        .cloned();
+    assert_eq!(
+        scoped.expect("there")["phase"],
+        "complete",
+        "stopping one tenant leaves the other"
+    );
+}

@@ -1,0 +1,291 @@
+//! Messages made of options, signed, and sent.
+
+use std::{collections::HashMap, io::Write};
+
+use arqon_rollout::{
+    Clock, Control, Digest, DownstreamMessage, EnforcementAction, Envelope, KeyPair, Message, Proposal,
+    RolloutConfig, SystemClock,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Action, Approve, Enforce, Outcome, Propose, Reasoned, Sign, Signing, Usage,
+    keys::{digest_of, param, read},
+    runtime,
+    target::{Delivery, Sent, Target},
+};
+
+/// How long a control message may be on its way, unless told otherwise: 5 minutes.
+const EXPIRES_US: u64 = 5 * 60 * 1_000_000;
+
+fn now_us() -> u64 {
+    SystemClock::new().now_us()
+}
+
+/// The payload around a message.
+fn control(signing: &Signing, target: &Target, message: impl Into<Message>, valid_us: u64) -> Control {
+    let now = now_us();
+    let control = Control::new(&target.tenant, now, signing.expires.unwrap_or(valid_us), message);
+    let counter = signing.counter.unwrap_or(control.counter);
+    control.with_epoch(signing.epoch).with_counter(counter)
+}
+
+fn signed(control: &Control, signing: &Signing) -> Result<Envelope, Usage> {
+    let pairs = signing.pairs()?;
+    anyhow::ensure!(
+        !pairs.is_empty(),
+        "--key is missing: name the file of a secret key (`arqon gov keygen` makes one)"
+    );
+    Ok(control.sign(&pairs.iter().collect::<Vec<_>>())?)
+}
+
+pub(super) fn sign(sign: &Sign, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let bytes = read(&sign.file)?;
+    let pairs = sign.signing.pairs()?;
+    anyhow::ensure!(
+        !pairs.is_empty(),
+        "--key is missing: name the file of a secret key (`arqon gov keygen` makes one)"
+    );
+    let keys: Vec<&KeyPair> = pairs.iter().collect();
+    let named = sign.file.display();
+    let is_envelope =
+        serde_json::from_slice::<Value>(&bytes).is_ok_and(|value| value.get("payload").is_some());
+    let envelope = if is_envelope {
+        let others = Envelope::parse(&bytes).map_err(|error| anyhow::anyhow!("{named}: {error}"))?;
+        let ours = Envelope::sign(others.payload().to_vec(), &keys);
+        others.join(ours)?
+    } else {
+        let message = Message::from_json(&bytes)
+            .map_err(|error| anyhow::anyhow!("{named} is no message and no envelope: {error}"))?;
+        control(&sign.signing, &sign.target, message, EXPIRES_US).sign(&keys)?
+    };
+    if sign.target.is_named() {
+        return deliver(&envelope, &sign.target, json, out);
+    }
+    writeln!(out, "{}", envelope.to_json())?;
+    Ok(Outcome::Ok)
+}
+
+pub(super) fn propose(propose: &Propose, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let mut proposal = match &propose.file {
+        Some(file) => {
+            let bytes = read(file)?;
+            // Read as strictly as the digest is made.
+            Digest::of_proposal_json(&bytes)
+                .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
+            let mut value: Value = serde_json::from_slice(&bytes)?;
+            if let Some(object) = value.as_object_mut() {
+                object.remove("type");
+            }
+            serde_json::from_value(value)?
+        }
+        None => Proposal {
+            id: propose.id.clone().unwrap_or_default(),
+            timestamp_us: 0,
+            variant_id: propose.variant,
+            params: (!propose.param.is_empty()).then(|| propose.param.iter().cloned().collect()),
+            reason: propose.reason.clone(),
+            confidence: propose.confidence,
+            scope: propose.scope.clone(),
+        },
+    };
+    if proposal.timestamp_us == 0 {
+        proposal.timestamp_us = now_us();
+    }
+    let digest = Digest::of_proposal(&proposal)?;
+    let control = control(
+        &propose.signing,
+        &propose.target,
+        proposal,
+        arqon_rollout::PROPOSAL_LIFE_US,
+    );
+    let envelope = signed(&control, &propose.signing)?;
+    let outcome = deliver(&envelope, &propose.target, json, out)?;
+    if outcome == Outcome::Ok && !json {
+        writeln!(out, "digest {digest}")?;
+    }
+    Ok(outcome)
+}
+
+pub(super) fn approve(approve: &Approve, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let proposal_digest = match (&approve.digest, &approve.proposal) {
+        (Some(digest), _) => digest.clone(),
+        (None, Some(file)) => digest_of(file)?.to_string(),
+        (None, None) => return Err(what_is_pending(approve)),
+    };
+    let rollout = match (approve.initial, approve.increment, approve.max) {
+        (Some(initial_percent), Some(increment_per_minute), Some(max_percent)) => {
+            let rollout = RolloutConfig {
+                initial_percent,
+                increment_per_minute,
+                max_percent,
+            };
+            rollout.validate()?;
+            Some(rollout)
+        }
+        _ => None,
+    };
+    let message = DownstreamMessage::Approval {
+        proposal_id: approve.id.clone(),
+        proposal_digest,
+        rollout,
+    };
+    let mut control = control(&approve.signing, &approve.target, message, EXPIRES_US);
+    control.supersede = approve.supersede;
+    control.effective_until_us = approve.lasting.map(|lasting| now_us().saturating_add(lasting));
+    deliver(&signed(&control, &approve.signing)?, &approve.target, json, out)
+}
+
+/// Nothing is approved by its name alone: says what it is, so that it can be read.
+fn what_is_pending(approve: &Approve) -> Usage {
+    let pending = runtime().and_then(|runtime| runtime.block_on(approve.target.state()));
+    let pending = pending.ok().and_then(|state| {
+        let tenants = state["rollout"]["tenants"].as_array()?.clone();
+        let of = tenants
+            .into_iter()
+            .find(|of| of["tenant"] == *approve.target.tenant)?;
+        let waiting = of["pending"].as_array()?.clone();
+        waiting.into_iter().find(|waiting| waiting["id"] == *approve.id)
+    });
+    let what = pending.map_or_else(
+        || "`gov status` shows what is pending".to_owned(),
+        |waiting| format!("pending by this name is {waiting}"),
+    );
+    anyhow::anyhow!("name what you approve, with --digest or --proposal FILE: {what}")
+}
+
+pub(super) fn enforce(enforce: &Enforce, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let action = match enforce.action {
+        Action::SetVariant => {
+            let [number] = &enforce.values[..] else {
+                anyhow::bail!("set-variant takes one variant's number, such as `set-variant 42`");
+            };
+            let number = number
+                .parse()
+                .map_err(|_| anyhow::anyhow!("`{number}` is no variant: give its number in the catalog"))?;
+            EnforcementAction::SetVariant(number)
+        }
+        Action::SetParams => {
+            let params = enforce
+                .values
+                .iter()
+                .map(|text| param(text))
+                .collect::<Result<HashMap<_, _>, _>>();
+            let params = params.map_err(|error| anyhow::anyhow!(error))?;
+            anyhow::ensure!(
+                !params.is_empty(),
+                "set-params takes `name=value`s, such as `set-params alpha=0.5`"
+            );
+            EnforcementAction::SetParams(params)
+        }
+        plain => {
+            anyhow::ensure!(
+                enforce.values.is_empty(),
+                "{:?} is followed by nothing, not by `{}`",
+                plain,
+                enforce.values.join(" ")
+            );
+            plain_action(plain)
+        }
+    };
+    send_action(action, enforce.lasting, &enforce.reasoned, json, out)
+}
+
+pub(super) fn act(
+    action: Action,
+    reasoned: &Reasoned,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Outcome, Usage> {
+    send_action(plain_action(action), None, reasoned, json, out)
+}
+
+fn plain_action(action: Action) -> EnforcementAction {
+    match action {
+        Action::PauseAdaptation => EnforcementAction::PauseAdaptation,
+        Action::ResumeAdaptation => EnforcementAction::ResumeAdaptation,
+        Action::SetVariant | Action::SetParams | Action::EmergencyStop => EnforcementAction::EmergencyStop,
+    }
+}
+
+fn send_action(
+    action: EnforcementAction,
+    lasting: Option<u64>,
+    reasoned: &Reasoned,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Outcome, Usage> {
+    let message = DownstreamMessage::Enforce {
+        action,
+        reason: reasoned.reason.clone(),
+    };
+    let mut control = control(&reasoned.signing, &reasoned.target, message, EXPIRES_US);
+    control.scope.clone_from(&reasoned.scope);
+    control.effective_until_us = lasting.map(|lasting| now_us().saturating_add(lasting));
+    deliver(&signed(&control, &reasoned.signing)?, &reasoned.target, json, out)
+}
+
+/// Sends an envelope and says what became of it; taken anywhere is taken.
+fn deliver(envelope: &Envelope, target: &Target, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let sent = runtime()?.block_on(target.send(envelope))?;
+    let taken = sent
+        .iter()
+        .any(|sent| matches!(sent.outcome, Delivery::Taken { .. } | Delivery::Logged { .. }));
+    if json {
+        let rows: Vec<Value> = sent.iter().map(row).collect();
+        writeln!(out, "{}", json!({ "accepted": taken, "targets": rows }))?;
+    } else {
+        for sent in &sent {
+            writeln!(out, "{}", line(sent))?;
+        }
+    }
+    Ok(if taken { Outcome::Ok } else { Outcome::Refused })
+}
+
+fn row(sent: &Sent) -> Value {
+    let target = &sent.target;
+    match &sent.outcome {
+        Delivery::Taken {
+            seq,
+            state,
+            duplicate,
+        } => {
+            json!({ "target": target, "accepted": true, "seq": seq, "state": state, "duplicate": duplicate })
+        }
+        Delivery::Logged { seq } => json!({ "target": target, "accepted": true, "seq": seq, "state": null }),
+        Delivery::Refused { reason, detail } => {
+            json!({ "target": target, "accepted": false, "reason": reason, "detail": detail })
+        }
+        Delivery::Failed(error) => json!({ "target": target, "accepted": false, "error": error }),
+    }
+}
+
+fn line(sent: &Sent) -> String {
+    let target = &sent.target;
+    match &sent.outcome {
+        Delivery::Taken {
+            duplicate: true,
+            state,
+            ..
+        } => {
+            format!("{target}: had it already, the state is {state}")
+        }
+        Delivery::Taken {
+            seq: Some(seq),
+            state,
+            ..
+        } => format!("{target}: in force, {state}, position {seq} of the log"),
+        Delivery::Taken { seq: None, state, .. } => {
+            format!(
+                "{target}: in force here, {state}; the log does not have it yet, the gateway goes on with it"
+            )
+        }
+        Delivery::Logged { seq } => {
+            format!(
+                "{target}: in the log at {seq}; every node judges it, `gov status --admin` shows what it made of it"
+            )
+        }
+        Delivery::Refused { reason, detail } => format!("{target}: refused, {reason}: {detail}"),
+        Delivery::Failed(error) => format!("{target}: {error}"),
+    }
+}

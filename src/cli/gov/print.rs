@@ -1,0 +1,211 @@
+//! Rollouts for people.
+
+use std::{fmt::Write as _, time::Duration};
+
+use serde_json::Value;
+
+/// What one line of a scope says: its state, share and why.
+pub(super) fn scope(scope: &Value, now_us: u64) -> String {
+    let text = |key: &str| scope[key].as_str().unwrap_or_default();
+    let name = match text("scope") {
+        "" => "whole tenant",
+        pattern => pattern,
+    };
+    let mut line = format!("{name}: {}", text("phase"));
+    let rollout = &scope["rollout"];
+    if rollout.is_object() {
+        let _ = write!(
+            line,
+            " {:.2} % {} ({})",
+            scope["percent"].as_f64().unwrap_or_default(),
+            rollout["variant_name"].as_str().unwrap_or_default(),
+            rollout["variant"]
+        );
+    } else {
+        let _ = write!(line, ", everyone gets {}", scope["baseline"]);
+    }
+    if let Some(since) = scope["since_us"].as_u64().filter(|since| *since > 0) {
+        let _ = write!(
+            line,
+            ", since {} ({} ago)",
+            utc(since),
+            ago(now_us.saturating_sub(since))
+        );
+    }
+    let by = names(&scope["by"]);
+    if !by.is_empty() {
+        let _ = write!(line, ", by {by}");
+    }
+    if !text("reason").is_empty() {
+        let _ = write!(line, ": {}", text("reason"));
+    }
+    if scope["latched"] == true {
+        line.push_str(" [stopped on this node, beyond the log]");
+    }
+    if scope["guarded"] == true {
+        line.push_str(" [lowered by the guard]");
+    }
+    line
+}
+
+/// The lines below it: the ramp, who approved, the figures.
+pub(super) fn details(scope: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (label, rollout) in [("runs", &scope["rollout"]), ("parked", &scope["parked"])] {
+        if !rollout.is_object() {
+            continue;
+        }
+        let config = &rollout["config"];
+        let mut line = format!(
+            "{label} {}: {} % + {} a minute to {} %, approved by {} {}",
+            rollout["proposal_id"].as_str().unwrap_or_default(),
+            config["initial_percent"],
+            config["increment_per_minute"],
+            config["max_percent"],
+            names(&rollout["approved_by"]),
+            utc(rollout["approved_at_us"].as_u64().unwrap_or_default()),
+        );
+        if let Some(until) = rollout["until_us"].as_u64() {
+            let _ = write!(line, ", until {}", utc(until));
+        }
+        lines.push(line);
+        lines.push(rollout["digest"].as_str().unwrap_or_default().to_owned());
+    }
+    let cohorts = &scope["cohorts"];
+    if cohorts.is_object() {
+        lines.push(format!(
+            "served since it began: {} the variant, {} the baseline",
+            cohorts["canary"], cohorts["baseline"]
+        ));
+    }
+    let guard = &scope["guard"];
+    if guard.is_object() {
+        let side = |of: &Value| {
+            let figure = |name: &str| of[name].as_f64().unwrap_or_default();
+            format!(
+                "{} answers, {:.3} % errors, p99 {:.2} ms",
+                of["requests"],
+                figure("error_rate") * 100.0,
+                figure("latency_p99") * 1e3
+            )
+        };
+        lines.push(format!(
+            "guard, last window: {}; variant {}; baseline {}",
+            guard["verdict"].as_str().unwrap_or_default(),
+            side(&guard["canary"]),
+            side(&guard["baseline"])
+        ));
+    }
+    lines
+}
+
+/// A proposal that waits.
+pub(super) fn pending(pending: &Value, now_us: u64) -> String {
+    let text = |key: &str| pending[key].as_str().unwrap_or_default();
+    let left = pending["expires_at_us"]
+        .as_u64()
+        .unwrap_or_default()
+        .saturating_sub(now_us);
+    let variant = pending["variant"].as_u64().map_or_else(
+        || "parameters of the baseline".to_owned(),
+        |id| format!("variant {id}"),
+    );
+    format!(
+        "pending {}: {variant}, proposed by {}, {} left, {}: {}",
+        text("id"),
+        text("issuer"),
+        ago(left),
+        text("digest"),
+        text("reason")
+    )
+}
+
+/// Something that was decided.
+pub(super) fn decision(decision: &Value) -> String {
+    let text = |key: &str| decision[key].as_str().unwrap_or_default();
+    let mut line = format!(
+        "decided at {}: {} by {}",
+        utc(decision["at_us"].as_u64().unwrap_or_default()),
+        text("kind"),
+        names(&decision["by"])
+    );
+    for (label, key) in [("", "proposal_id"), ("in ", "scope"), ("", "reason")] {
+        if !text(key).is_empty() {
+            let _ = write!(line, ", {label}{}", text(key));
+        }
+    }
+    line
+}
+
+fn names(list: &Value) -> String {
+    let names = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+    names.collect::<Vec<_>>().join(" and ")
+}
+
+/// A time as people say it.
+pub(super) fn ago(micros: u64) -> String {
+    let seconds = Duration::from_micros(micros).as_secs();
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Microseconds since the Unix epoch as `2026-11-21 07:15:02 UTC` (civil from days, Howard Hinnant's algorithm).
+pub(super) fn utc(micros: u64) -> String {
+    let seconds = micros / 1_000_000;
+    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let era = days / 146_097;
+    let of_era = days % 146_097;
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute) = (second / 3_600, second / 60 % 60);
+    format!(
+        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02} UTC",
+        second % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_civil() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399, "2000-02-28 23:59:59 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (1_700_000_000, "2023-11-14 22:13:20 UTC"),
+            (4_107_542_399, "2100-02-28 23:59:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(utc(seconds * 1_000_000), text);
+        }
+        assert_eq!(
+            (ago(61_000_000), ago(7_100_000_000)),
+            ("61 s".to_owned(), "118 min".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_scope_says_what_is_live_since_when_and_why() {
+        let stopped = json!({
+            "scope": "", "phase": "stopped", "percent": 0.0, "baseline": 1, "rollout": null, "parked": null,
+            "latched": true, "guarded": false, "since_us": 1_700_000_000_000_000_u64, "reason": "fire", "by": ["sre-1"],
+        });
+        assert_eq!(
+            scope(&stopped, 1_700_000_030_000_000),
+            "whole tenant: stopped, everyone gets 1, since 2023-11-14 22:13:20 UTC (30 s ago), by sre-1: fire \
+             [stopped on this node, beyond the log]"
+        );
+    }
+}

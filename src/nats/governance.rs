@@ -1,0 +1,418 @@
+//! The control log on JetStream (DESIGN 8): stream `ARQON_GOV`, read by every node from where it stands.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arqon_message::{BoxError, TenantId};
+use arqon_rollout::{
+    Appended, Batch, Channel, ControlLog, LogError, LogFuture, NodeId, Record, UpstreamMessage,
+};
+use async_nats::{
+    Client,
+    connection::State,
+    jetstream::{
+        self,
+        consumer::{AckPolicy, DeliverPolicy, pull},
+        message::PublishMessage,
+        stream::{self, StorageType, Stream},
+    },
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::{sleep, timeout};
+
+/// The stream of the control log.
+pub const STREAM: &str = "ARQON_GOV";
+
+/// What the stream takes: decisions and proposals of every tenant. Telemetry and alerts are under `tel` and not kept.
+pub const SUBJECTS: [&str; 2] = ["gov.t.*.down", "gov.t.*.up.*"];
+
+/// How often a read that waits asks whether nothing is new indeed: by the wall clock, so that all nodes ask, and with
+/// that let their shares rise, at the same moments.
+const BEAT: Duration = arqon_rollout::TICK;
+/// How often the server says that it still knows this reader.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long the server may take to answer a question.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How often a client that is not connected is looked at.
+const RECONNECT_POLL: Duration = Duration::from_millis(25);
+/// The most records of one batch.
+const BATCH: usize = 256;
+/// How long a consumer that nobody reads is kept by the server.
+const INACTIVE: Duration = Duration::from_secs(30);
+
+/// The control log in JetStream stream `ARQON_GOV`: file storage, no limit of age or number, neither delete nor purge.
+///
+/// Reading follows the stream by a consumer of its own and, when nothing comes, asks the stream's leader every 250 ms
+/// where its end is: only that answer is contact. A node that stands at position `n` looks at the entry `n` again after
+/// every reconnect; when it is another than the one it folded, or gone, the stream is not the one it knew: the batch says
+/// `gap`, which holds every share, and the new stream is read from its start, behind the old positions, so that a stop in
+/// it still acts.
+#[derive(Debug)]
+pub struct NatsControlLog {
+    client: Client,
+    jetstream: jetstream::Context,
+    /// None: the stream is somebody else's to make.
+    replicas: Option<usize>,
+    session: Mutex<Option<Session>>,
+    /// The last entry this node knows, to recognise the stream by.
+    anchor: Mutex<Option<Anchor>>,
+    /// Added to the stream's positions: above 0 once it was replaced.
+    offset: AtomicU64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Anchor {
+    seq: u64,
+    envelope: Bytes,
+}
+
+struct Session {
+    stream: Stream,
+    messages: pull::Stream,
+    /// The position the reader believes to stand at.
+    asked: u64,
+    /// The position of the last entry that was yielded or is lost.
+    at: u64,
+    gap: bool,
+    /// Whether nothing has come yet: what is missing before the first entry is gone, not late.
+    fresh: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Session")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a node's telemetry and alerts go: `gov.t.<tenant>.tel.<node>`.
+#[must_use]
+pub fn telemetry_subject(tenant: &TenantId, node: &NodeId) -> String {
+    format!("gov.t.{tenant}.tel.{node}")
+}
+
+impl NatsControlLog {
+    /// The log that `client` reaches. The stream is made when it is first needed, with `replicas` copies.
+    #[must_use]
+    pub fn new(client: Client, replicas: usize) -> Self {
+        Self {
+            jetstream: jetstream::new(client.clone()),
+            client,
+            replicas: Some(replicas),
+            session: Mutex::new(None),
+            anchor: Mutex::new(None),
+            offset: AtomicU64::new(0),
+        }
+    }
+
+    /// The log as it is: without a stream there is none.
+    #[must_use]
+    pub fn existing(client: Client) -> Self {
+        Self {
+            replicas: None,
+            ..Self::new(client, 1)
+        }
+    }
+
+    /// Knows the stream by this record, such as the last one of the audit trail.
+    #[must_use]
+    pub fn anchored(self, last: Option<&Record>) -> Self {
+        *lock(&self.anchor) = last.map(|record| Anchor {
+            seq: record.seq,
+            envelope: record.envelope.clone(),
+        });
+        self
+    }
+
+    /// Finds the stream, or makes it.
+    async fn stream(&self) -> Result<Stream, BoxError> {
+        let Some(replicas) = self.replicas else {
+            let found = self.jetstream.get_stream(STREAM).await;
+            return found.map_err(|error| {
+                format!("stream {STREAM} is not there ({error}): a gateway makes it").into()
+            });
+        };
+        let config = stream::Config {
+            name: STREAM.to_owned(),
+            subjects: SUBJECTS.map(str::to_owned).to_vec(),
+            storage: StorageType::File,
+            num_replicas: replicas,
+            deny_delete: true,
+            deny_purge: true,
+            description: Some("Arqon's control log".to_owned()),
+            ..stream::Config::default()
+        };
+        let stream = self.jetstream.get_or_create_stream(config).await?;
+        keeps_everything(&stream.cached_info().config)?;
+        Ok(stream)
+    }
+
+    fn connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Waits for a connection, at most a heartbeat.
+    async fn connection(&self) -> Result<(), BoxError> {
+        let connected = async {
+            while !self.connected() {
+                sleep(RECONNECT_POLL).await;
+            }
+        };
+        timeout(HEARTBEAT, connected)
+            .await
+            .map_err(|_| "not connected to NATS".into())
+    }
+
+    /// Follows the stream after position `after`.
+    async fn open(&self, after: u64) -> Result<Session, BoxError> {
+        let mut stream = self.stream().await?;
+        let state = stream.info().await?.state.clone();
+        let offset = self.offset.load(Ordering::Relaxed);
+        let mut from = after.saturating_sub(offset);
+        let mut gap = false;
+        if from > 0 && !self.recognises(&stream, after, from, &state).await? {
+            tracing::error!(
+                component = "governance",
+                position = after,
+                "the stream is not the one this node knew"
+            );
+            self.offset.store(after, Ordering::Relaxed);
+            (from, gap) = (0, true);
+        }
+        // Nothing is ever deleted: what the stream lacks at its start is lost.
+        if state.last_sequence > 0 && from + 1 < state.first_sequence {
+            (from, gap) = (state.first_sequence - 1, true);
+        }
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: from + 1,
+            },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH)
+            .expires(Duration::from_secs(30))
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await?;
+        Ok(Session {
+            stream,
+            messages,
+            asked: after,
+            at: from + self.offset.load(Ordering::Relaxed),
+            gap,
+            fresh: true,
+        })
+    }
+
+    /// Whether the stream holds what this node has at its position.
+    async fn recognises(
+        &self,
+        stream: &Stream,
+        after: u64,
+        from: u64,
+        state: &stream::State,
+    ) -> Result<bool, BoxError> {
+        if state.last_sequence < from {
+            return Ok(false);
+        }
+        let anchor = lock(&self.anchor).clone().filter(|anchor| anchor.seq == after);
+        let Some(anchor) = anchor else { return Ok(true) };
+        match stream.get_raw_message(from).await {
+            Ok(message) => Ok(message.payload == anchor.envelope),
+            Err(error) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn next_batch(&self, after: u64) -> Result<Batch, BoxError> {
+        self.connection().await?;
+        let known = lock(&self.session)
+            .take()
+            .filter(|session| session.asked == after);
+        let mut session = match known {
+            Some(session) => session,
+            None => timeout(ANSWER * 2, self.open(after)).await??,
+        };
+        let batch = self.follow(&mut session).await?;
+        *lock(&self.session) = Some(session);
+        Ok(batch)
+    }
+
+    async fn follow(&self, session: &mut Session) -> Result<Batch, BoxError> {
+        let mut batch = Batch {
+            gap: std::mem::take(&mut session.gap),
+            ..Batch::default()
+        };
+        if batch.gap {
+            return Ok(batch);
+        }
+        let first = match timeout(until_beat(), session.messages.next()).await {
+            Ok(first) => first,
+            Err(_) => {
+                let end = timeout(ANSWER, session.stream.get_info())
+                    .await??
+                    .state
+                    .last_sequence;
+                let here = session.at.saturating_sub(self.offset.load(Ordering::Relaxed));
+                if end == here {
+                    return Ok(batch);
+                }
+                // It is on its way, or the stream is another one: then the next read begins anew.
+                timeout(ANSWER, session.messages.next())
+                    .await
+                    .map_err(|_| format!("at {here} of a log that ends at {end}"))?
+            }
+        };
+        let mut next = Some(first.ok_or("the stream's messages ended")?);
+        while let Some(message) = next.take() {
+            batch.more = self.take(&message?, session, &mut batch)?;
+            if batch.records.len() < BATCH {
+                next = session.messages.next().now_or_never().flatten();
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Adds a message to a batch; true if more are on their way.
+    fn take(
+        &self,
+        message: &jetstream::Message,
+        session: &mut Session,
+        batch: &mut Batch,
+    ) -> Result<bool, BoxError> {
+        let info = message.info()?;
+        let seq = info.stream_sequence + self.offset.load(Ordering::Relaxed);
+        if seq != session.at + 1 {
+            if !session.fresh {
+                // Lost on the way, or deleted by somebody: the next read asks for it again.
+                return Err(format!("position {seq} came after {}", session.at).into());
+            }
+            batch.gap = true;
+        }
+        (session.at, session.asked, session.fresh) = (seq, seq, false);
+        let received_at_us = u64::try_from(info.published.unix_timestamp_nanos() / 1_000)?;
+        *lock(&self.anchor) = Some(Anchor {
+            seq,
+            envelope: message.payload.clone(),
+        });
+        match message.subject.parse::<Channel>() {
+            Ok(channel) => batch.records.push(Record {
+                seq,
+                received_at_us,
+                channel,
+                envelope: message.payload.clone(),
+                catalog: None,
+            }),
+            Err(error) => {
+                // The position has to move on all the same: a record that every node refuses alike.
+                tracing::warn!(component = "governance", %error, seq, "a subject of the control log cannot be used");
+                batch.records.push(Record {
+                    seq,
+                    received_at_us,
+                    channel: Channel::Down(TenantId::new("unread")?),
+                    envelope: message.payload.clone(),
+                    catalog: None,
+                });
+            }
+        }
+        Ok(info.pending > 0)
+    }
+
+    async fn store(&self, channel: Channel, envelope: Bytes) -> Result<Appended, BoxError> {
+        // The client would queue for a server that is away, and block once its queue is full.
+        if !self.connected() {
+            return Err("not connected to NATS".into());
+        }
+        let publish = || {
+            let message = PublishMessage::build()
+                .payload(envelope.clone())
+                .expected_stream(STREAM);
+            self.jetstream.send_publish(channel.to_string(), message)
+        };
+        let acked = match publish().await?.await {
+            Err(error) if error.kind() == jetstream::context::PublishErrorKind::StreamNotFound => {
+                self.stream().await?;
+                publish().await?.await
+            }
+            acked => acked,
+        };
+        let offset = self.offset.load(Ordering::Relaxed);
+        Ok(Appended {
+            seq: acked?.sequence + offset,
+        })
+    }
+
+    async fn tell(&self, from: Channel, message: UpstreamMessage) -> Result<(), BoxError> {
+        let Channel::Up(tenant, node) = &from else {
+            return Err("only a node reports".into());
+        };
+        if !self.connected() {
+            return Err("not connected to NATS".into());
+        }
+        let payload = serde_json::to_vec(&message)?;
+        self.client
+            .publish(telemetry_subject(tenant, node), payload.into())
+            .await?;
+        self.client.flush().await?;
+        Ok(())
+    }
+}
+
+/// The time to the next beat of the wall clock.
+fn until_beat() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let into = now.as_millis() % BEAT.as_millis();
+    BEAT - Duration::from_millis(u64::try_from(into).unwrap_or_default())
+}
+
+/// A log that forgets would let a stop lapse: a stream somebody made with limits is not used.
+fn keeps_everything(config: &stream::Config) -> Result<(), BoxError> {
+    let limits = [
+        ("max_age", !config.max_age.is_zero()),
+        ("max_msgs", config.max_messages > 0),
+        ("max_msgs_per_subject", config.max_messages_per_subject > 0),
+        ("max_bytes", config.max_bytes > 0),
+        ("retention", config.retention != stream::RetentionPolicy::Limits),
+    ];
+    match limits.iter().find(|(_, limited)| *limited) {
+        None => Ok(()),
+        Some((limit, _)) => Err(format!(
+            "stream {STREAM} has `{limit}` set and would forget what was decided: `nats stream edit {STREAM}` without it"
+        )
+        .into()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Every value is replaced as a whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ControlLog for NatsControlLog {
+    fn append(&self, channel: Channel, envelope: Bytes) -> LogFuture<'_, Appended> {
+        Box::pin(async move { self.store(channel, envelope).await.map_err(LogError::Unavailable) })
+    }
+
+    fn read(&self, after: u64) -> LogFuture<'_, Batch> {
+        Box::pin(async move { self.next_batch(after).await.map_err(LogError::Unavailable) })
+    }
+
+    fn report(&self, from: Channel, message: UpstreamMessage) -> LogFuture<'_, ()> {
+        Box::pin(async move { self.tell(from, message).await.map_err(LogError::Unavailable) })
+    }
+}

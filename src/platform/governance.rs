@@ -1,0 +1,104 @@
+//! `[platform.rollout]` made into an executor: its log, audit trail and catalog.
+
+use arqon_rollout::{Executor, ExecutorBuilder, Handle, MemoryLog, Record, RolloutLayer};
+use ron_bus::Bus;
+
+use super::Tasks;
+#[cfg(feature = "nats")]
+use crate::nats::Clients;
+use crate::{
+    audit::AuditLog,
+    config::{Finding, GovernanceConfig},
+    events,
+};
+
+/// What was recorded before, and where the rest is recorded.
+#[derive(Default)]
+struct Trail {
+    log: Option<AuditLog>,
+    records: Vec<Record>,
+}
+
+impl Trail {
+    fn open(config: &GovernanceConfig) -> Result<Self, Vec<Finding>> {
+        let Some(audit) = &config.audit else {
+            return Ok(Self::default());
+        };
+        let (log, records) = AuditLog::open(&audit.path)
+            .map_err(|error| vec![Finding::new("platform.rollout.audit.path", error.to_string())])?;
+        Ok(Self {
+            log: Some(log),
+            records,
+        })
+    }
+
+    fn builder(&self, config: &GovernanceConfig, bus: &Bus) -> ExecutorBuilder {
+        let builder = Executor::builder(config).on_event(events::of_rollout(bus.clone()));
+        match &self.log {
+            Some(log) => builder.audit(log.clone()),
+            None => builder,
+        }
+    }
+}
+
+fn disabled() -> (RolloutLayer, Handle) {
+    let handle = Handle::disabled();
+    (RolloutLayer::new(&handle), handle)
+}
+
+fn build(builder: ExecutorBuilder) -> Result<Executor, Vec<Finding>> {
+    builder.build().map_err(|error| {
+        let nested = |found: &arqon_rollout::Finding| {
+            Finding::new(format!("platform.rollout.{}", found.key), found.to_string())
+        };
+        error.0.iter().map(nested).collect()
+    })
+}
+
+/// The log in this process; its positions go on where the trail ends.
+fn embedded(
+    config: &GovernanceConfig,
+    bus: &Bus,
+    run: &Tasks<'_>,
+) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
+    let trail = Trail::open(config)?;
+    let log = MemoryLog::new().with_records(trail.records.clone());
+    let executor = build(trail.builder(config, bus).log(log))?;
+    executor.recover(trail.records);
+    let handle = executor.handle();
+    run.run("governance", async move {
+        executor.run().await;
+        Ok(())
+    });
+    Ok((RolloutLayer::new(&handle), handle))
+}
+
+#[cfg(not(feature = "nats"))]
+pub(super) fn start(
+    config: &GovernanceConfig,
+    bus: &Bus,
+    run: &Tasks<'_>,
+) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
+    if config.enabled {
+        embedded(config, bus, run)
+    } else {
+        Ok(disabled())
+    }
+}
+
+#[cfg(feature = "nats")]
+pub(super) fn start(
+    config: &GovernanceConfig,
+    clients: Option<&Clients>,
+    bus: &Bus,
+    run: &Tasks<'_>,
+) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
+    match clients {
+        _ if !config.enabled => Ok(disabled()),
+        None => embedded(config, bus, run),
+        Some(clients) => distributed::start(config, clients, bus, run),
+    }
+}
+
+#[cfg(feature = "nats")]
+mod distributed;
