@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     abi::arqon_host_v1::Phase,
     chain::Policy,
-    exchange::Exchange,
+    exchange::{Exchange, Lent},
     verdict::Verdict,
     verify::{Loaded, Loader},
 };
@@ -91,7 +91,7 @@ impl Divergences {
         candidate: &Loaded,
         phase: Phase,
         active: (&Verdict, &Exchange),
-        twin: Exchange,
+        twin: Lent,
     ) -> Compared {
         if !candidate.compiled.has(phase.entry()) {
             return if matches!(active.0, Verdict::Allow) {

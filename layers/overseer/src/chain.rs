@@ -1,19 +1,17 @@
 //! The chain: which policies look at a request, and what comes of it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use arqon_message::{Code, Problem, Rejection};
 use http::{StatusCode, request::Parts};
 use http_body::SizeHint;
+use quanta::Instant;
 
 use crate::{
     abi::arqon_host_v1::Phase,
     candidate::Divergences,
     event::{Event, OnEvent},
-    exchange::Exchange,
+    exchange::Lent,
     metrics::{Outcome, PolicyMetrics},
     report::LoadReport,
     spec::PolicySpec,
@@ -202,13 +200,25 @@ impl Snapshot {
         self.of(matching).any(|policy| policy.has(Phase::Response))
     }
 
-    /// Runs the policies in order until one refuses; what they amended is in the exchange.
-    pub(crate) fn decide(
+    /// The verdict of the chain. If the request `entered` the gate, its place is given back at the end.
+    pub(crate) fn look(
         &self,
         matching: Matching,
         phase: Phase,
-        mut exchange: Exchange,
-    ) -> (Exchange, Result<(), Rejection>) {
+        exchange: Lent,
+        entered: bool,
+    ) -> (Lent, Result<(), Rejection>) {
+        if !entered {
+            return (exchange, self.exhausted(matching, phase));
+        }
+        let place = self.loader.engine.gate().entered();
+        let decided = self.decide(matching, phase, exchange);
+        drop(place);
+        decided
+    }
+
+    /// Runs the policies in order until one refuses; what they amended is in the exchange.
+    fn decide(&self, matching: Matching, phase: Phase, mut exchange: Lent) -> (Lent, Result<(), Rejection>) {
         for policy in self.of(matching).filter(|policy| policy.has(phase)) {
             let verdict;
             (exchange, verdict) = self.consult(policy, phase, exchange);
@@ -219,12 +229,7 @@ impl Snapshot {
         (exchange, Ok(()))
     }
 
-    fn consult(
-        &self,
-        policy: &Policy,
-        phase: Phase,
-        exchange: Exchange,
-    ) -> (Exchange, Result<(), Rejection>) {
+    fn consult(&self, policy: &Policy, phase: Phase, exchange: Lent) -> (Lent, Result<(), Rejection>) {
         let Some(loaded) = &policy.loaded else {
             return (
                 exchange,
@@ -233,7 +238,7 @@ impl Snapshot {
                     .map_or(Ok(()), Err),
             );
         };
-        let mark = exchange.mark();
+        let mark = policy.spec.monitor.then(|| exchange.mark());
         let twin = policy.candidate.as_ref().map(|_| exchange.clone());
         let begun = Instant::now();
         let (call, exchange) = self
@@ -258,7 +263,7 @@ impl Snapshot {
                 policy.metrics.compared(same);
             }
         }
-        if policy.spec.monitor {
+        if let Some(mark) = mark {
             exchange.restore(mark);
         }
         let verdict = match call.verdict {
@@ -293,7 +298,7 @@ impl Snapshot {
     }
 
     /// No instance came free in time: refused unless every policy that would have run lets that pass.
-    pub(crate) fn exhausted(&self, matching: Matching, phase: Phase) -> Result<(), Rejection> {
+    fn exhausted(&self, matching: Matching, phase: Phase) -> Result<(), Rejection> {
         let mut refused = Ok(());
         for policy in self.of(matching).filter(|policy| policy.has(phase)) {
             if let Some(rejection) = policy.fail(Cause::Pool, "no instance came free in time", &self.on_event)
@@ -317,6 +322,16 @@ impl Snapshot {
             rejection.closing_session()
         } else {
             rejection
+        }
+    }
+
+    /// Brings into this core's cache the instances that the next such request will take.
+    pub(crate) fn touch(&self, matching: Matching) {
+        if self.loader.refill.is_on() {
+            let shard = self.loader.engine.shard();
+            for loaded in self.of(matching).filter_map(|policy| policy.loaded.as_ref()) {
+                loaded.standby.touch(shard);
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod budget;
 mod cache;
 mod compiled;
 mod fault;
+mod gate;
 mod limiter;
 mod pagemap;
 mod settings;
@@ -17,13 +18,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use tokio::sync::Semaphore;
-
 pub(crate) use self::{
     budget::Budget,
     cache::ModuleCache,
     compiled::{Compiled, Entry, Exports, Ready},
     fault::classify,
+    gate::Gate,
     limiter::Limiter,
     settings::Settings,
 };
@@ -35,6 +35,8 @@ pub(crate) trait Host: Send + 'static {
     fn limiter(&mut self) -> &mut Limiter;
     /// The guest's memory, found once the instance exists.
     fn attach(&mut self, memory: wasmtime::Memory);
+    /// The memory it was given.
+    fn memory(&self) -> Option<wasmtime::Memory>;
     /// The start functions are over; request functions may be called from now on.
     fn started(&mut self);
 }
@@ -51,7 +53,7 @@ pub(crate) struct Engine {
 struct Inner {
     shards: Box<[wasmtime::Engine]>,
     settings: Settings,
-    permits: Arc<Semaphore>,
+    gate: Arc<Gate>,
     _ticker: ticker::Ticker,
 }
 
@@ -72,12 +74,12 @@ impl Engine {
             shards.push(wasmtime::Engine::new(&config).map_err(EngineError::pool)?);
         }
         let ticker = ticker::Ticker::start(&shards).map_err(EngineError::Thread)?;
-        let permits = Arc::new(Semaphore::new(settings.concurrency));
+        let gate = Arc::new(Gate::new(settings.concurrency));
         Ok(Self {
             inner: Arc::new(Inner {
                 shards: shards.into(),
                 settings,
-                permits,
+                gate,
                 _ticker: ticker,
             }),
         })
@@ -93,9 +95,9 @@ impl Engine {
         &self.inner.settings
     }
 
-    /// Permits to run a chain, as many as `concurrency`.
-    pub(crate) fn permits(&self) -> &Arc<Semaphore> {
-        &self.inner.permits
+    /// Where a request waits for its turn to run its chain: `concurrency` places.
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.inner.gate
     }
 
     /// The shard of the calling thread: threads are dealt out in turn, so workers seldom share one.

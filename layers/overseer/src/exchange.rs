@@ -1,5 +1,10 @@
 //! One request or response on its way through the chain.
 
+use std::{
+    cell::RefCell,
+    ops::{Deref, DerefMut},
+};
+
 use bytes::Bytes;
 use http::{HeaderMap, request, response};
 use serde::{Deserialize, Serialize};
@@ -65,6 +70,64 @@ impl Exchange {
         self.response
             .as_ref()
             .map_or(&self.request.headers, |response| &response.headers)
+    }
+}
+
+/// An exchange on the heap. Lending it to a store and taking it back moves a pointer, and leaves the exchange in the cache of
+/// the thread whose request it is: a store that stood by was made on another. The next request of the thread uses the box
+/// again, so nothing is allocated.
+#[derive(Debug)]
+pub(crate) struct Lent(Place);
+
+/// Where an exchange is, or was: a box that is used again.
+type Place = Box<Option<Exchange>>;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Boxes that a thread keeps: requests that it may have in hand at once without allocating.
+const SPARE_MAX: usize = 32;
+const LENT: &str = "an exchange is there until it is taken out";
+
+impl Lent {
+    pub(crate) fn new(exchange: Exchange) -> Self {
+        let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
+        // None left, or the thread is ending.
+        let mut place = spare.ok().flatten().unwrap_or_default();
+        *place = Some(exchange);
+        Self(place)
+    }
+
+    pub(crate) fn into_inner(mut self) -> Exchange {
+        let exchange = self.0.take().expect(LENT);
+        let _kept = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_MAX {
+                spare.push(self.0);
+            }
+        });
+        exchange
+    }
+}
+
+impl Clone for Lent {
+    fn clone(&self) -> Self {
+        Self::new(Exchange::clone(self))
+    }
+}
+
+impl Deref for Lent {
+    type Target = Exchange;
+
+    fn deref(&self) -> &Exchange {
+        self.0.as_ref().as_ref().expect(LENT)
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Exchange {
+        self.0.as_mut().as_mut().expect(LENT)
     }
 }
 

@@ -17,14 +17,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, header::ACCEPT, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::sync::OwnedSemaphorePermit;
 use tower_service::Service;
 
 use crate::{
     abi::arqon_host_v1::Phase,
     chain::{Matching, Snapshot},
     edit,
-    exchange::Exchange,
+    engine::Gate,
+    exchange::{Exchange, Lent},
 };
 
 pin_project! {
@@ -48,7 +48,7 @@ pin_project! {
         // The policies look at the request as soon as there is room to run them.
         Consult { turn: Turn, held: Option<Held<S>>, payload: Option<Payload<B>> },
         // The inner service is at work.
-        Inner { #[pin] future: F, after: Option<Box<After>> },
+        Inner { #[pin] future: F, after: Option<Box<After>>, passed: Option<Passed> },
         // The policies look at the response as soon as there is room to run them.
         Answer { turn: Turn, after: Option<Box<After>>, response: Option<T> },
         Done,
@@ -60,12 +60,18 @@ struct Held<S> {
     ready: S,
     snapshot: Arc<Snapshot>,
     matching: Matching,
-    request: Parts,
+    exchange: Lent,
 }
 
 enum Payload<B> {
     Streaming(B),
     Collected(Bytes, Option<HeaderMap>),
+}
+
+/// The chain that let a request pass.
+struct Passed {
+    snapshot: Arc<Snapshot>,
+    matching: Matching,
 }
 
 /// What policies that see responses are told of the request.
@@ -82,7 +88,11 @@ where
 {
     pub(crate) const fn pass(future: S::Future) -> Self {
         Self {
-            state: State::Inner { future, after: None },
+            state: State::Inner {
+                future,
+                after: None,
+                passed: None,
+            },
         }
     }
 
@@ -99,7 +109,7 @@ where
             ready,
             snapshot,
             matching,
-            request,
+            exchange: Lent::new(Exchange::request(request, None)),
         });
         let state = if collects {
             State::Collect {
@@ -142,19 +152,20 @@ where
                             let problem = error.problem(Code::OverseerBody);
                             let rejection = held.snapshot.unreadable(held.matching, problem);
                             state.set(State::Done);
-                            return Poll::Ready(Ok(rejection.into_response(&held.request)));
+                            return Poll::Ready(Ok(rejection.into_response(&held.exchange.request)));
                         }
                     }
                 }
                 StateProj::Consult { turn, held, payload } => {
-                    let permit = ready!(turn.poll(cx, &held.as_ref().expect(POLLED_AFTER_END).snapshot));
+                    let entered = ready!(turn.poll(cx, &held.as_ref().expect(POLLED_AFTER_END).snapshot));
                     let held = held.take().expect(POLLED_AFTER_END);
                     let payload = payload.take().expect(POLLED_AFTER_END);
-                    let verdict = held.consult(payload, permit);
+                    let verdict = held.consult(payload, entered);
                     match verdict {
-                        Ok((mut ready, request, after)) => State::Inner {
+                        Ok((mut ready, request, after, passed)) => State::Inner {
                             future: ready.call(request),
                             after,
+                            passed: Some(passed),
                         },
                         Err(refused) => {
                             let (request, rejection) = *refused;
@@ -163,8 +174,17 @@ where
                         }
                     }
                 }
-                StateProj::Inner { future, after } => {
-                    let response = ready!(future.poll(cx));
+                StateProj::Inner {
+                    future,
+                    after,
+                    passed,
+                } => {
+                    let response = future.poll(cx);
+                    // The handler is at work, or done: now is the time for what the next request gains by.
+                    if let Some(Passed { snapshot, matching }) = passed.take() {
+                        snapshot.touch(matching);
+                    }
+                    let response = ready!(response);
                     let after = after.take();
                     match (response, after) {
                         (Ok(response), Some(after)) => State::Answer {
@@ -185,11 +205,11 @@ where
                     after,
                     response,
                 } => {
-                    let permit = ready!(turn.poll(cx, &after.as_ref().expect(POLLED_AFTER_END).snapshot));
+                    let entered = ready!(turn.poll(cx, &after.as_ref().expect(POLLED_AFTER_END).snapshot));
                     let after = after.take().expect(POLLED_AFTER_END);
                     let response = response.take().expect(POLLED_AFTER_END);
                     state.set(State::Done);
-                    return Poll::Ready(Ok(after.consult(response, permit)));
+                    return Poll::Ready(Ok(after.consult(response, entered)));
                 }
                 StateProj::Done => panic!("{POLLED_AFTER_END}"),
             };
@@ -200,33 +220,23 @@ where
 
 const POLLED_AFTER_END: &str = "a future is not polled after it is ready";
 
-type Onward<S, B> = (S, Request<MessageBody<B>>, Option<Box<After>>);
+type Onward<S, B> = (S, Request<MessageBody<B>>, Option<Box<After>>, Passed);
 
 impl<S> Held<S> {
     /// The verdict on the request: where it goes on to, or why not.
-    fn consult<B>(
-        self,
-        payload: Payload<B>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Onward<S, B>, Box<(Parts, Rejection)>> {
+    fn consult<B>(self, payload: Payload<B>, entered: bool) -> Result<Onward<S, B>, Box<(Parts, Rejection)>> {
         let Self {
             ready,
             snapshot,
             matching,
-            request,
+            mut exchange,
         } = self;
-        let body = match &payload {
-            Payload::Streaming(_) => None,
-            Payload::Collected(bytes, _) => Some(bytes.clone()),
-        };
-        let exchange = Exchange::request(request, body);
-        let (mut exchange, verdict) = if permit.is_some() {
-            snapshot.decide(matching, Phase::Request, exchange)
-        } else {
-            (exchange, snapshot.exhausted(matching, Phase::Request))
-        };
-        drop(permit);
+        if let Payload::Collected(bytes, _) = &payload {
+            exchange.body = Some(bytes.clone());
+        }
+        let (mut exchange, verdict) = snapshot.look(matching, Phase::Request, exchange, entered);
         let applied = verdict.and_then(|()| apply(&mut exchange));
+        let exchange = exchange.into_inner();
         let rewritten = exchange.rewritten.then_some(exchange.body).flatten();
         let request = exchange.request;
         if let Err(rejection) = applied {
@@ -235,7 +245,7 @@ impl<S> Held<S> {
         let after = snapshot.sees_responses(matching).then(|| {
             let request = context(&request);
             Box::new(After {
-                snapshot,
+                snapshot: Arc::clone(&snapshot),
                 matching,
                 request,
             })
@@ -251,7 +261,8 @@ impl<S> Held<S> {
             (Payload::Streaming(_), Some(rewritten)) => MessageBody::whole(rewritten, None),
             (Payload::Streaming(body), None) => MessageBody::streaming(body),
         };
-        Ok((ready, Request::from_parts(request, body), after))
+        let passed = Passed { snapshot, matching };
+        Ok((ready, Request::from_parts(request, body), after, passed))
     }
 }
 
@@ -275,30 +286,21 @@ fn too_many_headers() -> Rejection {
 }
 
 impl After {
-    fn consult<R>(
-        self: Box<Self>,
-        response: Response<R>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Response<MessageBody<R>> {
+    fn consult<R>(self: Box<Self>, response: Response<R>, entered: bool) -> Response<MessageBody<R>> {
         let Self {
             snapshot,
             matching,
             request,
         } = *self;
         let (parts, body) = response.into_parts();
-        let exchange = Exchange::response(request, parts);
-        let (exchange, verdict) = if permit.is_some() {
-            snapshot.decide(matching, Phase::Response, exchange)
-        } else {
-            (exchange, snapshot.exhausted(matching, Phase::Response))
-        };
-        drop(permit);
+        let exchange = Lent::new(Exchange::response(request, parts));
+        let (exchange, verdict) = snapshot.look(matching, Phase::Response, exchange, entered);
         let Exchange {
             request,
             response,
             edits,
             ..
-        } = exchange;
+        } = exchange.into_inner();
         let mut parts = response.expect("a response's exchange holds one");
         let applied = verdict.and_then(|()| {
             edits
@@ -337,29 +339,28 @@ fn context(request: &Parts) -> Parts {
 /// A place to run in. It is taken when the future is polled, waited for at most `pool_wait`, and boxed only then.
 enum Turn {
     Untried,
-    Waiting(Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send + Sync>>),
+    Waiting(Pin<Box<dyn Future<Output = bool> + Send + Sync>>),
 }
 
 impl Turn {
-    /// The permit, or `None` when none came free in time.
-    fn poll(&mut self, cx: &mut Context<'_>, snapshot: &Snapshot) -> Poll<Option<OwnedSemaphorePermit>> {
+    /// Whether a place came free in time. If so it is taken, and to be given back: see [`Snapshot::look`].
+    fn poll(&mut self, cx: &mut Context<'_>, snapshot: &Snapshot) -> Poll<bool> {
         if matches!(self, Self::Untried) {
-            let permits = snapshot.loader.engine.permits();
-            if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-                return Poll::Ready(Some(permit));
+            let gate = snapshot.loader.engine.gate();
+            if gate.try_enter() {
+                return Poll::Ready(true);
             }
-            let acquire = Arc::clone(permits).acquire_owned();
-            let wait = snapshot.pool_wait;
+            let (gate, wait): (Arc<Gate>, _) = (Arc::clone(gate), snapshot.pool_wait);
             *self = Self::Waiting(Box::pin(async move {
-                tokio::time::timeout(wait, acquire).await.ok()?.ok()
+                tokio::time::timeout(wait, gate.enter()).await.is_ok()
             }));
         }
         match self {
             Self::Untried => Poll::Pending,
             Self::Waiting(future) => {
-                let permit = ready!(future.as_mut().poll(cx));
+                let entered = ready!(future.as_mut().poll(cx));
                 drop(mem::replace(self, Self::Untried));
-                Poll::Ready(permit)
+                Poll::Ready(entered)
             }
         }
     }

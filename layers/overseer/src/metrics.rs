@@ -157,8 +157,13 @@ impl StandbyMetrics {
         this
     }
 
-    pub(crate) fn popped(&self, hit: bool) {
-        if hit { &self.hit } else { &self.miss }.increment(1);
+    /// So many requests found an instance that stood by, so many did not.
+    pub(crate) fn popped(&self, hits: u64, misses: u64) {
+        for (counter, count) in [(&self.hit, hits), (&self.miss, misses)] {
+            if count > 0 {
+                counter.increment(count);
+            }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     config::{OverseerConfig, PolicyConfig},
     edit::Edit,
     error::{BuildError, ConfigError},
-    exchange::{Exchange, LogLine},
+    exchange::{Exchange, Lent, LogLine},
     record::{InvalidRecord, RecordedRequest},
     report::LoadReport,
     spec::PolicySpec,
@@ -210,11 +210,14 @@ impl PolicyEngine {
         if !policy.loaded.compiled.has(Phase::Request.entry()) {
             return Ok(outcome(Verdict::Allow, exchange, 0));
         }
-        let (call, exchange) =
-            self.loader
-                .call(policy.spec.budget, &policy.loaded, Phase::Request, Some(exchange));
+        let (call, exchange) = self.loader.call(
+            policy.spec.budget,
+            &policy.loaded,
+            Phase::Request,
+            Some(Lent::new(exchange)),
+        );
         let exchange = exchange.expect("a call hands the exchange back");
-        Ok(outcome(call.verdict, exchange, call.fuel))
+        Ok(outcome(call.verdict, exchange.into_inner(), call.fuel))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     abi::arqon_host_v1::{Phase, State},
     engine::{Budget, Engine, Limiter, Ready, classify},
     error::chain,
-    exchange::Exchange,
+    exchange::Lent,
     verdict::{Denial, Verdict},
     verify::Loaded,
 };
@@ -44,10 +44,10 @@ pub(crate) fn instantiate(
 pub(crate) fn call(
     mut ready: Ready<State>,
     phase: Phase,
-    exchange: Option<Exchange>,
+    exchange: Option<Lent>,
     budget: Budget,
-) -> (Call, Option<Exchange>, Ready<State>) {
-    let mark = exchange.as_ref().map(Exchange::mark);
+) -> (Call, Option<Lent>, Ready<State>) {
+    let mark = exchange.as_ref().map(|exchange| exchange.mark());
     ready.state().begin(phase, exchange);
     let (result, fuel) = ready.call(budget);
     let state = ready.state();

@@ -18,6 +18,7 @@ use std::{
 use crate::{
     abi::arqon_host_v1::{Phase, State},
     engine::{Budget, Engine, Ready},
+    metrics::StandbyMetrics,
     run,
     verify::Loaded,
 };
@@ -41,6 +42,15 @@ pub(crate) struct Standby {
 struct Queue {
     open: bool,
     ready: Vec<Ready<State>>,
+    /// Requests since the last look that found an instance, and that found none.
+    popped: Popped,
+}
+
+/// How many requests found an instance that stood by, and how many did not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Popped {
+    hits: u64,
+    misses: u64,
 }
 
 impl Standby {
@@ -52,7 +62,20 @@ impl Standby {
     }
 
     pub(crate) fn pop(&self, shard: usize) -> Option<Ready<State>> {
-        lock(&self.queues[shard]).ready.pop()
+        let mut queue = lock(&self.queues[shard]);
+        let ready = queue.ready.pop();
+        match ready {
+            Some(_) => queue.popped.hits += 1,
+            None => queue.popped.misses += 1,
+        }
+        ready
+    }
+
+    /// Brings the next one into the cache of this core.
+    pub(crate) fn touch(&self, shard: usize) {
+        if let Some(next) = lock(&self.queues[shard]).ready.last() {
+            next.touch();
+        }
     }
 
     /// Lets instances stand by.
@@ -74,14 +97,15 @@ impl Standby {
         }
     }
 
-    /// How many are missing to `target`.
-    fn missing(&self, shard: usize, target: usize) -> usize {
-        let queue = lock(&self.queues[shard]);
-        if queue.open {
+    /// How many are missing to `target`, and what requests found since this was asked last.
+    fn missing(&self, shard: usize, target: usize) -> (usize, Popped) {
+        let mut queue = lock(&self.queues[shard]);
+        let missing = if queue.open {
             target.saturating_sub(queue.ready.len())
         } else {
             0
-        }
+        };
+        (missing, mem::take(&mut queue.popped))
     }
 
     fn push(&self, shard: usize, ready: Ready<State>) {
@@ -106,8 +130,19 @@ pub(crate) struct Refill {
 
 #[derive(Debug)]
 struct Worker {
-    desk: Arc<Desk>,
+    shop: Arc<Shop>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What it takes to keep one shard's queues full.
+#[derive(Debug)]
+struct Shop {
+    engine: Engine,
+    shard: usize,
+    /// How many are to stand by, of each module.
+    target: usize,
+    metrics: StandbyMetrics,
+    desk: Desk,
 }
 
 /// What a worker and the requests of its shard share.
@@ -127,8 +162,10 @@ impl Refill {
     pub(crate) fn start(engine: &Engine) -> io::Result<Self> {
         let target = engine.settings().standby;
         let shards = if target == 0 { 0 } else { engine.shards().len() };
+        // Taken here: the threads may run under another recorder.
+        let metrics = StandbyMetrics::new();
         let workers = (0..shards)
-            .map(|shard| Worker::start(engine.clone(), shard, target))
+            .map(|shard| Worker::start(engine.clone(), shard, target, metrics.clone()))
             .collect::<io::Result<_>>()?;
         Ok(Self { workers })
     }
@@ -144,7 +181,7 @@ impl Refill {
             }
         }
         for worker in &self.workers {
-            *lock(&worker.desk.modules) = modules
+            *lock(&worker.shop.desk.modules) = modules
                 .iter()
                 .map(|(module, budget)| (Arc::downgrade(module), *budget))
                 .collect();
@@ -162,8 +199,8 @@ impl Refill {
             return;
         };
         {
-            let mut waiting = lock(&worker.desk.used);
-            if waiting.len() < worker.desk.used_max {
+            let mut waiting = lock(&worker.shop.desk.used);
+            if waiting.len() < worker.shop.desk.used_max {
                 waiting.push(used);
             }
         }
@@ -177,30 +214,36 @@ pub(crate) const fn used_max(standby: usize) -> usize {
 }
 
 impl Worker {
-    fn start(engine: Engine, shard: usize, target: usize) -> io::Result<Self> {
+    fn start(engine: Engine, shard: usize, target: usize, metrics: StandbyMetrics) -> io::Result<Self> {
         let used_max = used_max(target);
-        let desk = Arc::new(Desk {
-            stop: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
-            used: Mutex::new(Vec::with_capacity(used_max)),
-            used_max,
-            modules: Mutex::default(),
+        let shop = Arc::new(Shop {
+            engine,
+            shard,
+            target,
+            metrics,
+            desk: Desk {
+                stop: AtomicBool::new(false),
+                asleep: AtomicBool::new(false),
+                used: Mutex::new(Vec::with_capacity(used_max)),
+                used_max,
+                modules: Mutex::default(),
+            },
         });
-        let at = Arc::clone(&desk);
+        let at = Arc::clone(&shop);
         let thread = thread::Builder::new()
             .name(format!("overseer-standby-{shard}"))
-            .spawn(move || work(&engine, shard, target, &at))?;
+            .spawn(move || work(&at))?;
         Ok(Self {
-            desk,
+            shop,
             thread: Some(thread),
         })
     }
 
     fn wake(&self) {
-        if self.desk.asleep.load(Ordering::Relaxed)
+        if self.shop.desk.asleep.load(Ordering::Relaxed)
             && let Some(thread) = &self.thread
         {
-            self.desk.asleep.store(false, Ordering::Relaxed);
+            self.shop.desk.asleep.store(false, Ordering::Relaxed);
             thread.thread().unpark();
         }
     }
@@ -208,7 +251,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.desk.stop.store(true, Ordering::Release);
+        self.shop.desk.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             drop(thread.join());
@@ -216,23 +259,18 @@ impl Drop for Worker {
     }
 }
 
-fn work(engine: &Engine, shard: usize, target: usize, desk: &Desk) {
+fn work(shop: &Shop) {
+    let desk = &shop.desk;
     let mut used = Vec::with_capacity(desk.used_max);
     let mut idle = 0;
     while !desk.stop.load(Ordering::Acquire) {
         mem::swap(&mut used, &mut *lock(&desk.used));
-        let mut least = target;
-        let mut busy = !used.is_empty();
+        let freed = !used.is_empty();
         used.clear();
-        let modules = lock(&desk.modules).clone();
-        for (module, budget) in &modules {
-            let Some(module) = module.upgrade() else { continue };
-            let missing = module.standby.missing(shard, target);
-            least = least.min(target - missing);
-            busy |= missing > 0 && fill(engine, shard, &module, *budget, missing, desk);
-        }
+        let (least, filled) = shop.fill_up();
+        let busy = freed || filled;
         idle = if busy { 0 } else { idle + 1 };
-        if busy && least < target / 2 {
+        if busy && least < shop.target / 2 {
             continue;
         }
         if idle < LOOKS_IDLE_MAX {
@@ -246,19 +284,35 @@ fn work(engine: &Engine, shard: usize, target: usize, desk: &Desk) {
     }
 }
 
-/// Makes instances; says whether any could be made. One that cannot be made here fails its request inline, where it is
-/// counted.
-fn fill(engine: &Engine, shard: usize, module: &Loaded, budget: Budget, missing: usize, desk: &Desk) -> bool {
-    for made in 0..missing {
-        if desk.stop.load(Ordering::Acquire) {
-            return false;
+impl Shop {
+    /// Makes what each module misses. The least that stand by of any module, as found, and whether any was made.
+    fn fill_up(&self) -> (usize, bool) {
+        let (mut least, mut filled) = (self.target, false);
+        let modules = lock(&self.desk.modules).clone();
+        for (module, budget) in &modules {
+            let Some(module) = module.upgrade() else { continue };
+            let (missing, popped) = module.standby.missing(self.shard, self.target);
+            self.metrics.popped(popped.hits, popped.misses);
+            least = least.min(self.target - missing);
+            filled |= missing > 0 && self.fill(&module, *budget, missing);
         }
-        match run::instantiate(engine, shard, module, Phase::Request, budget) {
-            Ok(ready) => module.standby.push(shard, ready),
-            Err(_) => return made > 0,
-        }
+        (least, filled)
     }
-    true
+
+    /// Makes instances; says whether any could be made. One that cannot be made here fails its request inline, where it is
+    /// counted.
+    fn fill(&self, module: &Loaded, budget: Budget, count: usize) -> bool {
+        for made in 0..count {
+            if self.desk.stop.load(Ordering::Acquire) {
+                return false;
+            }
+            match run::instantiate(&self.engine, self.shard, module, Phase::Request, budget) {
+                Ok(ready) => module.standby.push(self.shard, ready),
+                Err(_) => return made > 0,
+            }
+        }
+        true
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use crate::{
     abi::arqon_host_v1::{self as abi, Guest, Phase, Plan, State},
     engine::{Budget, Compiled, Engine},
     error::EngineError,
-    exchange::Exchange,
-    metrics::StandbyMetrics,
+    exchange::{Exchange, Lent},
     report::{DryRun, LoadReport},
     run::{self, Call},
     spec::PolicySpec,
@@ -51,7 +50,6 @@ pub(crate) struct Loader {
     pub(crate) linkers: Box<[Linker<State>]>,
     pub(crate) limits: LoadLimits,
     pub(crate) refill: Refill,
-    standby: StandbyMetrics,
 }
 
 impl std::fmt::Debug for Loader {
@@ -67,13 +65,11 @@ impl Loader {
     pub(crate) fn new(engine: Engine, limits: LoadLimits) -> Result<Self, EngineError> {
         let linkers = abi::link(&engine).map_err(EngineError::pool)?;
         let refill = Refill::start(&engine).map_err(EngineError::Thread)?;
-        let standby = StandbyMetrics::new();
         Ok(Self {
             engine,
             linkers,
             limits,
             refill,
-            standby,
         })
     }
 
@@ -207,7 +203,7 @@ impl Loader {
             exchange.response = Some(http::Response::new(()).into_parts().0);
             exchange.body = None;
         }
-        let (outcome, _) = self.call(spec.budget, loaded, phase, Some(exchange));
+        let (outcome, _) = self.call(spec.budget, loaded, phase, Some(Lent::new(exchange)));
         let (verdict, cause) = match &outcome.verdict {
             Verdict::Allow => ("allow", None),
             Verdict::Deny(_) => ("reject", None),
@@ -247,13 +243,12 @@ impl Loader {
         budget: Budget,
         loaded: &Loaded,
         phase: Phase,
-        exchange: Option<Exchange>,
-    ) -> (Call, Option<Exchange>) {
+        exchange: Option<Lent>,
+    ) -> (Call, Option<Lent>) {
         let shard = self.engine.shard();
         let mut stood_by = None;
         if phase == Phase::Request && self.refill.is_on() {
             stood_by = loaded.standby.pop(shard);
-            self.standby.popped(stood_by.is_some());
         }
         let ready = match stood_by {
             Some(ready) => Ok(ready),

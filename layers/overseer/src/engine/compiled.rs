@@ -169,6 +169,18 @@ impl<T: Host> Ready<T> {
         self.store.data_mut()
     }
 
+    /// Reads what the call will read first: the state, the store's counters, the guest's memory. An instance that stood by was
+    /// made on another core, and its memory lies gigabytes from the last one's; what is read here is in this core's cache by
+    /// the time it is called.
+    pub(crate) fn touch(&self) {
+        let first = self
+            .store
+            .data()
+            .memory()
+            .map(|memory| memory.data(&self.store).first().copied());
+        std::hint::black_box((first, self.store.get_fuel().unwrap_or(0)));
+    }
+
     /// Calls the entry point under `budget`: what it returned or ended in, and the fuel it used.
     ///
     /// Fuel and deadline count from here, so an instance made ready long ago behaves as one made now.

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     OverseerConfig, PolicyConfig,
     assemble::{loader, read_and_load},
-    exchange::Exchange,
+    exchange::{Exchange, Lent},
     verify::Loader,
 };
 
@@ -47,8 +47,11 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-fn exchange() -> Exchange {
-    Exchange::request(Request::new(()).into_parts().0, Some(Bytes::new()))
+fn exchange() -> Lent {
+    Lent::new(Exchange::request(
+        Request::new(()).into_parts().0,
+        Some(Bytes::new()),
+    ))
 }
 
 #[test]
@@ -91,7 +94,11 @@ fn the_threads_wake_after_a_long_sleep() {
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
     let shard = loader.engine.shard();
     eventually("sleep", || {
-        loader.refill.workers[shard].desk.asleep.load(Ordering::Relaxed)
+        loader.refill.workers[shard]
+            .shop
+            .desk
+            .asleep
+            .load(Ordering::Relaxed)
     });
     assert_eq!(loaded.standby.len(shard), 2);
     drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
@@ -102,7 +109,7 @@ fn the_threads_wake_after_a_long_sleep() {
 fn dropping_the_loader_ends_the_threads() {
     let (loader, loaded, budget) = load(2, SOILS);
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
-    let desk = Arc::downgrade(&loader.refill.workers[0].desk);
+    let desk = Arc::downgrade(&loader.refill.workers[0].shop);
     drop(loader);
     assert!(desk.upgrade().is_none());
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use wasmtime::{Caller, Extern, Trap};
 
 use super::{CALL_FUEL, State};
+use crate::engine::Host;
 
 /// A pointer and a length, as a guest gives them.
 #[derive(Clone, Copy)]
@@ -51,6 +52,9 @@ pub(super) fn charge(caller: &mut Caller<'_, State>, bytes: u64) -> wasmtime::Re
 
 /// Takes `fuel`, as [`charge`] does.
 pub(super) fn take(caller: &mut Caller<'_, State>, fuel: u64) -> wasmtime::Result<()> {
+    if fuel == 0 {
+        return Ok(());
+    }
     match caller.get_fuel()?.checked_sub(fuel) {
         Some(left) => caller.set_fuel(left),
         None => {

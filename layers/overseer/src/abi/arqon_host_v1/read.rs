@@ -94,7 +94,7 @@ fn length(len: usize) -> i32 {
 }
 
 fn exchange(state: &State) -> Result<&Exchange, i32> {
-    state.exchange.as_ref().ok_or(UNAVAILABLE)
+    state.exchange.as_deref().ok_or(UNAVAILABLE)
 }
 
 /// The characters of RFC 9110's `token`.

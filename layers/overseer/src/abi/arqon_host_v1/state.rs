@@ -7,7 +7,7 @@ use wasmtime::Memory;
 use super::Guest;
 use crate::{
     engine::{Host, Limiter},
-    exchange::Exchange,
+    exchange::Lent,
     verdict::Denial,
 };
 
@@ -40,7 +40,7 @@ impl Phase {
 pub(crate) struct State {
     pub(super) guest: Arc<Guest>,
     pub(super) phase: Phase,
-    pub(super) exchange: Option<Exchange>,
+    pub(super) exchange: Option<Lent>,
     pub(super) denial: Option<Denial>,
     /// Edits made in this call, and their bytes.
     pub(super) edits: usize,
@@ -69,13 +69,13 @@ impl State {
     }
 
     /// Lends the exchange to the call that comes.
-    pub(crate) fn begin(&mut self, phase: Phase, exchange: Option<Exchange>) {
+    pub(crate) fn begin(&mut self, phase: Phase, exchange: Option<Lent>) {
         self.phase = phase;
         self.exchange = exchange;
     }
 
     /// Takes the exchange back, and what `host_reject` said, if the guest called it.
-    pub(crate) fn end(&mut self) -> (Option<Exchange>, Option<Denial>) {
+    pub(crate) fn end(&mut self) -> (Option<Lent>, Option<Denial>) {
         (self.exchange.take(), self.denial.take())
     }
 
@@ -87,10 +87,6 @@ impl State {
     pub(crate) const fn growth_refused(&self) -> bool {
         self.limiter.refused()
     }
-
-    pub(super) const fn memory(&self) -> Option<Memory> {
-        self.memory
-    }
 }
 
 impl Host for State {
@@ -100,6 +96,10 @@ impl Host for State {
 
     fn attach(&mut self, memory: Memory) {
         self.memory = Some(memory);
+    }
+
+    fn memory(&self) -> Option<Memory> {
+        self.memory
     }
 
     fn started(&mut self) {
