@@ -2,21 +2,21 @@
 
 mod governance;
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use arqon_message::SubjectLayer;
 use arqon_overseer::{OverseerHandle, OverseerLayer};
 use arqon_rollout::RolloutLayer;
 use arqon_schema::{DirStore, Registry, SchemaLayer, SchemaStore};
 use arqon_shadow::{ShadowHandle, ShadowLayer, Sink};
-use ron_bus::Bus;
+use ron_bus::{Bus, Event};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Finding, InvalidConfig, PlatformConfig},
     edge::reserved::ReservedHeadersLayer,
     events::{self, BusLayer},
     stack::Stack,
-    supervise::{Crash, Supervisor},
 };
 
 /// The four layers of one program, running: their handles, and the tasks behind them.
@@ -46,7 +46,8 @@ pub struct Platform {
     /// Mirrors.
     pub shadow: ShadowHandle,
     layers: Layers,
-    tasks: Supervisor,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +57,41 @@ struct Layers {
     rollout: RolloutLayer,
     shadow: ShadowLayer,
     bus: BusLayer,
+}
+
+/// How the tasks behind the layers are started and watched.
+struct Tasks<'a> {
+    tracker: &'a TaskTracker,
+    stop: &'a CancellationToken,
+    bus: &'a Bus,
+}
+
+impl Tasks<'_> {
+    /// Runs a task until the platform stops. One that dies is told on the bus and in the log, with the reason.
+    fn run(&self, service: &'static str, task: impl Future<Output = Result<(), String>> + Send + 'static) {
+        let (stop, bus) = (self.stop.clone(), self.bus.clone());
+        self.tracker.spawn(async move {
+            let mut running = tokio::spawn(task);
+            let ended = tokio::select! {
+                () = stop.cancelled() => {
+                    running.abort();
+                    return;
+                }
+                ended = &mut running => ended,
+            };
+            let reason = match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(reason)) => reason,
+                Err(died) => events::panic_text(died),
+            };
+            tracing::error!(component = "platform", service, reason, "a task died");
+            // Nobody has to listen.
+            let _ = bus.publish(Event::ServiceCrashed {
+                service: service.to_owned(),
+                reason,
+            });
+        });
+    }
 }
 
 impl Platform {
@@ -116,7 +152,12 @@ impl Platform {
         engine: Engine,
         mut findings: Vec<Finding>,
     ) -> Result<Self, InvalidConfig> {
-        let tasks = Supervisor::new(bus.clone());
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let run = Tasks {
+            tracker: &tasks,
+            stop: &stop,
+            bus,
+        };
 
         // Compiling takes milliseconds a policy: off the async workers.
         let (overseer_config, on_event) = (config.overseer.clone(), events::of_overseer(bus.clone()));
@@ -133,14 +174,14 @@ impl Platform {
                 None
             }
         };
-        let schema = start_schemas(config, engine.schemas, bus, &tasks)
+        let schema = start_schemas(config, engine.schemas, bus, &run)
             .await
             .map_err(|found| findings.extend(found))
             .ok();
         #[cfg(feature = "nats")]
-        let rollout = governance::start(&config.rollout, engine.clients.as_ref(), bus, &tasks);
+        let rollout = governance::start(&config.rollout, engine.clients.as_ref(), bus, &run);
         #[cfg(not(feature = "nats"))]
-        let rollout = governance::start(&config.rollout, bus, &tasks);
+        let rollout = governance::start(&config.rollout, bus, &run);
         let rollout = rollout.map_err(|found| findings.extend(found)).ok();
         let shadow =
             match ShadowLayer::channel_with_events(&config.mirroring, sink, events::of_shadow(bus.clone())) {
@@ -155,25 +196,26 @@ impl Platform {
         let (Some((overseer, policies)), Some((schema, registry)), Some((rollout, governance)), Some(shadow)) =
             (overseer, schema, rollout, shadow)
         else {
-            tasks.stop().await;
+            stop.cancel();
             return Err(InvalidConfig(findings));
         };
         if !findings.is_empty() {
-            tasks.stop().await;
+            stop.cancel();
             return Err(InvalidConfig(findings));
         }
         let (shadow, mirror, drain) = shadow;
         if let Some(every) = config.overseer.watch_every() {
             let policies = policies.clone();
-            tasks.run("policies", async move {
+            run.run("policies", async move {
                 policies.watch(every).await;
                 Ok(())
             });
         }
-        tasks.run("mirror", async move {
+        run.run("mirror", async move {
             drain.run().await;
             Ok(())
         });
+        tasks.close();
         Ok(Self {
             overseer: policies,
             schema: registry,
@@ -187,6 +229,7 @@ impl Platform {
                 bus: BusLayer::new(bus.clone()),
             },
             tasks,
+            stop,
         })
     }
 
@@ -242,41 +285,11 @@ impl Platform {
         })
     }
 
-    /// Takes over what can change while requests run: all of `[platform.overseer]`, and `enabled`, `seed` and `rules` of
-    /// `[platform.mirroring]`. A request that has begun ends under what it began with. Every policy is read and loaded
-    /// anew, also what was uploaded since; with `keep_policies` Overseer stays as it is.
-    ///
-    /// # Errors
-    /// Everything that does not hold; then nothing has changed.
-    pub async fn reload(&self, config: &PlatformConfig, keep_policies: bool) -> Result<(), InvalidConfig> {
-        let refuse = |found: &arqon_shadow::ConfigFinding| {
-            Finding::new(format!("platform.mirroring.{}", found.key), found.to_string())
-        };
-        let findings: Vec<_> = config.mirroring.validate().iter().map(refuse).collect();
-        if !findings.is_empty() {
-            return Err(InvalidConfig(findings));
-        }
-        if !keep_policies && let Err(error) = self.overseer.reconfigure(config.overseer.clone()).await {
-            return Err(InvalidConfig(vec![Finding::new(
-                "platform.overseer",
-                error.to_string(),
-            )]));
-        }
-        self.shadow
-            .reload(&config.mirroring)
-            .map_err(|error| InvalidConfig(error.findings().iter().map(refuse).collect()))
-    }
-
-    /// The tasks behind the layers that died.
-    #[must_use]
-    pub fn crashed(&self) -> Vec<Crash> {
-        self.tasks.crashed()
-    }
-
     /// Delivers what the mirror still holds, at most `limit`, and ends the tasks.
     pub async fn shutdown(&self, limit: Duration) {
         self.shadow.shutdown(limit).await;
-        self.tasks.stop().await;
+        self.stop.cancel();
+        self.tasks.wait().await;
     }
 }
 
@@ -298,7 +311,7 @@ async fn start_schemas(
     config: &PlatformConfig,
     schemas: Schemas,
     bus: &Bus,
-    tasks: &Supervisor,
+    run: &Tasks<'_>,
 ) -> Result<(SchemaLayer, Registry), Vec<Finding>> {
     let mut registry = config.registry.clone();
     if !registry.enabled {
@@ -317,7 +330,7 @@ async fn start_schemas(
     match (schemas, dir) {
         #[cfg(feature = "nats")]
         (Schemas::Kv(store), _) => {
-            tasks.run("schemas", async move {
+            run.run("schemas", async move {
                 store.run(writer).await.map_err(|error| error.to_string())
             });
         }
@@ -335,7 +348,7 @@ async fn start_schemas(
                     )]);
                 }
             }
-            tasks.run("schemas", async move {
+            run.run("schemas", async move {
                 store.run(writer).await.map_err(|error| error.to_string())
             });
         }

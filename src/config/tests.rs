@@ -65,6 +65,40 @@ fn the_limits_hold_at_their_borders() {
         ("[nats]\nurl = \"nats://h:1\"\nreplicas = 3", true),
         ("[nats]\nurl = \"nats://h:1\"\nreplicas = 2", false),
         ("[telemetry]\nlog = \"xml\"", false),
+        ("[platform.rollout]\ncatalog = { kv = \"B/k\" }", true),
+        ("[platform.rollout]\ncatalog = { kv = \"B\" }", false),
+        (
+            "[platform.rollout]\ncatalog = { kv = \"B/k\", path = \"c.json\" }",
+            false,
+        ),
+        ("[platform.rollout]\ncatalog = { kvv = \"B/k\" }", false),
+        ("[platform.rollout]\naudit = { path = \"\" }", false),
+        ("[platform.rollout]\nguard = { window_seconds = 30 }", true),
+        ("[platform.rollout]\nguard = { window_seconds = 0 }", false),
+        ("[platform.rollout]\nguard = { min_samples = 0 }", false),
+        (
+            "[platform.rollout]\nguard = { error_rate_increase = 1.01 }",
+            false,
+        ),
+        ("[platform.rollout]\nguard = { latency_factor = 0.9 }", false),
+        ("[platform.rollout]\nguard = { action = \"shrug\" }", false),
+        ("[platform.rollout]\ncohort = \"new_sessions\"", true),
+        ("[platform.rollout]\ncohort = \"old\"", false),
+        ("[platform.rollout]\nsampling = \"random\"", true),
+        ("[platform.rollout]\nsampling = \"guess\"", false),
+        ("[platform.rollout]\nkey = \"cookie:\"", false),
+        ("[platform.rollout]\nnode_id = \"a.b\"", false),
+        ("[platform.rollout]\ntelemetry_seconds = -1", false),
+        ("[platform.rollout]\nenabled = true", false),
+        ("[platform.rollout]\nenabled = true\nallow_unsigned = true", true),
+        (
+            "[platform.rollout]\nthreshold = 2\nkeys = [{ keyid = \"a\", ed25519 = \"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\" }]",
+            false,
+        ),
+        (
+            "[platform.rollout]\nkeys = [{ keyid = \"a\", ed25519 = \"11qY\" }]",
+            false,
+        ),
         ("[bus]\ncapacity = -1", false),
         ("[gateway]\ncontrol_token_file = \"no/such/file\"", false),
     ] {
@@ -97,74 +131,4 @@ fn a_flag_goes_before_the_file() {
     let flags = [("gateway.listen", "127.0.0.1:2".to_owned())];
     let config = Config::load(Some(file.path()), &flags).expect("valid");
     assert_eq!((config.bus.capacity, config.gateway.listen.port()), (8, 2));
-}
-
-#[test]
-fn the_bus_section_is_the_buss_own_configuration() {
-    let config = load(
-        "[bus]\ncapacity = 8\noverflow_warn_rate_per_min = 6\nmetrics_namespace = \"edge\"\nemit_amnesia_label = false",
-    )
-    .expect("valid");
-    let expected = ron_bus::BusConfig::new(8)
-        .with_overflow_warn_rate_per_min(6)
-        .with_metrics_namespace("edge")
-        .with_emit_amnesia_label(false);
-    assert_eq!(config.bus.to_config(), expected);
-    assert_eq!(BusSection::default().to_config(), ron_bus::BusConfig::default());
-    for (toml, said) in [
-        (
-            "capacity = 1",
-            "bus.capacity: 1: bus.capacity must be >= 2 (recommended >= 8)",
-        ),
-        (
-            "overflow_warn_rate_per_min = 0",
-            "bus.overflow_warn_rate_per_min: 0: bus.overflow_warn_rate_per_min must be >= 1",
-        ),
-        (
-            "metrics_namespace = \"7up\"",
-            "bus.metrics_namespace: \"7up\": bus.metrics_namespace must be an ASCII identifier",
-        ),
-        (
-            "capcity = 8",
-            "bus.capcity: unknown key; did you mean `capacity`?",
-        ),
-    ] {
-        let findings = load(&format!("[bus]\n{toml}")).expect_err("refused").join("\n");
-        assert!(findings.starts_with(said), "{said} in {findings}");
-    }
-}
-
-#[test]
-fn a_reload_swaps_policies_and_mirror_rules_and_names_what_needs_a_restart() {
-    let running = load("[platform.mirroring]\nrules = []").expect("valid");
-    for (toml, keys) in [
-        ("", &[][..]),
-        (
-            "[platform.mirroring]\nseed = 7\nrules = [{ prefix = \"in.t.*.>\", percent = 0.5 }]",
-            &[],
-        ),
-        ("[platform.overseer]\nfuel_limit = 5\nstandby = 1", &[]),
-        (
-            "[platform.mirroring]\nqueue_messages = 7",
-            &["platform.mirroring.queue_messages"],
-        ),
-        (
-            "[bus]\ncapacity = 8\n[gateway]\nlisten = \"127.0.0.1:1\"",
-            &["bus.capacity", "gateway.listen"],
-        ),
-        ("[nats]\nurl = \"nats://h:1\"", &["nats"]),
-        (
-            "[platform.registry]\nunmapped = \"reject\"",
-            &["platform.registry.unmapped"],
-        ),
-        ("[telemetry]\nlog = \"text\"", &["telemetry.log"]),
-        (
-            "[platform.overseer]\nwatch_interval = \"1s\"",
-            &["platform.overseer.watch_interval"],
-        ),
-    ] {
-        let next = load(toml).expect("valid");
-        assert_eq!(running.restart_keys(&next), keys, "{toml}");
-        assert_eq!(running.says_the_same(&next), toml.is_empty(), "{toml}");
-    }
 }

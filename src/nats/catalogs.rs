@@ -46,16 +46,23 @@ impl KvCatalogs {
         }
     }
 
-    /// The newest catalog at `<bucket>/<key>`.
+    /// The catalog at `<bucket>/<key>` that the fold starts with: the oldest revision that is kept, so that a node that
+    /// comes late starts where the others started. Later ones come by catalog updates.
     ///
     /// # Errors
     /// When it is not there or cannot be read; one sentence.
-    pub async fn newest(&self, place: &str) -> Result<Bytes, BoxError> {
+    pub async fn first(&self, place: &str) -> Result<Bytes, BoxError> {
         let (bucket, key) = place.split_once('/').ok_or("a KV catalog is `<bucket>/<key>`")?;
         let read = async {
             let store = self.jetstream.get_key_value(bucket).await?;
-            let value = store.get(key).await?;
-            value.ok_or_else(|| BoxError::from(format!("bucket {bucket} has no key {key}")))
+            let mut revisions = store.history(key).await?;
+            while let Some(entry) = revisions.next().await {
+                let entry = entry?;
+                if entry.operation == Operation::Put {
+                    return Ok(entry.value);
+                }
+            }
+            Err(BoxError::from(format!("bucket {bucket} has no key {key}")))
         };
         timeout(READ_TIMEOUT, read).await?
     }

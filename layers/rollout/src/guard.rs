@@ -114,15 +114,18 @@ pub(crate) fn judge(config: &GuardConfig, baseline: &Window, canary: &Window) ->
     if expected.min(seen) < config.min_samples {
         return Judgement::NoData;
     }
-    let excess = surplus(baseline, canary);
+    let excess = surplus((baseline.errors, expected), (canary.errors, seen));
     let (slow, usual) = (canary.quantile(0.99), baseline.quantile(0.99));
+    let border = usual * config.latency_factor;
+    // A percentile of a hundred answers is its slowest one: more answers than by chance have to be beyond the border.
+    let late = surplus((baseline.above(border), expected), (canary.above(border), seen));
     let message = if excess > config.error_rate_increase {
         format!(
             "error rate {:.4}, the baseline's is {:.4}",
             canary.error_rate(),
             baseline.error_rate()
         )
-    } else if slow > usual * config.latency_factor {
+    } else if slow > border && late > 0.0 {
         format!("latency p99 {slow:.6} s, the baseline's is {usual:.6} s")
     } else {
         return Judgement::Healthy;
@@ -145,11 +148,11 @@ pub(crate) fn judge(config: &GuardConfig, baseline: &Window, canary: &Window) ->
 /// The lower end of the 99 % interval of the difference of two proportions (Agresti and Caffo: one success
 /// and one failure more on each side, so that small counts do not look certain).
 #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
-fn surplus(baseline: &Window, canary: &Window) -> f64 {
+fn surplus(baseline: (u64, u64), canary: (u64, u64)) -> f64 {
     const Z: f64 = 2.575_829_303_548_901;
-    let adjusted = |window: &Window| {
-        let answers = window.requests() as f64 + 2.0;
-        let rate = (window.errors as f64 + 1.0) / answers;
+    let adjusted = |(bad, all): (u64, u64)| {
+        let answers = all as f64 + 2.0;
+        let rate = (bad as f64 + 1.0) / answers;
         (rate, rate * (1.0 - rate) / answers)
     };
     let ((usual, spread), (rate, wide)) = (adjusted(baseline), adjusted(canary));
@@ -197,5 +200,18 @@ mod tests {
             panic!("{judgement:?}")
         };
         assert!(message.contains("p99") && figures.len() == 6, "{message}");
+    }
+
+    #[test]
+    fn one_slow_answer_in_a_hundred_is_chance() {
+        let usual = Window::of(&[(1_000, 100)], 0);
+        let unlucky = Window::of(&[(1_000, 98), (50_000, 2)], 0);
+        assert_eq!(
+            judge(&GuardConfig::default(), &usual, &unlucky),
+            Judgement::Healthy
+        );
+        let slow = Window::of(&[(1_000, 80), (50_000, 20)], 0);
+        let judgement = judge(&GuardConfig::default(), &usual, &slow);
+        assert!(matches!(judgement, Judgement::Breach { .. }), "{judgement:?}");
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     handle::Handle,
     service::Rollout,
     session::SessionVariant,
+    variant::Variant,
 };
 
 /// Assigns every request a variant: `Extension<Variant>` and `x-arqon-variant` on the request handed on,
@@ -47,6 +48,12 @@ impl RolloutLayer {
     pub fn with_key(mut self, key: Key) -> Self {
         self.key = Arc::new(key);
         self
+    }
+
+    /// The variant a request would get now, without counting it: for code that is no tower service. None where no
+    /// catalog is.
+    pub fn variant(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<Variant> {
+        self.layer(()).preview(headers, extensions)
     }
 
     /// What a WebSocket session keeps of its upgrade request; it goes into the extensions of each of its frames.

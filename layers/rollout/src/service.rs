@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderName, Request, Response};
+use http::{Extensions, HeaderMap, HeaderName, Request, Response};
 use tower_service::Service;
 
 use crate::{
@@ -50,35 +50,58 @@ impl<S> Rollout<S> {
     }
 
     /// The variant of a request and who measures it; None where no catalog is.
-    fn decide<B>(&self, request: &Request<B>) -> Option<(Variant, Option<Measure>)> {
-        let snapshot = self.handle.snapshot();
-        let (tenant, lane) = snapshot.lane(request.extensions())?;
-        if let Some(pinned) = self.pinned(tenant, lane, request) {
-            return Some((pinned, None));
-        }
-        let session = request.extensions().get::<SessionVariant>();
-        let served = session
-            .and_then(|session| kept(session, lane, request))
-            .unwrap_or_else(|| self.assign(lane, request, session));
-        served.decisions.increment(1);
-        let measure = served.stats.as_ref().and_then(|stats| {
-            stats.decide();
-            served.measured.then(|| Measure::start(stats.clone()))
-        });
-        Some((Variant::clone(&served.variant), measure))
+    fn decide(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<(Variant, Option<Measure>)> {
+        self.look(headers, extensions, |decided| match decided {
+            Decided::Pinned(variant) => (Variant::clone(variant), None),
+            Decided::Served(served) => {
+                served.decisions.increment(1);
+                let measure = served.stats.as_ref().and_then(|stats| {
+                    stats.decide();
+                    served.measured.then(|| Measure::start(stats.clone()))
+                });
+                (Variant::clone(&served.variant), measure)
+            }
+        })
     }
 
-    fn assign<'a, B>(
+    /// The same, counted nowhere.
+    pub(crate) fn preview(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<Variant> {
+        self.look(headers, extensions, |decided| match decided {
+            Decided::Pinned(variant) => Variant::clone(variant),
+            Decided::Served(served) => Variant::clone(&served.variant),
+        })
+    }
+
+    fn look<T>(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        take: impl FnOnce(Decided<'_>) -> T,
+    ) -> Option<T> {
+        let snapshot = self.handle.snapshot();
+        let (tenant, lane) = snapshot.lane(extensions)?;
+        if let Some(pinned) = self.pinned(tenant, lane, headers, extensions) {
+            return Some(take(Decided::Pinned(pinned)));
+        }
+        let session = extensions.get::<SessionVariant>();
+        let served = session
+            .and_then(|session| kept(session, lane, extensions))
+            .unwrap_or_else(|| self.assign(lane, headers, extensions, session));
+        Some(take(Decided::Served(served)))
+    }
+
+    fn assign<'a>(
         &self,
         lane: &'a LaneView,
-        request: &Request<B>,
+        headers: &HeaderMap,
+        extensions: &Extensions,
         session: Option<&SessionVariant>,
     ) -> &'a Served {
         let takes = lane.canary().filter(|canary| match self.sampling {
             Sampling::Random => canary.threshold.contains(self.coin.flip()),
             Sampling::Sticky => self
                 .key
-                .with(request.headers(), request.extensions(), |key| canary.takes(key))
+                .with(headers, extensions, |key| canary.takes(key))
                 // A frame has no cookie and no claim of its own.
                 .or_else(|| Some(canary.takes(session?.key()?)))
                 .unwrap_or(false),
@@ -87,31 +110,37 @@ impl<S> Rollout<S> {
     }
 
     /// The variant a tester's pin names.
-    fn pinned<B>(&self, tenant: &TenantView, lane: &LaneView, request: &Request<B>) -> Option<Variant> {
+    fn pinned<'a>(
+        &self,
+        tenant: &'a TenantView,
+        lane: &LaneView,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<&'a Arc<Variant>> {
         if tenant.pins.is_empty() || lane.same_for_all {
             return None;
         }
-        let carried = request.extensions().get::<Pin>().map(|Pin(header)| header);
-        let header = carried
-            .or_else(|| request.headers().get(PIN_HEADER))?
-            .to_str()
-            .ok()?;
+        let carried = extensions.get::<Pin>().map(|Pin(header)| header);
+        let header = carried.or_else(|| headers.get(PIN_HEADER))?.to_str().ok()?;
         let token = self.handle.verify_pin(header)?;
         let same_tenant = token.tenant == tenant.tenant.as_str();
-        tenant
-            .pins
-            .get(&token.variant)
-            .filter(|_| same_tenant)
-            .map(|variant| Variant::clone(variant))
+        tenant.pins.get(&token.variant).filter(|_| same_tenant)
     }
 }
 
+/// What a request gets.
+enum Decided<'a> {
+    /// A tester's own choice; it counts in no rollout.
+    Pinned(&'a Arc<Variant>),
+    Served(&'a Served),
+}
+
 /// What an open session keeps, where sessions keep theirs and it is still served.
-fn kept<'a, B>(session: &SessionVariant, lane: &'a LaneView, request: &Request<B>) -> Option<&'a Served> {
+fn kept<'a>(session: &SessionVariant, lane: &'a LaneView, extensions: &Extensions) -> Option<&'a Served> {
     if lane.same_for_all {
         return None;
     }
-    lane.serving(session.opened_with(request.extensions())?)
+    lane.serving(session.opened_with(extensions)?)
 }
 
 impl<S, B, R> Service<Request<B>> for Rollout<S>
@@ -129,7 +158,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let clone = self.inner.clone();
         let mut ready = mem::replace(&mut self.inner, clone);
-        let (variant, measure) = self.decide(&request).unzip();
+        let (variant, measure) = self.decide(request.headers(), request.extensions()).unzip();
         let header = variant.as_ref().map(Variant::header);
         // What a client claims to have been assigned never reaches the handler.
         match header.clone() {

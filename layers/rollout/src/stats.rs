@@ -100,6 +100,16 @@ impl Window {
         }
     }
 
+    /// How many answers took longer than this, in seconds, as well as the sketch can tell.
+    #[expect(clippy::cast_precision_loss, reason = "borders below 2^53")]
+    pub(crate) fn above(&self, seconds: f64) -> u64 {
+        let beyond = self.latency.iter().enumerate();
+        beyond
+            .filter(|(at, _)| border_us(*at) as f64 / 1e6 > seconds)
+            .map(|(_, count)| count)
+            .sum()
+    }
+
     /// The upper border of the bucket that holds the quantile, in seconds; 0 without an answer.
     #[expect(clippy::cast_precision_loss, reason = "counts below 2^53")]
     pub(crate) fn quantile(&self, quantile: f64) -> f64 {

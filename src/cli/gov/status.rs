@@ -37,12 +37,12 @@ fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result
     let now_us = SystemClock::new().now_us();
     writeln!(
         out,
-        "tenant {}: key set {}, catalog {}, position {} of the log, read {} ago",
+        "tenant {}: key set {}, catalog {}, position {} of the log, {}",
         tenant["tenant"].as_str().unwrap_or_default(),
         tenant["epoch"],
         tenant["catalog_version"],
         rollout["seq"],
-        ago(rollout["contact_age_us"].as_u64().unwrap_or_default()),
+        read_when(rollout["contact_age_us"].as_u64().unwrap_or_default()),
     )?;
     if let Some(hold) = rollout["hold"].as_str() {
         writeln!(out, "  held: {hold}")?;
@@ -60,6 +60,17 @@ fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result
         writeln!(out, "  {}", super::print::decision(decision))?;
     }
     Ok(())
+}
+
+/// When the log was read last.
+fn read_when(age_us: u64) -> String {
+    /// An age since the epoch: there was no contact yet.
+    const NEVER_US: u64 = 10 * 365 * 86_400 * 1_000_000;
+    if age_us > NEVER_US {
+        "not read yet".to_owned()
+    } else {
+        format!("read {} ago", ago(age_us))
+    }
 }
 
 /// Folds the log here, as a node that only looks: for when no gateway can be asked.
@@ -118,7 +129,7 @@ fn folded(url: &str, status: &Status, config: &std::path::Path) -> Result<Value,
             .build()?;
         if let Some(place) = kv {
             let bytes = catalogs
-                .newest(&place)
+                .first(&place)
                 .await
                 .map_err(|error| anyhow::anyhow!("{place}: {error}"))?;
             executor.start_with(&arqon_rollout::Catalog::parse(&bytes)?);

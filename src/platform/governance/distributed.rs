@@ -16,7 +16,7 @@ use super::{Trail, build};
 use crate::{
     config::{Finding, GovernanceConfig},
     nats::{Clients, KvCatalogs, NatsControlLog, heads},
-    supervise::Supervisor,
+    platform::Tasks,
 };
 
 /// Waiting for the first catalog: doubled each time.
@@ -26,7 +26,7 @@ pub(super) fn start(
     config: &GovernanceConfig,
     clients: &Clients,
     bus: &Bus,
-    tasks: &Supervisor,
+    run: &Tasks<'_>,
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
     let trail = Trail::open(config)?;
     let catalogs = KvCatalogs::new(clients.primary.clone(), files(config));
@@ -41,7 +41,7 @@ pub(super) fn start(
             handle.clone(),
         );
         let cut_off = move |message| told.alert(AlertSeverity::Critical, message);
-        tasks.run("audit head", async move {
+        run.run("audit head", async move {
             heads::export(client, replicas, node, log, cut_off)
                 .await
                 .map_err(|error| error.to_string())
@@ -52,7 +52,7 @@ pub(super) fn start(
     match first.kept()? {
         // Nothing has to be waited for: what is served is right before the first request.
         None if first.place.is_some() => {
-            tasks.run("governance", async move {
+            run.run("governance", async move {
                 executor.start_with(&first.fetch(&catalogs).await);
                 executor.recover(records);
                 executor.run().await;
@@ -64,7 +64,7 @@ pub(super) fn start(
                 executor.start_with(&catalog);
             }
             executor.recover(records);
-            tasks.run("governance", running(executor));
+            run.run("governance", running(executor));
         }
     }
     Ok((RolloutLayer::new(&handle), handle))
@@ -141,7 +141,7 @@ impl First {
     }
 
     async fn try_fetch(&self, catalogs: &KvCatalogs, place: &str) -> Result<Catalog, BoxError> {
-        let bytes = catalogs.newest(place).await?;
+        let bytes = catalogs.first(place).await?;
         let catalog = Catalog::parse(&bytes)?;
         if let Some(path) = &self.kept {
             let mut next = path.clone().into_os_string();

@@ -81,6 +81,24 @@ async fn a_stranger_rolls_a_variant_out_with_the_command_line_and_stops_it() {
         assert!(status.out.contains(said), "missing: {said}\nin:\n{}", status.out);
     }
 
+    // The console is there, runs nothing but its own script, and asks for what the status has.
+    let console = gateway.get("/").await;
+    assert_eq!(console.status, 200);
+    let policy = console.headers["content-security-policy"].to_str().expect("text");
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    let script = gateway.get("/console.js").await;
+    let script = String::from_utf8(script.body.to_vec()).expect("text");
+    assert!(script.contains("v1/state") && !script.contains("innerHTML"));
+    let state = gateway.get("/v1/state").await.json();
+    let shown = &state["rollout"]["tenants"][0];
+    for key in ["cohorts", "history", "guard", "by", "since_us", "reason", "phase"] {
+        assert!(
+            shown["scopes"][0].get(key).is_some() && script.contains(key),
+            "{key}"
+        );
+    }
+    assert_eq!(shown["decisions"][1]["by"], serde_json::json!(["ops-1"]));
+
     // 4. Stop, and only a resume ends it; the stopped rollout never comes back.
     let stop = ["gov", "stop", "--reason", "it burns", "--key", &sre];
     let stopped = site.arqon(&[&stop[..], &to].concat()).await;

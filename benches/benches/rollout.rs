@@ -1,0 +1,242 @@
+//! What a rollout costs a request, as ratios to the mirror's decision in the same run, with allocations (issue 7).
+//!
+//! `cargo bench -p arqon-benches --bench rollout`. Best of several rounds; the trace key was parsed once, by the edge, for
+//! both layers.
+
+use std::{
+    convert::Infallible,
+    future::{Future, Ready, ready},
+    hint::black_box,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use arqon::{
+    RolloutLayer, ShadowLayer, Subject, TraceKey,
+    rollout::{
+        Catalog, Clock, Config, Control, DownstreamMessage, Executor, GuardConfig, Handle, Proposal,
+        RolloutConfig, SystemClock,
+    },
+    shadow::{RuleConfig, ShadowConfig, ShadowCopy},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body_util::Full;
+use tower::{Layer, Service, service_fn};
+
+const BATCH: usize = 1_000;
+const ROUNDS: usize = 400;
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-b7ad6b7169203331-01";
+
+type Body = Full<Bytes>;
+
+fn request() -> Request<Body> {
+    let mut request = Request::post("/orders");
+    for name in [
+        "host",
+        "user-agent",
+        "accept",
+        "content-type",
+        "x-a",
+        "x-b",
+        "x-c",
+        "x-d",
+    ] {
+        request = request.header(name, "value");
+    }
+    let mut request = request
+        .header("traceparent", TRACE)
+        .body(Full::new(Bytes::from_static(&[7; 256])))
+        .expect("request");
+    let key = TraceKey::of_trace(request.headers()).expect("a trace");
+    request.extensions_mut().insert(key);
+    request
+        .extensions_mut()
+        .insert(Subject::parse("in.t.default.orders").expect("subject"));
+    request
+}
+
+/// What was asked, kept so that nothing is dropped on the clock.
+type Answer<B> = Response<Request<B>>;
+
+fn primary<B: 'static>() -> impl Service<
+    Request<B>,
+    Response = Answer<B>,
+    Error = Infallible,
+    Future = Ready<Result<Answer<B>, Infallible>>,
+> + Clone {
+    service_fn(|request: Request<B>| {
+        let mut response = Response::new(request);
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        ready(Ok(response))
+    })
+}
+
+fn finish<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("the primary answers at once"),
+    }
+}
+
+struct Case<'a> {
+    name: &'static str,
+    round: Box<dyn FnMut() -> f64 + 'a>,
+    best: f64,
+    allocations: u64,
+}
+
+/// Calls of a service.
+fn calls<'a, S, T>(name: &'static str, mut service: S) -> Case<'a>
+where
+    S: Service<Request<Body>, Response = Response<T>, Error = Infallible> + 'a,
+{
+    let one = request();
+    let mut answer = None;
+    let allocations = allocation_counter::measure(|| answer = Some(finish(service.call(one)))).count_total;
+    drop(answer);
+    let round = move || {
+        let requests: Vec<_> = (0..BATCH).map(|_| request()).collect();
+        let mut answers = Vec::with_capacity(BATCH);
+        let begun = Instant::now();
+        for request in requests {
+            answers.push(finish(service.call(request)));
+        }
+        let nanos = begun.elapsed().as_nanos() as f64 / BATCH as f64;
+        drop(black_box(answers));
+        nanos
+    };
+    Case {
+        name,
+        round: Box::new(round),
+        best: f64::MAX,
+        allocations,
+    }
+}
+
+/// The decision alone, on one request.
+fn decision<'a>(name: &'static str, layer: &'a RolloutLayer) -> Case<'a> {
+    let one = request();
+    let allocations = allocation_counter::measure(|| {
+        black_box(layer.variant(one.headers(), one.extensions()));
+    })
+    .count_total;
+    let round = move || {
+        let begun = Instant::now();
+        for _ in 0..BATCH {
+            black_box(layer.variant(black_box(one.headers()), one.extensions()));
+        }
+        begun.elapsed().as_nanos() as f64 / BATCH as f64
+    };
+    Case {
+        name,
+        round: Box::new(round),
+        best: f64::MAX,
+        allocations,
+    }
+}
+
+async fn rollout(percent: f64, guard: Option<GuardConfig>) -> (RolloutLayer, Handle) {
+    let catalog = Catalog::parse(
+        br#"{"version":1,"baseline":1,"variants":[{"id":1,"name":"stable"},{"id":42,"name":"fast"}]}"#,
+    );
+    let config = Config {
+        enabled: true,
+        allow_unsigned: true,
+        guard,
+        ..Config::default()
+    };
+    let executor = Executor::builder(&config)
+        .catalog(catalog.expect("a catalog"))
+        .build()
+        .expect("valid");
+    let handle = executor.handle();
+    tokio::spawn(executor.run());
+    let tenant = arqon::TenantId::new("default").expect("a tenant");
+    let proposal = Proposal {
+        id: "p".to_owned(),
+        variant_id: Some(42),
+        confidence: 1.0,
+        ..Proposal::default()
+    };
+    handle.client(&tenant).send(proposal).await.expect("proposed");
+    let approval = DownstreamMessage::Approval {
+        proposal_id: "p".to_owned(),
+        proposal_digest: handle.status().tenants[0].pending[0].digest.clone(),
+        rollout: Some(RolloutConfig {
+            initial_percent: percent,
+            increment_per_minute: 0.0,
+            max_percent: percent,
+        }),
+    };
+    let control = Control::new("default", SystemClock::new().now_us(), 60_000_000, approval);
+    let envelope = control.sign(&[]).expect("finite").to_json();
+    handle.submit(envelope.as_bytes()).await.expect("approved");
+    (RolloutLayer::new(&handle), handle)
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
+    let sink = |copy: ShadowCopy| {
+        black_box(copy);
+        ready(Ok(()))
+    };
+    // The trace is at 42.1 % of the mirror's range: not chosen at 10 %.
+    let mirroring = ShadowConfig::default().rule(RuleConfig::new("in.t.*.>", 0.10));
+    let (shadow, _mirror, drain) = ShadowLayer::channel(&mirroring, sink).expect("config");
+    let _drain = runtime.spawn(drain.run());
+    let (some, _) = runtime.block_on(rollout(10.0, None));
+    let (all, _) = runtime.block_on(rollout(100.0, None));
+    let (guarded, _) = runtime.block_on(rollout(10.0, Some(GuardConfig::default())));
+
+    let mut cases = [
+        calls("bare primary", primary::<Body>()),
+        calls("mirror, not chosen at 10 %", shadow.layer(primary())),
+        decision("rollout, the decision at 10 %", &some),
+        decision("rollout, the decision at 100 %", &all),
+        calls("rollout, layer at 10 %", some.layer(primary::<Body>())),
+        calls("rollout, layer at 100 %", all.layer(primary::<Body>())),
+        calls("rollout, layer with a guard", guarded.layer(primary::<Body>())),
+        calls(
+            "rollout, disabled",
+            RolloutLayer::disabled().layer(primary::<Body>()),
+        ),
+    ];
+    for _ in 0..ROUNDS {
+        for case in &mut cases {
+            case.best = case.best.min((case.round)());
+        }
+    }
+    let (bare, floor) = (cases[0].best, cases[0].allocations);
+    let mirror = cases[1].best - bare;
+    println!(
+        "{:<34}{:>10}{:>12}{:>12}{:>13}",
+        "", "ns/call", "over bare", "x mirror", "allocations"
+    );
+    for Case {
+        name,
+        best,
+        allocations,
+        ..
+    } in &cases
+    {
+        // A decision alone has no primary under it.
+        let alone = name.contains("the decision");
+        let over = if alone { *best } else { best - bare };
+        let own = if alone { *allocations } else { allocations - floor };
+        println!(
+            "{name:<34}{best:>10.1}{over:>12.1}{:>12.2}{own:>13}",
+            over / mirror
+        );
+    }
+    println!(
+        "decision to the mirror's: {:.2} (bound: 1.2)",
+        cases[2].best.max(cases[3].best) / mirror
+    );
+}
