@@ -1,11 +1,12 @@
 //! The configuration of a whole program: file, environment and flags, read once into typed sections.
 //!
 //! Flags go before the environment (`ARQON_*`, where `__` nests: `ARQON_GATEWAY__LISTEN`), that before the file, that
-//! before the defaults; `RON_BUS_CAPACITY` is the bus's own variable. Paths are relative to the file. Every finding is
+//! before the defaults; `RON_BUS_CAPACITY` and its like are the bus's own variables. Paths are relative to the file. Every finding is
 //! reported at once, with its key, its value and what would mend it; an unknown key is an error.
 
 mod gateway;
 mod read;
+mod reload;
 
 use std::{fmt, path::Path};
 
@@ -17,13 +18,12 @@ use figment::{
     Figment, Metadata, Profile, Provider,
     providers::{Env, Format, Serialized, Toml},
 };
-use ron_bus::BusConfig;
 use serde::Serialize;
 use serde_json::Value;
 
 use self::read::Known;
 pub use self::{
-    gateway::{BusSection, GatewayConfig, LogFormat, NatsConfig, TelemetryConfig, control_token},
+    gateway::{BusSection, GatewayConfig, LogFormat, NatsConfig, TelemetryConfig, amnesia, control_token},
     read::Finding,
 };
 
@@ -121,11 +121,8 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         figment = figment.merge(environment());
-        figment = figment.merge(
-            Env::prefixed("RON_BUS_")
-                .only(&["CAPACITY"])
-                .map(|key| format!("bus.{key}").into()),
-        );
+        // The bus's own variables (source: CONFIG 2): RON_BUS_CAPACITY is bus.capacity.
+        figment = figment.merge(Env::prefixed("RON_BUS_").map(|key| format!("bus.{key}").into()));
         for (key, value) in flags {
             figment = figment.merge(Flag::new(key, value));
         }
@@ -152,6 +149,7 @@ impl Config {
             }
         };
         let mut findings = Vec::new();
+        findings.extend(amnesia().err());
         for (key, message) in NOT_YET {
             if remove(&mut root, key) {
                 findings.push(Finding::new(*key, *message));
@@ -189,12 +187,7 @@ impl Config {
     pub fn validate(&self) -> Vec<Finding> {
         let mut findings = self.gateway.validate();
         findings.extend(self.nats.iter().flat_map(NatsConfig::validate));
-        if let Err(error) = BusConfig::new(self.bus.capacity).validate() {
-            findings.push(Finding::new(
-                "bus.capacity",
-                format!("{}: {error}", self.bus.capacity),
-            ));
-        }
+        findings.extend(self.bus.validate());
         let platform = &self.platform;
         findings.extend(
             platform
@@ -325,10 +318,13 @@ impl Provider for Flag {
     }
 
     fn data(&self) -> Result<figment::value::Map<Profile, figment::value::Dict>, figment::Error> {
-        // Numbers are read as numbers, as in the environment.
-        match self.value.parse::<u64>() {
-            Ok(number) => Serialized::default(self.key, number).data(),
-            Err(_) => Serialized::default(self.key, &self.value).data(),
+        // Numbers and truth values are read as such, as in the environment.
+        if let Ok(number) = self.value.parse::<u64>() {
+            Serialized::default(self.key, number).data()
+        } else if let Ok(truth) = self.value.parse::<bool>() {
+            Serialized::default(self.key, truth).data()
+        } else {
+            Serialized::default(self.key, &self.value).data()
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Facts for the rest of the program: the bus in every request, and the form in which facts leave the process.
 
+mod redact;
+mod wire;
+
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -10,12 +14,16 @@ use std::{
 
 use http::Request;
 use ron_bus::{Bus, Event};
-use serde::{Deserialize, Serialize};
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub(crate) use self::redact::redacted;
+pub use self::wire::{Audience, WireEvent};
+
 /// A layer that puts a [`Bus`] into every request's extensions: HTTP, WebSocket frame and NATS message alike. So any
 /// handler, and any layer inside this one, publishes and subscribes without wiring of its own.
+///
+/// With the feature `axum`, [`RequestBus`] extracts it; without, it is in the extensions as a [`Bus`].
 ///
 /// ```
 /// use arqon::{BusLayer, bus::{Bus, Event}};
@@ -78,6 +86,50 @@ where
     }
 }
 
+/// The bus of a request, for a handler of axum's: to publish on, or to subscribe to.
+///
+/// Where no [`BusLayer`] stands around the handler, the request is refused with 500 `internal`.
+///
+/// ```
+/// use arqon::{BusLayer, RequestBus, bus::{Bus, Event}};
+/// use axum::{Router, routing::get};
+///
+/// async fn next_version(RequestBus(bus): RequestBus) -> String {
+///     let mut receiver = bus.subscribe();
+///     match receiver.recv().await {
+///         Ok(Event::ConfigUpdated { version }) => version.to_string(),
+///         other => format!("{other:?}"),
+///     }
+/// }
+///
+/// let app: Router = Router::new().route("/", get(next_version)).layer(BusLayer::new(Bus::new(256)?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+#[derive(Clone, Debug)]
+pub struct RequestBus(pub Bus);
+
+#[cfg(feature = "axum")]
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for RequestBus {
+    type Rejection = axum::response::Response;
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        _state: &S,
+    ) -> Result<Self, Self::Rejection> {
+        if let Some(bus) = parts.extensions.get::<Bus>() {
+            return Ok(Self(bus.clone()));
+        }
+        let problem = arqon_message::Problem::new(
+            arqon_message::Code::Internal,
+            "no BusLayer is around this handler",
+        );
+        let refused = arqon_message::Rejection::new(problem).into_response::<axum::body::Body>(parts);
+        Err(refused.map(axum::body::Body::new))
+    }
+}
+
 /// What killed a task, in words.
 pub(crate) fn panic_text(died: tokio::task::JoinError) -> String {
     match died.try_into_panic() {
@@ -97,25 +149,39 @@ fn tell(bus: &Bus, event: Event) {
     let _unheard = bus.publish(event);
 }
 
-/// Reports of the policies.
+/// Reports of the policies. A revision counts the loads of one policy, refused ones included.
 pub(crate) fn of_overseer(bus: Bus) -> arqon_overseer::OnEvent {
-    let loads = AtomicU64::new(0);
-    Arc::new(move |event| {
-        let (policy, ok) = match event {
-            arqon_overseer::Event::PolicyReloaded { name, .. } => (name, true),
-            arqon_overseer::Event::PolicyRefused { name, findings } => {
-                tracing::warn!(
-                    component = "overseer",
-                    module = name,
-                    findings = findings.join("; "),
-                    "policy refused, the last good one stays"
-                );
-                (name, false)
+    let loads = Mutex::new(HashMap::<String, u64>::new());
+    let report = move |policy: String, ok| {
+        let mut loads = loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let revision = loads.entry(policy.clone()).or_insert(0);
+        *revision += 1;
+        Event::PolicyReloaded {
+            policy,
+            revision: *revision,
+            ok,
+        }
+    };
+    Arc::new(move |event| match event {
+        arqon_overseer::Event::PolicyReloaded { name, .. } => tell(&bus, report(name, true)),
+        arqon_overseer::Event::PolicyRefused { name, findings } => {
+            tracing::warn!(
+                component = "overseer",
+                module = name,
+                findings = findings.join("; "),
+                "policy refused, the last good one stays"
+            );
+            tell(&bus, report(name, false));
+        }
+        // A new chain: each of its policies was loaded anew.
+        arqon_overseer::Event::Reconfigured { names } => {
+            for names in names.chunks(Bus::BATCH_EVENTS_MAX) {
+                let reports = names.iter().map(|name| report(name.clone(), true));
+                // Nobody has to listen.
+                let _ = bus.publish_batch(reports.collect());
             }
-            _ => return,
-        };
-        let revision = loads.fetch_add(1, Ordering::Relaxed) + 1;
-        tell(&bus, Event::PolicyReloaded { policy, revision, ok });
+        }
+        _ => {}
     })
 }
 
@@ -175,203 +241,11 @@ pub(crate) fn of_shadow(bus: Bus) -> arqon_shadow::OnEvent {
     })
 }
 
-/// The longest crash reason that leaves the process, in characters.
-const REASON_CHARS_MAX: usize = 120;
-
-/// A fact in the form in which it leaves the process: JSON with the tag `event` (source: INTEROP 8.1; the reports are
-/// additive). Vectors: `tests/vectors/events/`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "the fields are those of `ron_bus::Event`, documented there; `corr_id` names the fact"
-)]
-pub enum WireEvent {
-    Health {
-        service: String,
-        ok: bool,
-        corr_id: String,
-    },
-    ConfigUpdated {
-        version: u64,
-        corr_id: String,
-    },
-    ServiceCrashed {
-        service: String,
-        reason: String,
-        corr_id: String,
-    },
-    Shutdown {
-        corr_id: String,
-    },
-    PolicyReloaded {
-        policy: String,
-        revision: u64,
-        ok: bool,
-        corr_id: String,
-    },
-    SchemaChanged {
-        schema_id: String,
-        revision: u64,
-        corr_id: String,
-    },
-    RolloutChanged {
-        rollout: String,
-        seq: u64,
-        basis_points: u16,
-        corr_id: String,
-    },
-    MirrorDegraded {
-        reason: String,
-        dropped: u64,
-        corr_id: String,
-    },
-}
-
-/// Who reads the exported events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Audience {
-    /// Anybody who may see metrics.
-    #[default]
-    Observer,
-    /// A holder of the control token: sees `Shutdown` too.
-    Admin,
-}
-
-impl WireEvent {
-    /// The exported form of one fact (not of a batch: export each of [`Event::facts`]), or `None` when it stays inside:
-    /// `Shutdown` for observers, and whatever a later version of the bus adds. A crash reason keeps its first line
-    /// only, cut at 120 characters and without anything that looks like a credential.
-    #[must_use]
-    pub fn export(fact: &Event, corr_id: &str, audience: Audience) -> Option<Self> {
-        let corr_id = corr_id.to_owned();
-        Some(match fact.clone() {
-            Event::Health { service, ok } => Self::Health { service, ok, corr_id },
-            Event::ConfigUpdated { version } => Self::ConfigUpdated { version, corr_id },
-            Event::ServiceCrashed { service, reason } => Self::ServiceCrashed {
-                service,
-                reason: redacted(&reason),
-                corr_id,
-            },
-            Event::Shutdown if audience == Audience::Admin => Self::Shutdown { corr_id },
-            Event::PolicyReloaded { policy, revision, ok } => Self::PolicyReloaded {
-                policy,
-                revision,
-                ok,
-                corr_id,
-            },
-            Event::SchemaChanged { schema_id, revision } => Self::SchemaChanged {
-                schema_id,
-                revision,
-                corr_id,
-            },
-            Event::RolloutChanged {
-                rollout,
-                seq,
-                basis_points,
-            } => Self::RolloutChanged {
-                rollout,
-                seq,
-                basis_points,
-                corr_id,
-            },
-            Event::MirrorDegraded { reason, dropped } => Self::MirrorDegraded {
-                reason,
-                dropped,
-                corr_id,
-            },
-            _ => return None,
-        })
-    }
-}
-
-/// The first line, cut, with words that carry a credential masked: `key=value` of a secret's name, URLs' user parts,
-/// bearer tokens and long opaque words.
-fn redacted(reason: &str) -> String {
-    let line = reason.lines().next().unwrap_or_default();
-    let mut after_bearer = false;
-    let words = line.split_whitespace().map(|word| {
-        let lower = word.to_ascii_lowercase();
-        let named = [
-            "password",
-            "passwd",
-            "secret",
-            "token",
-            "apikey",
-            "api_key",
-            "authorization",
-        ]
-        .iter()
-        .any(|name| lower.contains(&format!("{name}=")) || lower.contains(&format!("{name}:")));
-        let userinfo = lower
-            .split_once("://")
-            .is_some_and(|(_, rest)| rest.contains('@'));
-        let opaque = word.len() >= 32
-            && word
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.=+/".contains(&b));
-        let secret = std::mem::replace(&mut after_bearer, lower == "bearer") || named || userinfo || opaque;
-        if secret { "[redacted]" } else { word }
-    });
-    words
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(REASON_CHARS_MAX)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
 
     use super::*;
-
-    fn export(event: &Event, audience: Audience) -> Option<String> {
-        WireEvent::export(event, "c-1", audience).map(|event| serde_json::to_string(&event).expect("JSON"))
-    }
-
-    #[test]
-    fn facts_have_the_sources_shape() {
-        let event = Event::Health {
-            service: "nats".into(),
-            ok: true,
-        };
-        assert_eq!(
-            export(&event, Audience::Observer).as_deref(),
-            Some(r#"{"event":"health","service":"nats","ok":true,"corr_id":"c-1"}"#)
-        );
-        let event = Event::ConfigUpdated { version: 3 };
-        assert_eq!(
-            export(&event, Audience::Observer).as_deref(),
-            Some(r#"{"event":"config_updated","version":3,"corr_id":"c-1"}"#)
-        );
-    }
-
-    #[test]
-    fn a_shutdown_is_for_admins() {
-        assert_eq!(export(&Event::Shutdown, Audience::Observer), None);
-        assert!(export(&Event::Shutdown, Audience::Admin).is_some());
-    }
-
-    #[test]
-    fn a_crash_reason_keeps_no_secret() {
-        for (reason, shown) in [
-            ("index out of bounds\nstack: ...", "index out of bounds"),
-            ("connect nats://user:pw@host failed", "connect [redacted] failed"),
-            ("password=hunter2 refused", "[redacted] refused"),
-            ("bad header Bearer abc.def", "bad header Bearer [redacted]"),
-            (
-                "key c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0 refused",
-                "key [redacted] refused",
-            ),
-        ] {
-            assert_eq!(redacted(reason), shown);
-        }
-        assert_eq!(redacted(&"ab ".repeat(100)).chars().count(), REASON_CHARS_MAX);
-    }
 
     #[tokio::test]
     async fn every_request_carries_the_bus() -> Result<(), Box<dyn std::error::Error>> {
@@ -389,6 +263,72 @@ mod tests {
         }));
         service.call(Request::new(())).await?;
         assert_eq!(receiver.recv().await?, Event::ConfigUpdated { version: 1 });
+        Ok(())
+    }
+
+    #[cfg(feature = "axum")]
+    #[tokio::test]
+    async fn a_handler_extracts_the_bus_and_is_refused_where_there_is_none()
+    -> Result<(), Box<dyn std::error::Error>> {
+        use axum::{Router, routing::get};
+        use tower::ServiceExt;
+
+        let handler = |RequestBus(bus): RequestBus| async move { bus.subscribers().to_string() };
+        let bus = Bus::new(16)?;
+        let _one = bus.subscribe();
+        let bare: Router = Router::new().route("/", get(handler));
+        let app = bare.clone().layer(BusLayer::new(bus));
+        let ask = || Request::new(axum::body::Body::empty());
+        let body = axum::body::to_bytes(app.oneshot(ask()).await?.into_body(), 100).await?;
+        assert_eq!(body, "1");
+        let refused = bare.oneshot(ask()).await?;
+        assert_eq!(refused.status(), 500);
+        let body = axum::body::to_bytes(refused.into_body(), 10_000).await?;
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&body)?["code"],
+            "internal"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_policy_revision_counts_the_loads_of_that_policy() -> Result<(), Box<dyn std::error::Error>> {
+        let bus = Bus::new(16)?;
+        let mut facts = bus.subscribe();
+        let sink = of_overseer(bus);
+        let reloaded = |name: &str| arqon_overseer::Event::PolicyReloaded {
+            name: name.to_owned(),
+            sha256: String::new(),
+        };
+        sink(reloaded("a"));
+        sink(reloaded("b"));
+        sink(arqon_overseer::Event::PolicyRefused {
+            name: "a".to_owned(),
+            findings: Vec::new(),
+        });
+        sink(arqon_overseer::Event::Reconfigured {
+            names: vec!["a".to_owned(), "b".to_owned()],
+        });
+        let mut told = Vec::new();
+        while let Ok(event) = facts.try_recv() {
+            for fact in event.facts() {
+                let Event::PolicyReloaded { policy, revision, ok } = fact else {
+                    panic!("{fact:?}")
+                };
+                told.push((policy.clone(), *revision, *ok));
+            }
+        }
+        let expected = [
+            ("a", 1, true),
+            ("b", 1, true),
+            ("a", 2, false),
+            ("a", 3, true),
+            ("b", 2, true),
+        ];
+        assert_eq!(
+            told,
+            expected.map(|(policy, revision, ok)| (policy.to_owned(), revision, ok))
+        );
         Ok(())
     }
 }

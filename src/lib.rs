@@ -34,6 +34,7 @@ pub mod memory;
 pub mod platform;
 pub mod publish;
 mod stack;
+pub mod supervise;
 
 #[cfg(feature = "cli")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cli")))]
@@ -49,6 +50,8 @@ pub use arqon_schema::{self as schema, SchemaLayer, ValidatedBy};
 pub use arqon_shadow::{self as shadow, ShadowLayer, is_shadow};
 pub use ron_bus as bus;
 
+#[cfg(feature = "axum")]
+pub use self::events::RequestBus;
 pub use self::{
     events::{BusLayer, WireEvent},
     stack::{Stack, Stacked},

@@ -2,21 +2,21 @@
 
 mod governance;
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use arqon_message::SubjectLayer;
 use arqon_overseer::{OverseerHandle, OverseerLayer};
 use arqon_rollout::RolloutLayer;
 use arqon_schema::{DirStore, Registry, SchemaLayer, SchemaStore};
 use arqon_shadow::{ShadowHandle, ShadowLayer, Sink};
-use ron_bus::{Bus, Event};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use ron_bus::Bus;
 
 use crate::{
     config::{Finding, InvalidConfig, PlatformConfig},
     edge::reserved::ReservedHeadersLayer,
     events::{self, BusLayer},
     stack::Stack,
+    supervise::{Crash, Supervisor},
 };
 
 /// The four layers of one program, running: their handles, and the tasks behind them.
@@ -46,8 +46,7 @@ pub struct Platform {
     /// Mirrors.
     pub shadow: ShadowHandle,
     layers: Layers,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    tasks: Supervisor,
 }
 
 #[derive(Clone, Debug)]
@@ -57,41 +56,6 @@ struct Layers {
     rollout: RolloutLayer,
     shadow: ShadowLayer,
     bus: BusLayer,
-}
-
-/// How the tasks behind the layers are started and watched.
-struct Tasks<'a> {
-    tracker: &'a TaskTracker,
-    stop: &'a CancellationToken,
-    bus: &'a Bus,
-}
-
-impl Tasks<'_> {
-    /// Runs a task until the platform stops. One that dies is told on the bus and in the log, with the reason.
-    fn run(&self, service: &'static str, task: impl Future<Output = Result<(), String>> + Send + 'static) {
-        let (stop, bus) = (self.stop.clone(), self.bus.clone());
-        self.tracker.spawn(async move {
-            let mut running = tokio::spawn(task);
-            let ended = tokio::select! {
-                () = stop.cancelled() => {
-                    running.abort();
-                    return;
-                }
-                ended = &mut running => ended,
-            };
-            let reason = match ended {
-                Ok(Ok(())) => return,
-                Ok(Err(reason)) => reason,
-                Err(died) => events::panic_text(died),
-            };
-            tracing::error!(component = "platform", service, reason, "a task died");
-            // Nobody has to listen.
-            let _ = bus.publish(Event::ServiceCrashed {
-                service: service.to_owned(),
-                reason,
-            });
-        });
-    }
 }
 
 impl Platform {
@@ -152,12 +116,7 @@ impl Platform {
         engine: Engine,
         mut findings: Vec<Finding>,
     ) -> Result<Self, InvalidConfig> {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let run = Tasks {
-            tracker: &tasks,
-            stop: &stop,
-            bus,
-        };
+        let tasks = Supervisor::new(bus.clone());
 
         // Compiling takes milliseconds a policy: off the async workers.
         let (overseer_config, on_event) = (config.overseer.clone(), events::of_overseer(bus.clone()));
@@ -174,14 +133,14 @@ impl Platform {
                 None
             }
         };
-        let schema = start_schemas(config, engine.schemas, bus, &run)
+        let schema = start_schemas(config, engine.schemas, bus, &tasks)
             .await
             .map_err(|found| findings.extend(found))
             .ok();
         #[cfg(feature = "nats")]
-        let rollout = governance::start(&config.rollout, engine.clients.as_ref(), bus, &run);
+        let rollout = governance::start(&config.rollout, engine.clients.as_ref(), bus, &tasks);
         #[cfg(not(feature = "nats"))]
-        let rollout = governance::start(&config.rollout, bus, &run);
+        let rollout = governance::start(&config.rollout, bus, &tasks);
         let rollout = rollout.map_err(|found| findings.extend(found)).ok();
         let shadow =
             match ShadowLayer::channel_with_events(&config.mirroring, sink, events::of_shadow(bus.clone())) {
@@ -196,26 +155,25 @@ impl Platform {
         let (Some((overseer, policies)), Some((schema, registry)), Some((rollout, governance)), Some(shadow)) =
             (overseer, schema, rollout, shadow)
         else {
-            stop.cancel();
+            tasks.stop().await;
             return Err(InvalidConfig(findings));
         };
         if !findings.is_empty() {
-            stop.cancel();
+            tasks.stop().await;
             return Err(InvalidConfig(findings));
         }
         let (shadow, mirror, drain) = shadow;
         if let Some(every) = config.overseer.watch_every() {
             let policies = policies.clone();
-            run.run("policies", async move {
+            tasks.run("policies", async move {
                 policies.watch(every).await;
                 Ok(())
             });
         }
-        run.run("mirror", async move {
+        tasks.run("mirror", async move {
             drain.run().await;
             Ok(())
         });
-        tasks.close();
         Ok(Self {
             overseer: policies,
             schema: registry,
@@ -229,7 +187,6 @@ impl Platform {
                 bus: BusLayer::new(bus.clone()),
             },
             tasks,
-            stop,
         })
     }
 
@@ -275,6 +232,13 @@ impl Platform {
         }
     }
 
+    /// For `/readyz`: whether the tasks live without which a layer decides on old knowledge. The mirror is not among them:
+    /// the primary never waits for it.
+    pub fn tasks_ready(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+        let tasks = self.tasks.clone();
+        move || tasks.alive(&["schemas", "governance"])
+    }
+
     /// The registry as `/v1/state` shows it.
     #[must_use]
     pub fn schema_state(&self) -> serde_json::Value {
@@ -285,11 +249,41 @@ impl Platform {
         })
     }
 
+    /// Takes over what can change while requests run: all of `[platform.overseer]`, and `enabled`, `seed` and `rules` of
+    /// `[platform.mirroring]`. A request that has begun ends under what it began with. Every policy is read and loaded
+    /// anew, also what was uploaded since; with `keep_policies` Overseer stays as it is.
+    ///
+    /// # Errors
+    /// Everything that does not hold; then nothing has changed.
+    pub async fn reload(&self, config: &PlatformConfig, keep_policies: bool) -> Result<(), InvalidConfig> {
+        let refuse = |found: &arqon_shadow::ConfigFinding| {
+            Finding::new(format!("platform.mirroring.{}", found.key), found.to_string())
+        };
+        let findings: Vec<_> = config.mirroring.validate().iter().map(refuse).collect();
+        if !findings.is_empty() {
+            return Err(InvalidConfig(findings));
+        }
+        if !keep_policies && let Err(error) = self.overseer.reconfigure(config.overseer.clone()).await {
+            return Err(InvalidConfig(vec![Finding::new(
+                "platform.overseer",
+                error.to_string(),
+            )]));
+        }
+        self.shadow
+            .reload(&config.mirroring)
+            .map_err(|error| InvalidConfig(error.findings().iter().map(refuse).collect()))
+    }
+
+    /// The tasks behind the layers that died.
+    #[must_use]
+    pub fn crashed(&self) -> Vec<Crash> {
+        self.tasks.crashed()
+    }
+
     /// Delivers what the mirror still holds, at most `limit`, and ends the tasks.
     pub async fn shutdown(&self, limit: Duration) {
         self.shadow.shutdown(limit).await;
-        self.stop.cancel();
-        self.tasks.wait().await;
+        self.tasks.stop().await;
     }
 }
 
@@ -311,7 +305,7 @@ async fn start_schemas(
     config: &PlatformConfig,
     schemas: Schemas,
     bus: &Bus,
-    run: &Tasks<'_>,
+    tasks: &Supervisor,
 ) -> Result<(SchemaLayer, Registry), Vec<Finding>> {
     let mut registry = config.registry.clone();
     if !registry.enabled {
@@ -330,7 +324,7 @@ async fn start_schemas(
     match (schemas, dir) {
         #[cfg(feature = "nats")]
         (Schemas::Kv(store), _) => {
-            run.run("schemas", async move {
+            tasks.run("schemas", async move {
                 store.run(writer).await.map_err(|error| error.to_string())
             });
         }
@@ -348,7 +342,7 @@ async fn start_schemas(
                     )]);
                 }
             }
-            run.run("schemas", async move {
+            tasks.run("schemas", async move {
                 store.run(writer).await.map_err(|error| error.to_string())
             });
         }

@@ -20,11 +20,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BASELINE = ROOT / "benches" / "baselines" / "bus.json"
 SHAPES = ["1x4", "4x8", "1x32"]
 
-# Throughput gates are those of one worker thread: with two, the figures follow where the host puts the cores.
+# Throughput gates are those of one worker thread, by its CPU time: with two, the figures follow where the host puts the cores.
 # (figure, "least" or "most", bound, what it is). Throughput may fall by 10 % against the baseline, p95 rise by 20 %.
 BOUNDS = [
     ("b1.publish_over_raw.1x4.w1", "least", 0.97, "B1: single publish against raw tokio"),
     ("b2.observed_extra_ns", "most", 5.0, "B2: an observed receive costs at most 5 ns more"),
+    ("b2.observed_over_plain.1x4.w1", "least", 1.0, "B2: the observed loop against a plain loop"),
+    ("b2.observed_over_plain.4x8.w1", "least", 1.0, "B2: the observed loop against a plain loop"),
+    ("b2.observed_over_plain.1x32.w1", "least", 1.0, "B2: the observed loop against a plain loop"),
+    ("b6.observed.400k.lost", "most", 0.0, "B2: the observed loop at 400 k events/s, 4 subscribers, the middle round"),
+    ("b2.observed.400k.x28.lost", "most", 0.001, "B2: the same with 28, where the plain loop loses"),
     ("b4.batch8_over_single.1x4.w1", "least", 1.8, "B4"),
     ("b4.batch8_over_single.4x8.w1", "least", 4.0, "B4"),
     ("b4.batch8_over_single.1x32.w1", "least", 5.0, "B4"),
@@ -36,7 +41,7 @@ BOUNDS = [
     ("retention.of_capacity_x_payload", "most", 1.01, "a bus keeps capacity x payload"),
 ]
 EXACT = {"health": 1, "service_crashed": 2, "config_updated": 0, "shutdown": 0, "schema_changed": 1, "policy_reloaded": 1}
-RATIOS = [f"{name}.{shape}.w1" for shape in SHAPES for name in ("b1.publish_over_raw", "b2.observed_over_plain")]
+RATIOS = [f"{name}.{shape}.w1" for shape in SHAPES for name in ("b1.publish_over_raw", "b2.observed_over_plain", "b2.next_over_plain")]
 RATIOS += [f"b4.batch8_over_single.{shape}.w1" for shape in SHAPES]
 
 
@@ -75,9 +80,9 @@ def check(figures, baseline):
 
 
 def part(name):
-    if name.startswith(("b5", "b6")):
+    if name.startswith(("b5", "b6", "b2.observed.400k")):
         return "latency"
-    if name.startswith(("b1.", "b3", "b4", "b2.observed_over")):
+    if name.startswith(("b1.", "b3", "b4", "b2.observed_over", "b2.next_over")):
         return "throughput"
     return "alloc" if name.startswith(("allocs", "retention")) else "calls"
 

@@ -11,5 +11,5 @@ if [ ! -d "$sysroot/lib/rustlib/src/rust/library" ]; then
 fi
 host=$(rustc +nightly --print host-tuple)
 export RUSTFLAGS="-Zsanitizer=thread" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/tsan"
-exec cargo +nightly test -Zbuild-std --target "$host" -p ron-bus --lib --test bus_basic --test batch \
+exec cargo +nightly test -Zbuild-std --target "$host" -p ron-bus --lib --test bus_basic --test batch --test observed_loop \
     --test cutover --test chaos --test soak -- --skip chaos_e2e_reload

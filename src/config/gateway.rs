@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ron_bus::BusConfig;
 use serde::{Deserialize, Serialize};
 
 use super::Finding;
@@ -208,17 +209,79 @@ impl NatsConfig {
     }
 }
 
-/// `[bus]`: the bus of control events.
+/// `[bus]`: the bus of control events (source: CONFIG 2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BusSection {
-    /// How many events may wait for the slowest subscriber. Default 256.
+    /// How many events may wait for the slowest subscriber, 2 to 1,048,576. Default 256.
     pub capacity: u32,
+    /// The most warnings of lost events in the log in any minute, at least 1. Default 60.
+    pub overflow_warn_rate_per_min: u32,
+    /// The name under which `/v1/state` shows the bus, an identifier; no metric's name begins with it. Default `ron_bus`.
+    pub metrics_namespace: String,
+    /// Whether the bus's metrics carry the label `amnesia`, where `RON_AMNESIA` is `on` or `off`. Default `true`.
+    pub emit_amnesia_label: bool,
 }
 
 impl Default for BusSection {
     fn default() -> Self {
-        Self { capacity: 256 }
+        let BusConfig {
+            capacity,
+            overflow_warn_rate_per_min,
+            metrics_namespace,
+            emit_amnesia_label,
+            ..
+        } = BusConfig::default();
+        Self {
+            capacity,
+            overflow_warn_rate_per_min,
+            metrics_namespace,
+            emit_amnesia_label,
+        }
+    }
+}
+
+impl BusSection {
+    /// The bus's own form of it.
+    #[must_use]
+    pub fn to_config(&self) -> BusConfig {
+        BusConfig::new(self.capacity)
+            .with_overflow_warn_rate_per_min(self.overflow_warn_rate_per_min)
+            .with_metrics_namespace(&self.metrics_namespace)
+            .with_emit_amnesia_label(self.emit_amnesia_label)
+    }
+
+    /// What does not hold: the first rule that is broken, in the bus's words.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Finding> {
+        let Err(text) = self.to_config().validate() else {
+            return Vec::new();
+        };
+        let (key, value) = match text.split(' ').next() {
+            Some(key @ "bus.capacity") => (key, self.capacity.to_string()),
+            Some(key @ "bus.overflow_warn_rate_per_min") => {
+                (key, self.overflow_warn_rate_per_min.to_string())
+            }
+            Some(key @ "bus.metrics_namespace") => (key, format!("{:?}", self.metrics_namespace)),
+            _ => ("bus", String::new()),
+        };
+        vec![Finding::new(key, format!("{value}: {text}"))]
+    }
+}
+
+/// `RON_AMNESIA`: whether the host says that it keeps nothing on disk; `None` where it does not say.
+///
+/// # Errors
+/// One sentence when it is neither `on` nor `off`.
+pub fn amnesia() -> Result<Option<bool>, Finding> {
+    match std::env::var("RON_AMNESIA").as_deref() {
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Ok("on") => Ok(Some(true)),
+        Ok("off") => Ok(Some(false)),
+        other => Err(Finding::new(
+            "RON_AMNESIA",
+            format!("{other:?} is neither `on` nor `off`"),
+        )),
     }
 }
 

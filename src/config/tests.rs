@@ -132,3 +132,73 @@ fn a_flag_goes_before_the_file() {
     let config = Config::load(Some(file.path()), &flags).expect("valid");
     assert_eq!((config.bus.capacity, config.gateway.listen.port()), (8, 2));
 }
+
+#[test]
+fn the_bus_section_is_the_buss_own_configuration() {
+    let config = load(
+        "[bus]\ncapacity = 8\noverflow_warn_rate_per_min = 6\nmetrics_namespace = \"edge\"\nemit_amnesia_label = false",
+    )
+    .expect("valid");
+    let expected = ron_bus::BusConfig::new(8)
+        .with_overflow_warn_rate_per_min(6)
+        .with_metrics_namespace("edge")
+        .with_emit_amnesia_label(false);
+    assert_eq!(config.bus.to_config(), expected);
+    assert_eq!(BusSection::default().to_config(), ron_bus::BusConfig::default());
+    for (toml, said) in [
+        (
+            "capacity = 1",
+            "bus.capacity: 1: bus.capacity must be >= 2 (recommended >= 8)",
+        ),
+        (
+            "overflow_warn_rate_per_min = 0",
+            "bus.overflow_warn_rate_per_min: 0: bus.overflow_warn_rate_per_min must be >= 1",
+        ),
+        (
+            "metrics_namespace = \"7up\"",
+            "bus.metrics_namespace: \"7up\": bus.metrics_namespace must be an ASCII identifier",
+        ),
+        (
+            "capcity = 8",
+            "bus.capcity: unknown key; did you mean `capacity`?",
+        ),
+    ] {
+        let findings = load(&format!("[bus]\n{toml}")).expect_err("refused").join("\n");
+        assert!(findings.starts_with(said), "{said} in {findings}");
+    }
+}
+
+#[test]
+fn a_reload_swaps_policies_and_mirror_rules_and_names_what_needs_a_restart() {
+    let running = load("[platform.mirroring]\nrules = []").expect("valid");
+    for (toml, keys) in [
+        ("", &[][..]),
+        (
+            "[platform.mirroring]\nseed = 7\nrules = [{ prefix = \"in.t.*.>\", percent = 0.5 }]",
+            &[],
+        ),
+        ("[platform.overseer]\nfuel_limit = 5\nstandby = 1", &[]),
+        (
+            "[platform.mirroring]\nqueue_messages = 7",
+            &["platform.mirroring.queue_messages"],
+        ),
+        (
+            "[bus]\ncapacity = 8\n[gateway]\nlisten = \"127.0.0.1:1\"",
+            &["bus.capacity", "gateway.listen"],
+        ),
+        ("[nats]\nurl = \"nats://h:1\"", &["nats"]),
+        (
+            "[platform.registry]\nunmapped = \"reject\"",
+            &["platform.registry.unmapped"],
+        ),
+        ("[telemetry]\nlog = \"text\"", &["telemetry.log"]),
+        (
+            "[platform.overseer]\nwatch_interval = \"1s\"",
+            &["platform.overseer.watch_interval"],
+        ),
+    ] {
+        let next = load(toml).expect("valid");
+        assert_eq!(running.restart_keys(&next), keys, "{toml}");
+        assert_eq!(running.says_the_same(&next), toml.is_empty(), "{toml}");
+    }
+}

@@ -3,9 +3,9 @@
 use arqon_rollout::{Executor, ExecutorBuilder, Handle, MemoryLog, Record, RolloutLayer};
 use ron_bus::Bus;
 
-use super::Tasks;
 #[cfg(feature = "nats")]
 use crate::nats::Clients;
+use crate::supervise::Supervisor;
 use crate::{
     audit::AuditLog,
     config::{Finding, GovernanceConfig},
@@ -59,14 +59,14 @@ fn build(builder: ExecutorBuilder) -> Result<Executor, Vec<Finding>> {
 fn embedded(
     config: &GovernanceConfig,
     bus: &Bus,
-    run: &Tasks<'_>,
+    tasks: &Supervisor,
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
     let trail = Trail::open(config)?;
     let log = MemoryLog::new().with_records(trail.records.clone());
     let executor = build(trail.builder(config, bus).log(log))?;
     executor.recover(trail.records);
     let handle = executor.handle();
-    run.run("governance", async move {
+    tasks.run("governance", async move {
         executor.run().await;
         Ok(())
     });
@@ -77,10 +77,10 @@ fn embedded(
 pub(super) fn start(
     config: &GovernanceConfig,
     bus: &Bus,
-    run: &Tasks<'_>,
+    tasks: &Supervisor,
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
     if config.enabled {
-        embedded(config, bus, run)
+        embedded(config, bus, tasks)
     } else {
         Ok(disabled())
     }
@@ -91,12 +91,12 @@ pub(super) fn start(
     config: &GovernanceConfig,
     clients: Option<&Clients>,
     bus: &Bus,
-    run: &Tasks<'_>,
+    tasks: &Supervisor,
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
     match clients {
         _ if !config.enabled => Ok(disabled()),
-        None => embedded(config, bus, run),
-        Some(clients) => distributed::start(config, clients, bus, run),
+        None => embedded(config, bus, tasks),
+        Some(clients) => distributed::start(config, clients, bus, tasks),
     }
 }
 

@@ -1,6 +1,13 @@
 //! B2, B8: the cost of one call, nobody else on the channel; churn.
 
-use std::{hint::black_box, sync::Arc, sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{
+    future::Future,
+    hint::black_box,
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
 
 use ron_bus::{Bus, BusMetrics, Event, Notice};
 use tokio::{runtime::Builder, sync::broadcast};
@@ -64,15 +71,16 @@ pub fn run(figures: &mut Figures, short: bool) {
 /// Publishes 128 and drains them, 4 receivers, plain and observed in turn.
 fn one_call(figures: &mut Figures, rounds: u32) {
     let rt = Builder::new_current_thread().build().expect("a runtime");
-    let (mut raw_send, mut raw_recv, mut send, mut next, mut extra, mut ratio) =
-        (vec![], vec![], vec![], vec![], vec![], vec![]);
+    let (mut raw_send, mut raw_recv, mut send, mut next, mut each) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut extra, mut next_extra, mut ratio) = (vec![], vec![], vec![]);
     for _ in 0..rounds {
         let (tx, rx) = broadcast::channel::<Event>(256);
         let mut plain: Vec<_> = (0..4).map(|_| rx.resubscribe()).collect();
         drop(rx);
         let bus = Bus::with_metrics(256, Arc::new(BusMetrics::new())).expect("256 is a capacity");
         let mut observed: Vec<_> = (0..4).map(|_| bus.observe("bench")).collect();
-        let (mut t_send, mut t_recv, mut b_send, mut b_next) = (0.0, 0.0, 0.0, 0.0);
+        let mut looping: Vec<_> = (0..4).map(|_| bus.observe("bench")).collect();
+        let (mut t_send, mut t_recv, mut b_send, mut b_next, mut b_each) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for _ in 0..50 {
             t_send += ns_each(128, || drop(black_box(tx.send(event()))));
             b_send += ns_each(128, || drop(black_box(bus.publish(event()))));
@@ -93,19 +101,35 @@ fn one_call(figures: &mut Figures, rounds: u32) {
                 }
                 b_next += start.elapsed().as_nanos() as f64 / 512.0;
             });
+            let mut cx = Context::from_waker(Waker::noop());
+            let (start, mut seen) = (Instant::now(), 0);
+            for subscriber in &mut looping {
+                let mut run = pin!(subscriber.for_each(|notice| {
+                    black_box(&notice);
+                    seen += 1;
+                }));
+                // One poll takes 128.
+                assert_eq!(run.as_mut().poll(&mut cx), Poll::Pending);
+            }
+            b_each += start.elapsed().as_nanos() as f64 / 512.0;
+            assert_eq!(seen, 512);
         }
         raw_send.push(t_send / 50.0);
         raw_recv.push(t_recv / 50.0);
         send.push(b_send / 50.0);
         next.push(b_next / 50.0);
+        each.push(b_each / 50.0);
         ratio.push(t_send / b_send);
-        extra.push((b_next - t_recv) / 50.0);
+        next_extra.push((b_next - t_recv) / 50.0);
+        extra.push((b_each - t_recv) / 50.0);
     }
     figures.put("call.raw_send_ns", median(raw_send));
     figures.put("call.publish_ns", median(send));
     figures.put("call.publish_over_raw", median(ratio));
     figures.put("call.raw_recv_ns", median(raw_recv));
     figures.put("call.next_ns", median(next));
+    figures.put("call.for_each_ns", median(each));
+    figures.put("b2.next_extra_ns", median(next_extra));
     figures.put("b2.observed_extra_ns", median(extra));
 }
 
@@ -120,9 +144,8 @@ fn churn(figures: &mut Figures, joins: u32) {
             bus.publish(Event::ConfigUpdated { version: 1 })
                 .expect("two receivers");
         }
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut next = std::pin::pin!(subscriber.next());
-        assert!(std::future::Future::poll(next.as_mut(), &mut cx).is_ready());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(pin!(subscriber.next()).poll(&mut cx).is_ready());
     };
     (0..joins / 10).for_each(turn);
     let before = LIVE_BYTES.load(Relaxed);

@@ -1,6 +1,6 @@
 //! Collects figures, prints them as they come, writes them as JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs};
+use std::{collections::BTreeMap, fmt::Write as _, fs, sync::OnceLock, time::Instant};
 
 #[derive(Default)]
 pub struct Figures {
@@ -50,4 +50,27 @@ pub fn percentile(sorted: &[u64], share: f64) -> f64 {
     }
     let at = ((sorted.len() - 1) as f64 * share).round() as usize;
     sorted[at] as f64
+}
+
+/// Wall time.
+pub fn wall_seconds() -> f64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_secs_f64()
+}
+
+/// CPU time of all threads, where the system tells it (Linux); else wall time.
+pub fn cpu_seconds() -> f64 {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
+        return wall_seconds();
+    };
+    let of = |path: std::path::PathBuf| -> Option<f64> {
+        let text = std::fs::read_to_string(path.join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    let nanoseconds: f64 = threads.flatten().filter_map(|thread| of(thread.path())).sum();
+    if nanoseconds > 0.0 {
+        nanoseconds / 1e9
+    } else {
+        wall_seconds()
+    }
 }

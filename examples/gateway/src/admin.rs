@@ -1,32 +1,25 @@
 //! The admin listener: what operators read, and the control routes. Nothing here passes the policy stack.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use arqon::{
-    Code, Problem, Rejection, WireEvent,
-    bus::{Bus, Notice},
-    events::Audience,
-    overseer::HandleError,
-    rollout::SubmitError,
-};
+use arqon::{Code, Problem, Rejection, events::Audience, overseer::HandleError, rollout::SubmitError};
 use axum::{
     Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, Query, Request, State},
     response::{
         IntoResponse, Response,
-        sse::{Event as SseEvent, KeepAlive, Sse},
+        sse::{KeepAlive, Sse},
     },
     routing::{any, get, post, put},
 };
-use futures_util::{Stream, stream};
 use http::{HeaderMap, StatusCode, header};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
-use crate::{app::Shared, readiness::Check};
+use crate::{app::Shared, feed::Feed, readiness::Check};
 
 /// The largest policy that can be uploaded, in bytes.
 const POLICY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -43,6 +36,7 @@ pub(crate) struct Admin {
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) control_token: Option<Arc<str>>,
+    pub(crate) feed: Feed,
 }
 
 /// The routes of the admin listener.
@@ -169,42 +163,11 @@ fn control_only(admin: &Admin, headers: &HeaderMap) -> Result<(), Problem> {
 
 async fn events(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     match authorize(&admin, &headers) {
-        Ok(audience) => Sse::new(facts(admin.shared.bus.clone(), audience))
+        Ok(audience) => Sse::new(admin.feed.read(audience))
             .keep_alive(KeepAlive::new().interval(Duration::from_secs(15)))
             .into_response(),
         Err(problem) => refuse(problem, "/v1/events"),
     }
-}
-
-/// The bus as server-sent events. A reader that fell behind is told to read `/v1/state` again.
-fn facts(bus: Bus, audience: Audience) -> impl Stream<Item = Result<SseEvent, Infallible>> {
-    let subscriber = bus.observe("events");
-    let state = (subscriber, 0_u64, std::collections::VecDeque::new());
-    stream::unfold(state, move |(mut subscriber, mut number, mut ready)| async move {
-        loop {
-            if let Some(event) = ready.pop_front() {
-                return Some((Ok(event), (subscriber, number, ready)));
-            }
-            match subscriber.next().await? {
-                Notice::Event(event) => {
-                    for fact in event.facts() {
-                        number += 1;
-                        let corr_id = format!("{}-{number}", std::process::id());
-                        let Some(wire) = WireEvent::export(fact, &corr_id, audience) else {
-                            continue;
-                        };
-                        let data = serde_json::to_string(&wire).unwrap_or_default();
-                        ready.push_back(SseEvent::default().event(fact.kind()).id(corr_id).data(data));
-                    }
-                }
-                Notice::Resync { lost } => {
-                    let data = json!({ "lost": lost, "read": "/v1/state" }).to_string();
-                    ready.push_back(SseEvent::default().event("resync").data(data));
-                }
-                _ => {}
-            }
-        }
-    })
 }
 
 async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes) -> Response {

@@ -11,23 +11,26 @@ use std::{
 
 use arqon::{
     OverseerLayer, RolloutLayer, TenantId,
-    bus::{Bus, BusConfig, BusMetrics, Event},
+    bus::{Bus, BusMetrics, Event, OverflowWarning},
     config::{self, Config, NatsConfig},
     memory::{self, Broker},
     nats,
     platform::Platform,
+    supervise::Supervisor,
 };
 use axum::{Router, body::Body};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, time::interval};
+use tokio::{net::TcpListener, sync::mpsc, time::interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
     admin::{self, Admin},
+    feed::{self, Pump},
     hub::Hub,
-    readiness::Readiness,
+    readiness::{Flips, Readiness},
+    reload::{self, Reloader, Source},
     routes::{self, MessageService, Public},
     server::{self, Limits},
 };
@@ -35,11 +38,19 @@ use crate::{
 /// How often readiness is looked at, so that a flip is told on the bus.
 const READINESS_TICK: Duration = Duration::from_millis(250);
 
+/// How long the admin listener's open requests may take at the end of a drain.
+const ADMIN_DRAIN: Duration = Duration::from_secs(1);
+
 /// What the admin routes and the background tasks share.
 pub(crate) struct Shared {
     pub(crate) bus: Bus,
     pub(crate) readiness: Readiness,
     pub(crate) platform: Platform,
+    pub(crate) config: reload::Running,
+    flips: Flips,
+    /// The gateway's own tasks.
+    tasks: Supervisor,
+    bus_namespace: String,
     engine: &'static str,
     started: Instant,
 }
@@ -48,20 +59,31 @@ impl Shared {
     /// Hands what the bus counts to the recorder.
     pub(crate) fn sample_bus(&self) {
         let counted = self.bus.metrics();
-        metrics::counter!("bus_overflow_dropped_total").absolute(counted.overflow_dropped_total());
-        metrics::gauge!("bus_queue_depth").set(self.bus.queue_depth() as f64);
-        metrics::gauge!("bus_subscribers_total").set(self.bus.subscribers() as f64);
+        let labels = self.bus.metric_labels();
+        metrics::counter!(BusMetrics::OVERFLOW_DROPPED_TOTAL, &labels)
+            .absolute(counted.overflow_dropped_total());
+        metrics::gauge!(BusMetrics::QUEUE_DEPTH, &labels).set(self.bus.queue_depth() as f64);
+        metrics::gauge!(BusMetrics::SUBSCRIBERS_TOTAL, &labels).set(self.bus.subscribers() as f64);
+    }
+
+    /// Tells on the bus whether readiness has flipped.
+    fn look_at_readiness(&self) {
+        self.flips.look(&self.readiness, &self.bus);
     }
 
     /// Everything an operator may want to see, as one JSON object.
     pub(crate) fn state(&self) -> Value {
+        let crashed = [self.platform.crashed(), self.tasks.crashed()].concat();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "engine": self.engine,
             "uptime_seconds": self.started.elapsed().as_secs(),
             "ready": self.readiness.is_ready(),
             "checks": self.readiness.checks(),
+            "config": self.config.status(),
+            "crashed": crashed,
             "bus": {
+                "namespace": self.bus_namespace,
                 "capacity": self.bus.capacity(),
                 "subscribers": self.bus.subscribers(),
                 "dropped": self.bus.metrics().overflow_dropped_total(),
@@ -83,9 +105,20 @@ pub(crate) struct Gateway {
     draining: Arc<AtomicBool>,
     stop_public: CancellationToken,
     stop_admin: CancellationToken,
-    listeners: TaskTracker,
     sessions: TaskTracker,
     drain_timeout: Duration,
+    /// What it was started with.
+    config: Config,
+}
+
+/// The configuration as it is in force: the edge's cap is every layer's, since no contract is checked on a body that could
+/// not be published.
+pub(crate) fn effective(mut config: Config) -> Config {
+    let cap = config.gateway.max_body_bytes;
+    let layers = &mut config.platform;
+    layers.overseer.max_body_bytes = layers.overseer.max_body_bytes.min(cap);
+    layers.registry.max_body_bytes = layers.registry.max_body_bytes.min(cap);
+    config
 }
 
 /// What carries messages.
@@ -103,12 +136,8 @@ impl Gateway {
     ///
     /// # Errors
     /// Findings, a line each.
-    pub(crate) async fn start(mut config: Config, metrics: PrometheusHandle) -> Result<Self, String> {
-        // The edge's cap is every layer's: no contract is checked on a body that could not be published.
-        let cap = config.gateway.max_body_bytes;
-        let layers = &mut config.platform;
-        layers.overseer.max_body_bytes = layers.overseer.max_body_bytes.min(cap);
-        layers.registry.max_body_bytes = layers.registry.max_body_bytes.min(cap);
+    pub(crate) async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, String> {
+        let config = effective(config);
         let gateway = &config.gateway;
         let public = server::bind("gateway.listen", gateway.listen).await?;
         let operators = server::bind("gateway.admin_listen", gateway.admin_listen).await?;
@@ -116,12 +145,12 @@ impl Gateway {
             Some(path) => Some(Arc::from(config::control_token(path)?)),
             None => None,
         };
-        let bus_metrics = Arc::new(BusMetrics::new());
-        let bus = Bus::with_metrics(BusConfig::new(config.bus.capacity), bus_metrics)
-            .map_err(|error| format!("bus.capacity: {error}"))?;
+        let bus = make_bus(&config)?;
+        // Before anything is published: readers of the feed miss nothing that the start tells.
+        let (feed, pump) = feed::feed(bus.observe("events"), bus.capacity());
 
         let readiness = Readiness::default();
-        let tasks = TaskTracker::new();
+        let tasks = Supervisor::new(bus.clone());
         let stop_admin = CancellationToken::new();
         let engine = engine(&config, &readiness, &tasks, &stop_admin).await?;
         let platform = match &engine {
@@ -133,6 +162,10 @@ impl Gateway {
         .map_err(|findings| findings.to_string())?;
         readiness.add("schemas", platform.schemas_ready());
         readiness.add("policies", platform.policies_ready());
+        readiness.add("tasks", {
+            let (of_layers, own) = (platform.tasks_ready(), tasks.clone());
+            move || of_layers().and_then(|()| own.alive(&["edge", "admin", "readiness", "stream"]))
+        });
 
         let tenant = TenantId::new("default").map_err(|error| error.to_string())?;
         let stack = platform.stack(routes::subjects(tenant.clone()));
@@ -153,6 +186,10 @@ impl Gateway {
             bus,
             readiness,
             platform,
+            config: reload::Running::default(),
+            flips: Flips::default(),
+            tasks,
+            bus_namespace: config.bus.metrics_namespace.clone(),
             engine: if broker.is_some() { "embedded" } else { "nats" },
             started: Instant::now(),
         });
@@ -165,15 +202,17 @@ impl Gateway {
             draining,
             stop_public: CancellationToken::new(),
             stop_admin,
-            listeners: tasks,
             sessions: TaskTracker::new(),
             drain_timeout: Duration::from_millis(gateway.drain_timeout_ms),
+            config: config.clone(),
         };
         let admin = Admin {
             shared,
             metrics: metrics.clone(),
             control_token,
+            feed,
         };
+        this.tell_readers(pump);
         this.serve(
             &config,
             (public, operators),
@@ -213,50 +252,47 @@ impl Gateway {
             drain_bytes: gateway.max_body_bytes.saturating_mul(2),
             drain_timeout: self.drain_timeout,
         };
-        self.listeners.spawn(server::serve(
-            listeners.0,
-            public,
-            limits,
-            self.stop_public.clone(),
-        ));
-        // An event stream never ends by itself, so the admin listener does not wait for its requests.
+        let serving = server::serve(listeners.0, public, limits, self.stop_public.clone());
+        self.shared.tasks.run("edge", unfailing(serving));
+        // Event streams end with the feed; a reader that takes nothing any more is not waited for.
         let limits = Limits {
-            drain_timeout: Duration::from_millis(200),
+            drain_timeout: ADMIN_DRAIN,
             ..limits
         };
-        self.listeners.spawn(server::serve(
-            listeners.1,
-            admin::router(admin),
-            limits,
-            self.stop_admin.clone(),
-        ));
+        let serving = server::serve(listeners.1, admin::router(admin), limits, self.stop_admin.clone());
+        self.shared.tasks.run("admin", unfailing(serving));
     }
 
-    /// Tells a flip of readiness on the bus, and keeps the recorder's buckets small.
+    /// Hands facts to the readers of `/v1/events`.
+    fn tell_readers(&self, pump: Pump) {
+        self.shared.tasks.run("events", pump.run(self.stop_admin.clone()));
+    }
+
+    /// Looks at readiness, so that a flip is told on the bus, and keeps the recorder's buckets small.
     fn watch_readiness(&self, metrics: PrometheusHandle) {
         let (shared, stop) = (Arc::clone(&self.shared), self.stop_admin.clone());
-        self.listeners.spawn(async move {
+        self.shared.tasks.run("readiness", async move {
             let mut ticks = interval(READINESS_TICK);
-            let (mut ready, mut count) = (None, 0_u64);
+            let mut count = 0_u64;
             loop {
                 tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => return Ok(()),
                     _ = ticks.tick() => {}
                 }
-                let now = shared.readiness.is_ready();
-                if ready.replace(now) != Some(now) {
-                    // Nobody has to listen.
-                    let _ = shared.bus.publish(Event::Health {
-                        service: "gateway".to_owned(),
-                        ok: now,
-                    });
-                }
+                shared.look_at_readiness();
                 count += 1;
                 if count.is_multiple_of(20) {
                     metrics.run_upkeep();
                 }
             }
         });
+    }
+
+    /// Reloads the configuration from `source` on each of `signals` and when its file changes.
+    pub(crate) fn reload_from(&self, source: Source, signals: mpsc::Receiver<()>) {
+        let reloader = Reloader::new(Arc::clone(&self.shared), source, self.config.clone());
+        let running = reloader.run(signals, self.stop_public.clone());
+        self.shared.tasks.run("reload", running);
     }
 
     /// Where clients connect.
@@ -283,6 +319,8 @@ impl Gateway {
     /// returns within the drain's time and a few seconds.
     pub(crate) async fn drain(self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.shared.look_at_readiness();
+        // Nobody has to listen.
         let _ = self.shared.bus.publish(Event::Shutdown);
         self.stop_public.cancel();
         self.sessions.close();
@@ -297,15 +335,39 @@ impl Gateway {
         }
         self.shared.platform.shutdown(Duration::from_secs(2)).await;
         self.stop_admin.cancel();
-        self.listeners.close();
-        let _ = tokio::time::timeout(self.drain_timeout, self.listeners.wait()).await;
+        let _ = tokio::time::timeout(self.drain_timeout, self.shared.tasks.ended()).await;
+        self.shared.tasks.stop().await;
     }
+}
+
+async fn unfailing(task: impl Future<Output = ()>) -> Result<(), String> {
+    task.await;
+    Ok(())
+}
+
+/// The bus, with its losses in the log and the host's label.
+fn make_bus(config: &Config) -> Result<Bus, String> {
+    let mut counted = BusMetrics::new().with_warning(Arc::new(|warning: &OverflowWarning| {
+        tracing::warn!(
+            component = "bus",
+            subscriber = warning.subscriber,
+            lost = warning.lost,
+            dropped_total = warning.dropped_total,
+            held_back = warning.held_back,
+            depth = warning.depth,
+            "a subscriber fell behind and lost events"
+        );
+    }));
+    if let Some(on) = config::amnesia().map_err(|finding| finding.to_string())? {
+        counted = counted.with_amnesia(on);
+    }
+    Bus::with_metrics(config.bus.to_config(), Arc::new(counted)).map_err(|error| format!("bus: {error}"))
 }
 
 async fn engine(
     config: &Config,
     readiness: &Readiness,
-    tasks: &TaskTracker,
+    tasks: &Supervisor,
     stop: &CancellationToken,
 ) -> Result<Engine, String> {
     let Some(settings) = &config.nats else {
@@ -338,15 +400,18 @@ async fn engine(
         }
     });
     let (maker, stream, stop) = (publish.clone(), settings.stream.clone(), stop.clone());
-    tasks.spawn(async move {
+    tasks.run("stream", async move {
         let mut ticks = interval(Duration::from_millis(500));
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
                 _ = ticks.tick() => {}
             }
             match maker.create_stream(&stream).await {
-                Ok(()) => return made.store(true, Ordering::Relaxed),
+                Ok(()) => {
+                    made.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
                 Err(error) => tracing::debug!(component = "nats", error = %error, "no stream yet"),
             }
         }
@@ -395,3 +460,6 @@ fn message_service(
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

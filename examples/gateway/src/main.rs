@@ -6,10 +6,12 @@ mod admin;
 mod app;
 mod body;
 mod demo;
+mod feed;
 mod frame;
 mod hub;
 mod observe;
 mod readiness;
+mod reload;
 mod routes;
 mod server;
 mod ws;
@@ -18,6 +20,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use arqon::config::{Config, Override};
 use clap::{Args, Parser, Subcommand};
+
+use self::reload::Source;
 
 /// The reference gateway of Arqon.
 #[derive(Debug, Parser)]
@@ -66,6 +70,15 @@ struct Serve {
     /// How many events may wait on the bus, instead of `bus.capacity`.
     #[arg(long, value_name = "N")]
     bus_capacity: Option<String>,
+    /// The most warnings of lost events a minute, instead of `bus.overflow_warn_rate_per_min`.
+    #[arg(long, value_name = "N")]
+    bus_overflow_warn_rate: Option<String>,
+    /// The name that `/v1/state` shows, instead of `bus.metrics_namespace`.
+    #[arg(long, value_name = "NAME")]
+    bus_metrics_namespace: Option<String>,
+    /// Whether metrics carry the label `amnesia`, instead of `bus.emit_amnesia_label`.
+    #[arg(long, value_name = "BOOL")]
+    bus_amnesia_label: Option<String>,
 }
 
 impl Serve {
@@ -75,10 +88,21 @@ impl Serve {
             ("gateway.listen", &self.listen),
             ("gateway.admin_listen", &self.admin_listen),
             ("bus.capacity", &self.bus_capacity),
+            ("bus.overflow_warn_rate_per_min", &self.bus_overflow_warn_rate),
+            ("bus.metrics_namespace", &self.bus_metrics_namespace),
+            ("bus.emit_amnesia_label", &self.bus_amnesia_label),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key, value.clone()?)))
         .collect()
+    }
+
+    /// Where the configuration comes from, for a reload.
+    fn source(&self) -> Source {
+        Source {
+            file: self.config.clone(),
+            flags: self.overrides(),
+        }
     }
 }
 
@@ -112,6 +136,8 @@ async fn run(serve: &Serve) -> ExitCode {
         Ok(metrics) => metrics,
         Err(error) => return refuse(&error),
     };
+    // Before the start: a SIGHUP must not end a process that is about to serve.
+    let reloads = observe::reload_signals();
     let gateway = match app::Gateway::start(config, metrics).await {
         Ok(gateway) => gateway,
         Err(findings) => return refuse(&findings),
@@ -121,6 +147,7 @@ async fn run(serve: &Serve) -> ExitCode {
         gateway.public(),
         gateway.admin()
     );
+    gateway.reload_from(serve.source(), reloads);
     let signal = observe::stop_signal().await;
     tracing::info!(component = "gateway", signal, "draining");
     gateway.drain().await;

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 
 use arqon::{config::LogFormat, overseer::EXECUTION_SECONDS_BUCKETS};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// Starts logging to standard error; `RUST_LOG` filters, `info` is the default.
@@ -34,6 +35,27 @@ pub(crate) fn metrics() -> Result<PrometheusHandle, String> {
     })
     .map_err(|error| error.to_string())?;
     builder.install_recorder().map_err(|error| error.to_string())
+}
+
+/// One message for each SIGHUP from now on; one that comes while another waits is the same wish.
+pub(crate) fn reload_signals() -> mpsc::Receiver<()> {
+    let (wish, wishes) = mpsc::channel(1);
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut hangups) = signal(SignalKind::hangup()) {
+            tokio::spawn(async move {
+                while hangups.recv().await.is_some() {
+                    if let Err(TrySendError::Closed(())) = wish.try_send(()) {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+    #[cfg(not(unix))]
+    drop(wish);
+    wishes
 }
 
 /// Waits for SIGTERM or Ctrl-C and names it.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arqon::bus::{Bus, Event};
 use serde::Serialize;
 
 /// One condition of readiness.
@@ -55,5 +56,26 @@ impl Readiness {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.checks().iter().all(|check| check.ok)
+    }
+}
+
+/// Tells each flip of readiness on the bus, once and in order.
+#[derive(Default)]
+pub(crate) struct Flips {
+    told: Mutex<Option<bool>>,
+}
+
+impl Flips {
+    /// Looks, and tells if it is not as it was told last.
+    pub(crate) fn look(&self, readiness: &Readiness, bus: &Bus) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let ok = readiness.is_ready();
+        if told.replace(ok) != Some(ok) {
+            // Nobody has to listen. Sending under the lock keeps the order; it does not wait.
+            let _ = bus.publish(Event::Health {
+                service: "gateway".to_owned(),
+                ok,
+            });
+        }
     }
 }

@@ -23,9 +23,14 @@ use crate::{
 
 /// Events taken in a row before the worker gets a turn for others.
 const DRAIN_MAX: u32 = 128;
-/// Looks, each after a turn for the other tasks, before a subscriber parks that has just had a batch: more will
-/// follow, and a parked receiver costs its producer a wake-up, often a system call.
-const LOOKS_AFTER_BATCH: u32 = 4;
+/// Looks, each after a turn for the other tasks, before a subscriber parks that has just had something: where events
+/// come every few microseconds more will follow, and a parked receiver costs its producer a wake-up, often a system call,
+/// and itself some 15 us. Shared among the subscribers, so that together they look for about what one wake-up costs.
+#[cfg(not(loom))]
+const LOOKS_SHARED: u32 = 48;
+/// A model needs to see one.
+#[cfg(loom)]
+const LOOKS_SHARED: u32 = 1;
 /// A depth sample takes the channel's lock, which slows publishers: one for so many events, shared among the
 /// subscribers. (A subscriber that keeps up finds the channel empty, and knows its depth without asking.)
 const SAMPLE_EVERY: u32 = 32;
@@ -102,10 +107,17 @@ impl Subscriber {
     pub async fn next(&mut self) -> Option<Notice> {
         // 1 to DRAIN_MAX - 1 taken since it last gave way.
         if self.run.wrapping_sub(1) < DRAIN_MAX - 1 {
-            match self.take() {
-                Taken::Notice(notice) => return Some(notice),
-                Taken::Closed => return None,
-                Taken::Empty => {}
+            match self.rx.try_recv() {
+                Ok(event) => {
+                    self.run += 1;
+                    self.count(&event);
+                    return Some(Notice::Event(event));
+                }
+                Err(error) => match self.nothing(error) {
+                    Taken::Notice(notice) => return Some(notice),
+                    Taken::Closed => return None,
+                    Taken::Empty => {}
+                },
             }
         }
         self.next_slowly().await
@@ -129,6 +141,65 @@ impl Subscriber {
         self.run = 0;
         let answer = self.rx.recv().await;
         self.resolve(answer)
+    }
+
+    /// Hands every notice to `each`, until every handle of the bus is gone and nothing is left: the observed
+    /// loop for a subscriber that does not wait for anything else. What is there is taken without a future
+    /// per event, so this costs less than a loop on `recv`; it drains and gives way as
+    /// [`next`](Self::next) does.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), ron_bus::BusError> {
+    /// use ron_bus::{Bus, Event, Notice};
+    ///
+    /// let bus = Bus::new(8)?;
+    /// let mut subscriber = bus.observe("versions");
+    /// bus.publish(Event::ConfigUpdated { version: 3 })?;
+    /// drop(bus);
+    ///
+    /// let mut newest = 0;
+    /// subscriber
+    ///     .for_each(|notice| match notice {
+    ///         Notice::Event(Event::ConfigUpdated { version }) => newest = version,
+    ///         Notice::Resync { .. } => { /* read the version where it is kept */ }
+    ///         _ => {}
+    ///     })
+    ///     .await;
+    /// assert_eq!(newest, 3);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses nothing: what `each` was not given is there for the next call.
+    pub async fn for_each(&mut self, mut each: impl FnMut(Notice)) {
+        loop {
+            let mut left = DRAIN_MAX;
+            let ended = loop {
+                match self.rx.try_recv() {
+                    Ok(event) => {
+                        self.count(&event);
+                        each(Notice::Event(event));
+                    }
+                    Err(TryRecvError::Lagged(slots)) => each(self.lagged(slots)),
+                    Err(TryRecvError::Empty) => break false,
+                    Err(TryRecvError::Closed) => break true,
+                }
+                left -= 1;
+                if left == 0 {
+                    YieldOnce(false).await;
+                    left = DRAIN_MAX;
+                }
+            };
+            if ended {
+                return self.closed();
+            }
+            self.caught_up();
+            match self.next_slowly().await {
+                Some(notice) => each(notice),
+                None => return,
+            }
+        }
     }
 
     /// Events received so far, reports in batches counted one by one.
@@ -162,22 +233,30 @@ impl Subscriber {
     }
 
     /// The next notice if one is there.
-    #[inline]
     pub(crate) fn take(&mut self) -> Taken {
         match self.rx.try_recv() {
             Ok(event) => {
                 self.run = self.run.wrapping_add(1);
-                Taken::Notice(self.accept(event))
+                self.count(&event);
+                Taken::Notice(Notice::Event(event))
             }
-            Err(TryRecvError::Empty) => {
+            Err(error) => self.nothing(error),
+        }
+    }
+
+    /// No event was there to take: why.
+    #[cold]
+    fn nothing(&mut self, why: TryRecvError) -> Taken {
+        match why {
+            TryRecvError::Empty => {
                 self.caught_up();
                 Taken::Empty
             }
-            Err(TryRecvError::Lagged(slots)) => {
+            TryRecvError::Lagged(slots) => {
                 self.run = self.run.wrapping_add(1);
                 Taken::Notice(self.lagged(slots))
             }
-            Err(TryRecvError::Closed) => {
+            TryRecvError::Closed => {
                 self.closed();
                 Taken::Closed
             }
@@ -189,7 +268,10 @@ impl Subscriber {
     pub(crate) fn resolve(&mut self, answer: Result<Event, RecvError>) -> Option<Notice> {
         self.run = self.run.wrapping_add(1);
         match answer {
-            Ok(event) => Some(self.accept(event)),
+            Ok(event) => {
+                self.count(&event);
+                Some(Notice::Event(event))
+            }
             Err(RecvError::Lagged(slots)) => Some(self.lagged(slots)),
             Err(RecvError::Closed) => {
                 self.closed();
@@ -198,10 +280,10 @@ impl Subscriber {
         }
     }
 
-    #[inline]
-    fn accept(&mut self, event: Event) -> Notice {
+    #[inline(always)]
+    fn count(&mut self, event: &Event) {
         let _span = trace::recv(event.kind());
-        self.received += match &event {
+        self.received += match event {
             Event::Batch {
                 batch_index,
                 first_seq,
@@ -212,7 +294,6 @@ impl Subscriber {
                     let extra = self.ledger.batch(*batch_index, *first_seq, *len);
                     self.add_dropped(extra);
                 }
-                self.looks = LOOKS_AFTER_BATCH;
                 u64::from(*len)
             }
             _ => 1,
@@ -221,7 +302,6 @@ impl Subscriber {
         if self.until_sample == 0 {
             self.sample();
         }
-        Notice::Event(event)
     }
 
     #[cold]
@@ -256,8 +336,11 @@ impl Subscriber {
     /// Nothing is left to take.
     fn caught_up(&mut self) {
         self.meter.set_received(self.received);
-        self.run = 0;
         self.meter.set_depth(0);
+        if self.run > 0 {
+            self.run = 0;
+            self.looks = LOOKS_SHARED / self.shared.metrics.subscribers().clamp(1, LOOKS_SHARED);
+        }
         if self.ledger.is_unsettled() {
             self.settle();
         }

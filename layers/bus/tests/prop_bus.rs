@@ -31,6 +31,8 @@ enum Step {
     Subscribe,
     Receive(usize),
     Drain(usize),
+    /// As `Drain`, by the observed loop.
+    Loop(usize),
     Leave(usize),
 }
 
@@ -41,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Subscribe),
         6 => any::<usize>().prop_map(Step::Receive),
         1 => any::<usize>().prop_map(Step::Drain),
+        1 => any::<usize>().prop_map(Step::Loop),
         1 => any::<usize>().prop_map(Step::Leave),
     ]
 }
@@ -100,6 +103,39 @@ impl Model {
             self.receive(reader);
         }
         self.receive(reader);
+        self.settled(reader);
+    }
+
+    /// All of it, by `for_each`: the same notices as `next` would have given, then exact books.
+    fn drain_by_loop(&self, reader: &mut Reader) {
+        let mut expected = Vec::new();
+        let oldest = self.slots.len().saturating_sub(self.ring);
+        if reader.at < oldest {
+            let lost = (oldest - reader.at) as u64;
+            expected.push(Err(lost));
+            assert_eq!(reader.raw.try_recv(), Err(TryRecvError::Lagged(lost)));
+            reader.at = oldest;
+        }
+        for slot in &self.slots[reader.at..] {
+            expected.push(Ok(slot.clone()));
+            reader.received += slot.len() as u64;
+            reader.raw.try_recv().expect("a slot");
+        }
+        reader.at = self.slots.len();
+        let mut given = Vec::new();
+        let ended = now(reader.observed.for_each(|notice| {
+            given.push(match notice {
+                Notice::Event(event) => Ok(event.facts().iter().map(number).collect::<Vec<_>>()),
+                Notice::Resync { lost } => Err(lost),
+                other => panic!("a new notice: {other:?}"),
+            });
+        }));
+        assert_eq!((ended, given), (None, expected));
+        assert_eq!(reader.observed.received(), reader.received);
+        self.settled(reader);
+    }
+
+    fn settled(&self, reader: &Reader) {
         let sent = self.events(reader.joined, self.slots.len());
         assert_eq!(
             reader.received + reader.observed.dropped(),
@@ -151,6 +187,10 @@ fn play(capacity: u32, steps: Vec<Step>) {
             Step::Drain(k) if !readers.is_empty() => {
                 let k = k % readers.len();
                 model.drain(&mut readers[k]);
+            }
+            Step::Loop(k) if !readers.is_empty() => {
+                let k = k % readers.len();
+                model.drain_by_loop(&mut readers[k]);
             }
             Step::Leave(k) if !readers.is_empty() => {
                 let mut reader = readers.swap_remove(k % readers.len());

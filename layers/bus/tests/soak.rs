@@ -53,10 +53,14 @@ async fn received_plus_lost_is_sent_times_receivers() {
     let metrics = Arc::new(BusMetrics::new());
     let bus = Bus::with_metrics(1_024, Arc::clone(&metrics)).expect("a capacity");
     let (mut observers, mut raws) = (JoinSet::new(), JoinSet::new());
-    for _ in 0..RECEIVERS / 2 {
+    for i in 0..RECEIVERS / 2 {
         let (mut subscriber, mut raw) = (bus.observe("soak"), bus.subscribe());
         observers.spawn(async move {
-            while subscriber.next().await.is_some() {}
+            if i % 2 == 0 {
+                subscriber.for_each(|_| {}).await;
+            } else {
+                while subscriber.next().await.is_some() {}
+            }
             (subscriber.received(), subscriber.dropped())
         });
         raws.spawn(async move {

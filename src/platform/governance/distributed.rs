@@ -16,7 +16,7 @@ use super::{Trail, build};
 use crate::{
     config::{Finding, GovernanceConfig},
     nats::{Clients, KvCatalogs, NatsControlLog, heads},
-    platform::Tasks,
+    supervise::Supervisor,
 };
 
 /// Waiting for the first catalog: doubled each time.
@@ -26,7 +26,7 @@ pub(super) fn start(
     config: &GovernanceConfig,
     clients: &Clients,
     bus: &Bus,
-    run: &Tasks<'_>,
+    tasks: &Supervisor,
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
     let trail = Trail::open(config)?;
     let catalogs = KvCatalogs::new(clients.primary.clone(), files(config));
@@ -41,7 +41,7 @@ pub(super) fn start(
             handle.clone(),
         );
         let cut_off = move |message| told.alert(AlertSeverity::Critical, message);
-        run.run("audit head", async move {
+        tasks.run("audit head", async move {
             heads::export(client, replicas, node, log, cut_off)
                 .await
                 .map_err(|error| error.to_string())
@@ -52,7 +52,7 @@ pub(super) fn start(
     match first.kept()? {
         // Nothing has to be waited for: what is served is right before the first request.
         None if first.place.is_some() => {
-            run.run("governance", async move {
+            tasks.run("governance", async move {
                 executor.start_with(&first.fetch(&catalogs).await);
                 executor.recover(records);
                 executor.run().await;
@@ -64,7 +64,7 @@ pub(super) fn start(
                 executor.start_with(&catalog);
             }
             executor.recover(records);
-            run.run("governance", running(executor));
+            tasks.run("governance", running(executor));
         }
     }
     Ok((RolloutLayer::new(&handle), handle))

@@ -1,6 +1,7 @@
 //! The built gateway, driven from outside: processes, sockets, signals.
 
 mod embedded;
+mod facts;
 mod governance;
 mod nats;
 mod policies;

@@ -59,6 +59,7 @@ pub(crate) struct Gateway {
     client: Client<HttpConnector, Full<Bytes>>,
     folder: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
     blocks: Option<u32>,
 }
 
@@ -90,6 +91,15 @@ pub(crate) fn free_port() -> u16 {
 impl Gateway {
     /// Starts `serve` with a configuration; does not wait until it is ready.
     pub(crate) fn start(config: &str, more: &[&str]) -> Self {
+        Self::start_with(config, more, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn start_with(
+        config: &str,
+        more: &[&str],
+        environment: &[(&'static str, &'static str)],
+    ) -> Self {
         let folder = folder(config);
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let (public, admin) = (loopback(free_port()), loopback(free_port()));
@@ -106,6 +116,7 @@ impl Gateway {
             client,
             folder,
             arguments,
+            environment: environment.to_vec(),
             blocks: None,
         };
         gateway.start_again();
@@ -141,6 +152,7 @@ impl Gateway {
         }
         let child = command
             .args(&self.arguments)
+            .envs(self.environment.iter().copied())
             .current_dir(self.folder.path())
             .stderr(Stdio::inherit())
             .spawn()
@@ -225,6 +237,23 @@ impl Gateway {
     /// A file of its folder.
     pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Puts another file in the place of one of its folder's, as an editor does.
+    pub(crate) fn replace(&self, name: &str, text: &str) {
+        let beside = self.path(&format!("{name}.new"));
+        std::fs::write(&beside, text).expect("written");
+        std::fs::rename(beside, self.path(name)).expect("renamed");
+    }
+
+    /// Sends a signal, such as `HUP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let child = self.child.as_ref().expect("it runs");
+        let sent = Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
     }
 
     /// Sends SIGTERM and waits for the end.

@@ -125,6 +125,20 @@ fn a_variable_goes_before_the_file_and_an_unknown_one_is_an_error() {
         "a bus of one place is refused by the bus"
     );
     assert_eq!(run("RON_BUS_CAPACITY", "64").0, Some(0));
+    let (code, said) = run("RON_BUS_OVERFLOW_WARN_RATE_PER_MIN", "0");
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("bus.overflow_warn_rate_per_min must be >= 1"),
+        "{said}"
+    );
+    let (code, said) = run("RON_BUS_WARN_RATE", "6");
+    assert_eq!(
+        code,
+        Some(2),
+        "the source's deprecated names are not read: {said}"
+    );
+    assert_eq!(run("RON_AMNESIA", "perhaps").0, Some(2));
+    assert_eq!(run("RON_AMNESIA", "off").0, Some(0));
 }
 
 #[test]

@@ -16,12 +16,13 @@ impl Wake for Ignore {
     fn wake(self: Arc<Self>) {}
 }
 
-/// What is there now. A `next` gives way at most twice before it parks; dropping a parked one loses nothing.
+/// What is there now. A `next` gives way once when it drained, and at most 48 times before it parks; dropping a parked
+/// one loses nothing.
 pub(crate) fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     let waker = Waker::from(Arc::new(Ignore));
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
-    for _ in 0..3 {
+    for _ in 0..50 {
         if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
             return Some(value);
         }

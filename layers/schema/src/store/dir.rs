@@ -222,7 +222,11 @@ impl SchemaStore for DirStore {
                 Ok(Err(error)) => {
                     tracing::warn!(component = %"registry", %error, "the schema folder cannot be read")
                 }
-                Err(_) => return Ok(()),
+                // Whoever runs this store is told of a panic; the other way to fail is the end of the runtime.
+                Err(died) => match died.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => return Ok(()),
+                },
             }
         }
     }

@@ -1,0 +1,227 @@
+//! `/v1/events`: the bus as server-sent events. One task numbers the facts, so that every reader and the log know a fact
+//! by the same `corr_id`.
+
+use std::{convert::Infallible, sync::Arc};
+
+use arqon::{
+    ConnectionId, WireEvent,
+    bus::{Event, Notice, Subscriber},
+    events::Audience,
+};
+use axum::response::sse::Event as SseEvent;
+use futures_util::{Stream, stream};
+use serde_json::json;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+
+/// What readers are told.
+enum Told {
+    Fact {
+        fact: Event,
+        corr_id: String,
+    },
+    /// So many events were lost before they were numbered.
+    Resync {
+        lost: u64,
+    },
+}
+
+/// Where readers subscribe. It ends with its [`Pump`].
+#[derive(Clone)]
+pub(crate) struct Feed(broadcast::WeakSender<Arc<Told>>);
+
+/// Takes facts off the bus, numbers them, writes them to the log and hands them to the readers.
+pub(crate) struct Pump {
+    subscriber: Subscriber,
+    readers: broadcast::Sender<Arc<Told>>,
+    /// Of this process, so that no two processes give one id twice.
+    prefix: String,
+    number: u64,
+}
+
+/// A feed of what `subscriber` receives; a reader may be `capacity` facts behind.
+pub(crate) fn feed(subscriber: Subscriber, capacity: usize) -> (Feed, Pump) {
+    let readers = broadcast::Sender::new(capacity);
+    let mut prefix = ConnectionId::mint().to_string();
+    prefix.truncate(12);
+    let feed = Feed(readers.downgrade());
+    let pump = Pump {
+        subscriber,
+        readers,
+        prefix,
+        number: 0,
+    };
+    (feed, pump)
+}
+
+impl Pump {
+    /// Runs until `stop`, and then to the end of what was published before it.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), String> {
+        loop {
+            tokio::select! {
+                biased;
+                notice = self.subscriber.next() => match notice {
+                    Some(notice) => self.tell(&notice),
+                    None => return Ok(()),
+                },
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn tell(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Event(event) => {
+                for fact in event.facts() {
+                    self.number += 1;
+                    let corr_id = format!("{}-{}", self.prefix, self.number);
+                    log(fact, &corr_id);
+                    self.hand_out(Told::Fact {
+                        fact: fact.clone(),
+                        corr_id,
+                    });
+                }
+            }
+            Notice::Resync { lost } => self.hand_out(Told::Resync { lost: *lost }),
+            _ => {}
+        }
+    }
+
+    fn hand_out(&self, told: Told) {
+        // Nobody has to read.
+        let _ = self.readers.send(Arc::new(told));
+    }
+}
+
+/// The fields of the source (OBSERVABILITY): service, event, reason, corr_id.
+fn log(fact: &Event, corr_id: &str) {
+    let event = fact.kind();
+    match fact {
+        Event::Health { service, ok } => {
+            tracing::info!(component = "bus", service, event, ok, corr_id, "fact")
+        }
+        Event::ServiceCrashed { service, reason } => {
+            tracing::info!(component = "bus", service, event, reason, corr_id, "fact");
+        }
+        _ => tracing::info!(component = "bus", service = "gateway", event, corr_id, "fact"),
+    }
+}
+
+impl Feed {
+    /// What happens from now on, as `audience` may see it. A reader that fell behind is told to read `/v1/state` again.
+    pub(crate) fn read(
+        &self,
+        audience: Audience,
+    ) -> impl Stream<Item = Result<SseEvent, Infallible>> + use<> {
+        let receiver = self.0.upgrade().map(|readers| readers.subscribe());
+        stream::unfold(receiver, move |receiver| async move {
+            let mut receiver = receiver?;
+            loop {
+                let event = match receiver.recv().await {
+                    Ok(told) => match &*told {
+                        Told::Fact { fact, corr_id } => shown(fact, corr_id, audience),
+                        Told::Resync { lost } => Some(resync(*lost)),
+                    },
+                    Err(RecvError::Lagged(lost)) => Some(resync(lost)),
+                    Err(RecvError::Closed) => return None,
+                };
+                if let Some(event) = event {
+                    return Some((Ok(event), Some(receiver)));
+                }
+            }
+        })
+    }
+}
+
+fn shown(fact: &Event, corr_id: &str, audience: Audience) -> Option<SseEvent> {
+    let wire = WireEvent::export(fact, corr_id, audience)?;
+    let data = serde_json::to_string(&wire).expect("an event is plain data");
+    Some(SseEvent::default().event(fact.kind()).id(corr_id).data(data))
+}
+
+fn resync(lost: u64) -> SseEvent {
+    let data = json!({ "lost": lost, "read": "/v1/state" });
+    SseEvent::default().event("resync").data(data.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use arqon::bus::Bus;
+    use axum::response::{IntoResponse, Sse};
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn text(stream: impl Stream<Item = Result<SseEvent, Infallible>> + Send + 'static) -> String {
+        let body = Sse::new(stream).into_response().into_body();
+        let bytes = body.collect().await.expect("it ends").to_bytes();
+        String::from_utf8(bytes.to_vec()).expect("text")
+    }
+
+    #[tokio::test]
+    async fn every_reader_gets_the_same_ids_and_only_an_admin_the_shutdown() {
+        let bus = Bus::new(16).expect("a capacity");
+        let (feed, pump) = feed(bus.observe("events"), 16);
+        let (observer, admin) = (feed.read(Audience::Observer), feed.read(Audience::Admin));
+        let stop = CancellationToken::new();
+        bus.publish(Event::ConfigUpdated { version: 2 }).expect("heard");
+        bus.publish(Event::Shutdown).expect("heard");
+        let reports = ["a", "b"].map(|id| Event::SchemaChanged {
+            schema_id: id.to_owned(),
+            revision: 1,
+        });
+        bus.publish_batch(reports.to_vec()).expect("heard");
+        stop.cancel();
+        pump.run(stop).await.expect("no death");
+        let (observer, admin) = (text(observer).await, text(admin).await);
+        let without: Vec<_> = admin
+            .split("\n\n")
+            .filter(|event| !event.contains("shutdown"))
+            .collect();
+        assert_eq!(observer, without.join("\n\n"));
+        assert_eq!(
+            admin.matches("event: schema_changed\n").count(),
+            2,
+            "a batch is told report by report"
+        );
+        assert!(admin.contains("event: shutdown\n") && !observer.contains("shutdown"));
+        let ids: Vec<_> = admin
+            .lines()
+            .filter_map(|line| line.strip_prefix("id: "))
+            .collect();
+        assert_eq!(ids.len(), 4);
+        assert!(
+            ids.iter()
+                .all(|id| admin.contains(&format!("\"corr_id\":\"{id}\""))),
+            "{admin}"
+        );
+        assert_eq!(
+            text(feed.read(Audience::Admin)).await,
+            "",
+            "it ended with its pump"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_reader_and_a_feed_that_fell_behind_are_told_to_read_the_state() {
+        let bus = Bus::new(2).expect("a capacity");
+        let (feed, pump) = feed(bus.observe("events"), 2);
+        let reader = feed.read(Audience::Observer);
+        for version in 0..7 {
+            bus.publish(Event::ConfigUpdated { version }).expect("heard");
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        pump.run(stop).await.expect("no death");
+        let text = text(reader).await;
+        // The pump lost 5 of 7 and tells so; of its three lines the reader, two places long, lost the first.
+        assert!(
+            text.starts_with("event: resync\ndata: {\"lost\":1,\"read\":\"/v1/state\"}\n\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\"version\":5") && text.contains("\"version\":6"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! Reload of the configuration on SIGHUP and when its file changes: the whole file or nothing.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arqon::{
+    bus::Event,
+    config::{Config, Override},
+};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use serde::Serialize;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{Shared, effective};
+
+/// How long a changed file has to be still before it is read: whoever writes it in place is not done at once.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How often the file is looked at where the system tells no changes, such as on a network's file system.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Where the configuration came from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Source {
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) flags: Vec<Override>,
+}
+
+/// What `/v1/state` says of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Status {
+    /// Counts from 1, and grows with each reload; `ConfigUpdated` tells it.
+    pub(crate) version: u64,
+    /// Why the last reload was refused, if it was.
+    pub(crate) refused: Option<String>,
+}
+
+/// The [`Status`] of a running gateway.
+pub(crate) struct Running(Mutex<Status>);
+
+impl Default for Running {
+    fn default() -> Self {
+        Self(Mutex::new(Status {
+            version: 1,
+            refused: None,
+        }))
+    }
+}
+
+impl Running {
+    pub(crate) fn status(&self) -> Status {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn accept(&self) -> u64 {
+        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        status.version += 1;
+        status.refused = None;
+        status.version
+    }
+
+    fn refuse(&self, why: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).refused = Some(why);
+    }
+}
+
+/// What asked for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// SIGHUP: policies are read anew, even where the file says what it said.
+    Signal,
+    /// The file has other bytes.
+    File,
+}
+
+/// Reloads a running gateway.
+pub(crate) struct Reloader {
+    shared: Arc<Shared>,
+    source: Source,
+    running: Config,
+}
+
+impl Reloader {
+    /// `running` is what the gateway was started with, read from `source`.
+    pub(crate) fn new(shared: Arc<Shared>, source: Source, running: Config) -> Self {
+        Self {
+            shared,
+            source,
+            running,
+        }
+    }
+
+    /// Reloads on each of `signals` and on each change of the file, until `stop`.
+    pub(crate) async fn run(
+        mut self,
+        mut signals: mpsc::Receiver<()>,
+        stop: CancellationToken,
+    ) -> Result<(), String> {
+        let mut watch = self.source.file.as_deref().map(FileWatch::new);
+        let mut signalled = true;
+        loop {
+            let changed = async {
+                match &mut watch {
+                    Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let asked = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                signal = signals.recv(), if signalled => {
+                    if signal.is_none() {
+                        signalled = false;
+                        continue;
+                    }
+                    Asked::Signal
+                }
+                () = changed => Asked::File,
+            };
+            self.reload(asked).await;
+        }
+    }
+
+    async fn reload(&mut self, asked: Asked) {
+        match self.swap(asked).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let version = self.shared.config.accept();
+                tracing::info!(component = "config", version, "configuration reloaded");
+                // Nobody has to listen.
+                let _ = self.shared.bus.publish(Event::ConfigUpdated { version });
+            }
+            Err(why) => {
+                let findings = why.replace('\n', "; ");
+                tracing::error!(
+                    component = "config",
+                    findings,
+                    "the new configuration is refused, the running one stays"
+                );
+                self.shared.config.refuse(findings);
+            }
+        }
+    }
+
+    /// Whether anything was taken over.
+    async fn swap(&mut self, asked: Asked) -> Result<bool, String> {
+        let source = self.source.clone();
+        let read = tokio::task::spawn_blocking(move || read(&source)).await;
+        let next = effective(read.map_err(|died| died.to_string())??);
+        let keys = self.running.restart_keys(&next);
+        if !keys.is_empty() {
+            let verb = if keys.len() == 1 { "needs" } else { "need" };
+            return Err(format!(
+                "{} {verb} a restart, so nothing of the file is taken over",
+                keys.join(", ")
+            ));
+        }
+        if asked == Asked::File && self.running.says_the_same(&next) {
+            return Ok(false);
+        }
+        let keep_policies = asked == Asked::File && self.running.platform.overseer == next.platform.overseer;
+        let reloaded = self.shared.platform.reload(&next.platform, keep_policies).await;
+        reloaded.map_err(|findings| findings.to_string())?;
+        self.running = next;
+        Ok(true)
+    }
+}
+
+fn read(source: &Source) -> Result<Config, String> {
+    if let Some(file) = &source.file
+        && std::fs::read_to_string(file).is_ok_and(|text| text.trim().is_empty())
+    {
+        // What a writer leaves that was stopped half way; as a configuration it would switch every layer off.
+        return Err(format!("{}: is empty", file.display()));
+    }
+    Config::load(source.file.as_deref(), &source.flags).map_err(|findings| findings.to_string())
+}
+
+/// Tells when a file has other bytes than before.
+struct FileWatch {
+    file: PathBuf,
+    seen: Option<u64>,
+    signs: mpsc::Receiver<()>,
+    looks: tokio::time::Interval,
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl FileWatch {
+    fn new(file: &Path) -> Self {
+        // One place is enough: a sign that is already there covers the next.
+        let (sign, signs) = mpsc::channel(1);
+        // The folder, not the file: editors and Kubernetes put another file, or another link, in its place.
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                let _ = sign.try_send(());
+            }
+        })
+        .and_then(|mut watcher| {
+            watcher.watch(folder.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
+            Ok(watcher)
+        });
+        if let Err(error) = &watcher {
+            tracing::warn!(component = "config", %error, "cannot watch the file's folder, reading it every 5 s");
+        }
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            // Unknown, so that a change between the start and now is seen; that which says the same changes nothing.
+            seen: None,
+            file: file.to_owned(),
+            signs,
+            looks,
+            _watcher: watcher.ok(),
+        }
+    }
+
+    /// # Cancellation
+    /// Dropping this future loses no change; it may be told 5 s later.
+    async fn changed(&mut self) {
+        loop {
+            tokio::select! {
+                Some(()) = self.signs.recv() => {}
+                _ = self.looks.tick() => {}
+            }
+            let mut now = digest(&self.file).await;
+            while now != self.seen {
+                sleep(SETTLE).await;
+                let later = digest(&self.file).await;
+                if later == now {
+                    self.seen = now;
+                    return;
+                }
+                now = later;
+            }
+        }
+    }
+}
+
+/// Tells one text from another; `None` where there is no file.
+async fn digest(file: &Path) -> Option<u64> {
+    let bytes = tokio::fs::read(file).await.ok()?;
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    Some(hasher.finish())
+}

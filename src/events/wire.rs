@@ -1,0 +1,117 @@
+//! The form in which facts leave the process.
+
+use ron_bus::Event;
+use serde::{Deserialize, Serialize};
+
+use super::redact::redacted;
+
+/// A fact in the form in which it leaves the process: JSON with the tag `event` (source: INTEROP 8.1; the reports are
+/// additive; ADR 9). Reading is strict: another tag, field or type is an error. Vectors: `tests/vectors/events/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "the fields are those of `ron_bus::Event`, documented there; `corr_id` names the fact"
+)]
+pub enum WireEvent {
+    Health {
+        service: String,
+        ok: bool,
+        corr_id: String,
+    },
+    ConfigUpdated {
+        version: u64,
+        corr_id: String,
+    },
+    ServiceCrashed {
+        service: String,
+        reason: String,
+        corr_id: String,
+    },
+    Shutdown {
+        corr_id: String,
+    },
+    PolicyReloaded {
+        policy: String,
+        revision: u64,
+        ok: bool,
+        corr_id: String,
+    },
+    SchemaChanged {
+        schema_id: String,
+        revision: u64,
+        corr_id: String,
+    },
+    RolloutChanged {
+        rollout: String,
+        seq: u64,
+        basis_points: u16,
+        corr_id: String,
+    },
+    MirrorDegraded {
+        reason: String,
+        dropped: u64,
+        corr_id: String,
+    },
+}
+
+/// Who reads the exported events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audience {
+    /// Anybody who may see metrics.
+    #[default]
+    Observer,
+    /// A holder of the control token: sees `Shutdown` too.
+    Admin,
+}
+
+impl WireEvent {
+    /// The exported form of one fact (not of a batch: export each of [`Event::facts`]), or `None` when it stays inside:
+    /// `Shutdown` for observers, and whatever a later version of the bus adds. A crash reason keeps its first line
+    /// only, cut at 120 characters and without anything that looks like a credential.
+    #[must_use]
+    pub fn export(fact: &Event, corr_id: &str, audience: Audience) -> Option<Self> {
+        let corr_id = corr_id.to_owned();
+        Some(match fact.clone() {
+            Event::Health { service, ok } => Self::Health { service, ok, corr_id },
+            Event::ConfigUpdated { version } => Self::ConfigUpdated { version, corr_id },
+            Event::ServiceCrashed { service, reason } => Self::ServiceCrashed {
+                service,
+                reason: redacted(&reason),
+                corr_id,
+            },
+            Event::Shutdown if audience == Audience::Admin => Self::Shutdown { corr_id },
+            Event::PolicyReloaded { policy, revision, ok } => Self::PolicyReloaded {
+                policy,
+                revision,
+                ok,
+                corr_id,
+            },
+            Event::SchemaChanged { schema_id, revision } => Self::SchemaChanged {
+                schema_id,
+                revision,
+                corr_id,
+            },
+            Event::RolloutChanged {
+                rollout,
+                seq,
+                basis_points,
+            } => Self::RolloutChanged {
+                rollout,
+                seq,
+                basis_points,
+                corr_id,
+            },
+            Event::MirrorDegraded { reason, dropped } => Self::MirrorDegraded {
+                reason,
+                dropped,
+                corr_id,
+            },
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
