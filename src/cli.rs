@@ -7,6 +7,7 @@ mod audit;
 mod config;
 mod gov;
 mod policy;
+mod replay;
 mod sample;
 mod schema;
 
@@ -75,6 +76,50 @@ enum PolicyCommand {
     },
     /// Runs one module on one recorded request.
     Run(PolicyRun),
+    /// Calls one module many times on one request, a fresh instance each time: nanoseconds and fuel.
+    Bench(PolicyBench),
+    /// Replays recorded requests (`platform.overseer.record`) against one module: where its verdict differs, and, if it is
+    /// the module that was recorded, its fuel.
+    Replay(PolicyReplay),
+}
+
+#[derive(Debug, clap::Args)]
+struct PolicyBench {
+    /// The module: `.wasm`, or WAT text.
+    file: PathBuf,
+    /// The request, as JSON (an empty `GET /` without).
+    #[arg(long, value_name = "R.json")]
+    request: Option<PathBuf>,
+    /// The policy's configuration.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    config: String,
+    /// Functions that are granted, such as `rewrite`.
+    #[arg(long)]
+    grant: Vec<String>,
+    /// How many calls.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    count: u32,
+}
+
+#[derive(Debug, clap::Args)]
+struct PolicyReplay {
+    /// The module: `.wasm`, or WAT text.
+    file: PathBuf,
+    /// The records, a JSON object a line (`-`: standard input).
+    #[arg(long, value_name = "FILE")]
+    records: PathBuf,
+    /// Only what this policy decided.
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
+    /// The policy's configuration.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    config: String,
+    /// Functions that are granted, such as `rewrite`.
+    #[arg(long)]
+    grant: Vec<String>,
+    /// Fuel of one call, as configured where it was recorded.
+    #[arg(long, value_name = "UNITS")]
+    fuel_limit: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -209,6 +254,8 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
             policy::check(files, grant, config, json, out)
         }
         Command::Policy(PolicyCommand::Run(run)) => policy::run(run, json, out),
+        Command::Policy(PolicyCommand::Bench(bench)) => policy::bench(bench, json, out),
+        Command::Policy(PolicyCommand::Replay(replay)) => replay::replay(replay, json, out),
         Command::Schema(SchemaCommand::Check(check)) => schema::check(check, json, out),
         Command::Sample { percent, seed } => sample::sample(*percent, *seed, json, io::stdin().lock(), out),
         Command::Gov(command) => gov::run(command, json, out),

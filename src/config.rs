@@ -259,6 +259,7 @@ fn known() -> Vec<Known> {
         Known::of::<TelemetryConfig>("telemetry"),
         Known::of::<OverseerConfig>("platform.overseer"),
         Known::of::<arqon_overseer::PolicyConfig>("platform.overseer.policies"),
+        Known::of::<arqon_overseer::RecordConfig>("platform.overseer.record"),
         Known::of::<RegistryConfig>("platform.registry"),
         Known::of::<arqon_schema::MappingConfig>("platform.registry.mappings"),
         Known::of::<GovernanceConfig>("platform.rollout"),

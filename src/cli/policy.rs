@@ -7,12 +7,12 @@ use std::{
 };
 
 use anyhow::Context;
-use arqon_overseer::{LoadReport, PolicyConfig, PolicyEngine, RecordedRequest, Severity};
+use arqon_overseer::{LoadReport, LoadedPolicy, PolicyConfig, PolicyEngine, RecordedRequest, Severity};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Outcome, PolicyRun, Usage};
+use super::{Outcome, PolicyBench, PolicyRun, Usage};
 
 pub(super) fn check(
     files: &[PathBuf],
@@ -103,15 +103,7 @@ pub(super) fn run(run: &PolicyRun, json: bool, out: &mut impl Write) -> Result<O
         request.body = None;
         request.body_base64 = Some(STANDARD.encode(read(body)?));
     }
-    let policy = engine
-        .load(&policy(&run.file, &run.grant, &run.config)?)
-        .map_err(|report| {
-            let lines: Vec<_> = report
-                .errors()
-                .map(|e| format!("{} {}: {}; {}", e.code, e.item, e.message, e.fix))
-                .collect();
-            anyhow::anyhow!("{} cannot be loaded: {}", run.file.display(), lines.join("; "))
-        })?;
+    let policy = load(&engine, &run.file, &run.grant, &run.config)?;
     let outcome = engine
         .validate_with_context(&policy, &request)
         .with_context(|| format!("{} is not a recorded request", run.request.display()))?;
@@ -145,6 +137,55 @@ pub(super) fn run(run: &PolicyRun, json: bool, out: &mut impl Write) -> Result<O
         Outcome::Ok
     } else {
         Outcome::Refused
+    })
+}
+
+pub(super) fn bench(bench: &PolicyBench, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let engine = PolicyEngine::new()?;
+    let policy = load(&engine, &bench.file, &bench.grant, &bench.config)?;
+    let request = match &bench.request {
+        Some(file) => read_json(file)?,
+        None => RecordedRequest::default(),
+    };
+    let count = usize::try_from(bench.count).unwrap_or(usize::MAX);
+    let timing = engine
+        .time(&policy, &request, count)
+        .context("this is not a recorded request")?;
+    let compile_ms = policy.report().facts.as_ref().and_then(|facts| facts.compile_ms);
+    if json {
+        let mut document = serde_json::to_value(&timing)?;
+        document["compile_ms"] = json!(compile_ms);
+        writeln!(out, "{document}")?;
+    } else {
+        writeln!(
+            out,
+            "{}: best {} ns, median {} ns, 99th percentile {} ns of {} calls, a fresh instance each; fuel {}; compiled in \
+             {:.1} ms",
+            timing.outcome.verdict,
+            timing.nanos_best,
+            timing.nanos_p50,
+            timing.nanos_p99,
+            timing.count,
+            timing.outcome.fuel,
+            compile_ms.unwrap_or_default(),
+        )?;
+    }
+    Ok(Outcome::Ok)
+}
+
+/// Loads the module, or says everything that is wrong with it.
+pub(super) fn load(
+    engine: &PolicyEngine,
+    file: &Path,
+    grants: &[String],
+    config: &str,
+) -> Result<LoadedPolicy, Usage> {
+    engine.load(&policy(file, grants, config)?).map_err(|report| {
+        let lines: Vec<_> = report
+            .errors()
+            .map(|e| format!("{} {}: {}; {}", e.code, e.item, e.message, e.fix))
+            .collect();
+        anyhow::anyhow!("{} cannot be loaded: {}", file.display(), lines.join("; "))
     })
 }
 

@@ -7,9 +7,10 @@ use crate::{
     chain::{Policy, Snapshot},
     config::{Fuel, OverseerConfig, Parsed},
     engine::Engine,
-    error::BuildError,
+    error::{BuildError, EngineError},
     event::OnEvent,
     metrics::PolicyMetrics,
+    recorder::Recorder,
     report::LoadReport,
     spec::PolicySpec,
     verdict::Cause,
@@ -48,7 +49,12 @@ pub(crate) fn assemble(config: &OverseerConfig, on_event: &OnEvent) -> Result<Op
     if !refused.is_empty() {
         return Err(BuildError::Load(refused));
     }
+    let recorder = parsed.record.map(|record| {
+        let path = record.path.display().to_string();
+        Recorder::open(record).map_err(|source| EngineError::Record { path, source })
+    });
     let snapshot = Snapshot {
+        recorder: recorder.transpose()?.map(Arc::new),
         loader: Arc::new(loader),
         policies: policies.into(),
         body_bytes_max: parsed.body_bytes_max,

@@ -13,6 +13,7 @@ use crate::{
     event::{Event, OnEvent},
     exchange::Lent,
     metrics::{Outcome, PolicyMetrics},
+    recorder::Recorder,
     report::LoadReport,
     spec::PolicySpec,
     verdict::{Cause, Verdict},
@@ -44,6 +45,7 @@ pub(crate) struct Snapshot {
     pub(crate) policies: Box<[Arc<Policy>]>,
     pub(crate) body_bytes_max: usize,
     pub(crate) pool_wait: Duration,
+    pub(crate) recorder: Option<Arc<Recorder>>,
     pub(crate) on_event: OnEvent,
 }
 
@@ -158,6 +160,7 @@ impl Snapshot {
             policies: Box::default(),
             body_bytes_max: self.body_bytes_max,
             pool_wait: self.pool_wait,
+            recorder: self.recorder.clone(),
             on_event: Arc::clone(&self.on_event),
         }
     }
@@ -240,6 +243,8 @@ impl Snapshot {
         };
         let mark = policy.spec.monitor.then(|| exchange.mark());
         let twin = policy.candidate.as_ref().map(|_| exchange.clone());
+        let recorder = self.recorder.as_deref().filter(|_| phase == Phase::Request);
+        let record = recorder.and_then(|recorder| Some((recorder, recorder.before(&exchange)?)));
         let begun = Instant::now();
         let (call, exchange) = self
             .loader
@@ -248,6 +253,9 @@ impl Snapshot {
         policy.metrics.ran(begun.elapsed(), call.fuel);
         if call.logs_dropped > 0 {
             policy.metrics.log_lines_dropped(call.logs_dropped);
+        }
+        if let Some((recorder, seen)) = record {
+            recorder.after(seen, &policy.spec.guest.name, loaded, &call);
         }
         if let (Some(candidate), Some(twin)) = (&policy.candidate, twin) {
             let compared = policy.divergences.compare(

@@ -3,7 +3,9 @@
 //! The types hold what the file says; [`OverseerConfig::validate`] judges all of it at once.
 
 mod duration;
+mod findings;
 mod parse;
+mod record;
 
 use std::{
     collections::BTreeMap,
@@ -93,6 +95,8 @@ pub struct OverseerConfig {
     pub cache_dir: Option<PathBuf>,
     /// How often the policies' files are looked at, to load one anew that changed. Default `"500ms"`; `"0s"` is never.
     pub watch_interval: String,
+    /// Writes requests down as policies see them, to be replayed. Default: none.
+    pub record: Option<RecordConfig>,
     /// The chain, in order. Every policy whose scope covers the request runs.
     pub policies: Vec<PolicyConfig>,
 }
@@ -124,7 +128,34 @@ impl Default for OverseerConfig {
             compile_deadline: "5s".to_owned(),
             cache_dir: None,
             watch_interval: "500ms".to_owned(),
+            record: None,
             policies: Vec::new(),
+        }
+    }
+}
+
+/// `[platform.overseer.record]`: live requests for `arqon policy replay`. Values of `authorization`, `proxy-authorization`
+/// and `cookie` are masked; claims and all other headers are not, so mind who can read the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RecordConfig {
+    /// The file, a JSON object a line; appended to, and made for its owner's eyes.
+    pub path: PathBuf,
+    /// Calls of policies that are recorded, from the start of the program. Default 1,000.
+    pub requests_max: usize,
+    /// Whether bodies are recorded; without them a policy that looks at bodies cannot be replayed. Default `false`.
+    pub bodies: bool,
+    /// More headers whose values are masked.
+    pub masked_headers: Vec<String>,
+}
+
+impl Default for RecordConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            requests_max: 1_000,
+            bodies: false,
+            masked_headers: Vec::new(),
         }
     }
 }
@@ -211,12 +242,18 @@ impl OverseerConfig {
         }
     }
 
-    /// Takes relative paths, of policies and of `cache_dir`, to be relative to `base`, the folder of the configuration file.
+    /// Takes relative paths, of policies, of `cache_dir` and of `record`, to be relative to `base`, the folder of the configuration file.
     pub fn resolve_paths(&mut self, base: &Path) {
         if let Some(folder) = &mut self.cache_dir
             && folder.is_relative()
         {
             *folder = base.join(&*folder);
+        }
+        if let Some(record) = &mut self.record
+            && record.path.is_relative()
+            && !record.path.as_os_str().is_empty()
+        {
+            record.path = base.join(&record.path);
         }
         for policy in &mut self.policies {
             if policy.path.is_relative() && !policy.path.as_os_str().is_empty() {

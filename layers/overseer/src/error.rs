@@ -79,6 +79,15 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// The file for recorded requests cannot be used.
+    #[error("record.path {path} cannot be written to")]
+    Record {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A thread could not be started.
     #[error("the epoch thread could not be started")]
     Thread(#[source] io::Error),

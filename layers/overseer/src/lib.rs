@@ -42,7 +42,8 @@
 //! - [`OverseerLayer`], [`Overseer`], [`ResponseFuture`]: the layer, its service and future.
 //! - [`OverseerHandle`]: replace, reload, watch, candidate, promote, rollback, reconfigure; [`Event`] tells what happened.
 //! - [`LoadReport`]: all findings about a module at once, and its facts. Serializable.
-//! - [`PolicyEngine`], [`RecordedRequest`], [`Outcome`]: one policy on one recorded request, offline.
+//! - [`PolicyEngine`], [`RecordedRequest`], [`Outcome`]: one policy on one recorded request, offline; [`RecordConfig`]
+//!   writes live requests down as [`Recording`]s.
 //! - [`EXECUTION_SECONDS_BUCKETS`]: the histogram's bounds, for the recorder.
 //!
 //! # The ABI `arqon_host_v1`
@@ -87,6 +88,7 @@ mod layer;
 mod metrics;
 mod place;
 mod record;
+mod recorder;
 mod replay;
 mod report;
 mod run;
@@ -102,7 +104,7 @@ mod watch;
 
 pub use self::{
     candidate::{DIVERGENCES_MAX, Divergence},
-    config::{FailureConfig, OverseerConfig, POLICIES_MAX, PolicyConfig},
+    config::{FailureConfig, OverseerConfig, POLICIES_MAX, PolicyConfig, RecordConfig},
     error::{BuildError, ConfigError, EngineError, HandleError},
     event::{Event, OnEvent},
     exchange::LogLine,
@@ -111,7 +113,8 @@ pub use self::{
     layer::OverseerLayer,
     metrics::EXECUTION_SECONDS_BUCKETS,
     record::{HeaderValues, InvalidRecord, RecordedRequest},
-    replay::{LoadedPolicy, Outcome, PolicyEngine},
+    recorder::Recording,
+    replay::{LoadedPolicy, Outcome, PolicyEngine, Timing},
     report::{DryRun, Facts, Finding, LoadReport, Severity},
     service::Overseer,
     status::{CandidateStatus, PolicyStatus},

@@ -3,7 +3,10 @@
 //! A guest sees no clock, no randomness and no network, so the same request, configuration and module give the same
 //! verdict and the same fuel here as they did live.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::HeaderValue;
@@ -207,18 +210,66 @@ impl PolicyEngine {
         }
         let mut exchange = Exchange::request(parts, policy.loaded.plan.needs_body.then_some(body));
         exchange.logs = Some(Vec::new());
-        if !policy.loaded.compiled.has(Phase::Request.entry()) {
-            return Ok(outcome(Verdict::Allow, exchange, 0));
-        }
-        let (call, exchange) = self.loader.call(
-            policy.spec.budget,
-            &policy.loaded,
-            Phase::Request,
-            Some(Lent::new(exchange)),
-        );
-        let exchange = exchange.expect("a call hands the exchange back");
-        Ok(outcome(call.verdict, exchange.into_inner(), call.fuel))
+        Ok(self.call(policy, exchange))
     }
+
+    fn call(&self, policy: &LoadedPolicy, exchange: Exchange) -> Outcome {
+        if !policy.loaded.compiled.has(Phase::Request.entry()) {
+            return outcome(Verdict::Allow, exchange, 0);
+        }
+        let exchange = Some(Lent::new(exchange));
+        let budget = policy.spec.budget;
+        let (call, exchange) = self.loader.call(budget, &policy.loaded, Phase::Request, exchange);
+        let exchange = exchange.expect("a call hands the exchange back");
+        outcome(call.verdict, exchange.into_inner(), call.fuel)
+    }
+
+    /// Calls the policy `count` times (at least once) on a request and takes the time.
+    ///
+    /// # Errors
+    ///
+    /// As [`PolicyEngine::validate_with_context`].
+    pub fn time(
+        &self,
+        policy: &LoadedPolicy,
+        request: &RecordedRequest,
+        count: usize,
+    ) -> Result<Timing, InvalidRecord> {
+        let outcome = self.validate_with_context(policy, request)?;
+        let (parts, body) = request.parts()?;
+        let exchange = Exchange::request(parts, policy.loaded.plan.needs_body.then_some(body));
+        let mut nanos: Vec<u64> = (0..count.max(1))
+            .map(|_| {
+                let exchange = exchange.clone();
+                let begun = Instant::now();
+                drop(self.call(policy, exchange));
+                u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+            })
+            .collect();
+        nanos.sort_unstable();
+        Ok(Timing {
+            count: nanos.len(),
+            nanos_best: nanos[0],
+            nanos_p50: nanos[nanos.len() / 2],
+            nanos_p99: nanos[nanos.len() * 99 / 100],
+            outcome,
+        })
+    }
+}
+
+/// What a policy takes on one request, an instance made for each call: what `arqon policy bench` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// How often it was called.
+    pub count: usize,
+    /// Nanoseconds of the quickest call, instance included.
+    pub nanos_best: u64,
+    /// Nanoseconds at the median.
+    pub nanos_p50: u64,
+    /// Nanoseconds at the 99th percentile.
+    pub nanos_p99: u64,
+    /// How it answered.
+    pub outcome: Outcome,
 }
 
 fn refusal(status: u16, cause: &str, reason: String) -> Outcome {

@@ -1,12 +1,15 @@
 //! From what the file says to what the layer runs by, or to everything that is wrong with it.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use arqon_message::{SubjectPattern, TenantId};
 use bytes::Bytes;
 use http::{HeaderName, Method};
 
-use super::{FailureConfig, OverseerConfig, POLICIES_MAX, PolicyConfig, duration};
+use super::{
+    FailureConfig, OverseerConfig, POLICIES_MAX, PolicyConfig,
+    findings::{Findings, quoted},
+};
 use crate::{
     abi::{
         arqon_host_v1::{Guest, GuestLimits},
@@ -15,6 +18,7 @@ use crate::{
     edit,
     engine::{Budget, ModuleCache, Settings},
     error::ConfigError,
+    recorder::RecordSettings,
     scope::{Route, Scope},
     spec::{PolicySpec, Source},
     verdict::Cause,
@@ -49,6 +53,7 @@ pub(crate) struct Parsed {
     pub(crate) body_bytes_max: usize,
     pub(crate) settings: Settings,
     pub(crate) load: LoadLimits,
+    pub(crate) record: Option<RecordSettings>,
     /// Their budgets are filled in by `Parsed::set_fuel`.
     pub(crate) policies: Vec<PolicySpec>,
 }
@@ -60,75 +65,6 @@ impl Parsed {
             policy.budget = Budget::new(fuel, self.deadline);
         }
     }
-}
-
-/// Collects findings.
-#[derive(Default)]
-struct Findings(Vec<ConfigError>);
-
-impl Findings {
-    fn add(
-        &mut self,
-        key: &str,
-        value: impl fmt::Display,
-        problem: impl Into<String>,
-        fix: impl Into<String>,
-    ) {
-        self.0.push(ConfigError::new(key, value, problem, fix));
-    }
-
-    fn within(&mut self, key: &str, value: usize, min: usize, max: usize) {
-        if !(min..=max).contains(&value) {
-            self.add(
-                key,
-                value,
-                format!("it must be {min} to {max}"),
-                format!("write {}", value.clamp(min, max)),
-            );
-        }
-    }
-
-    fn span(&mut self, key: &str, text: &str, min: Duration, max: Duration, default: Duration) -> Duration {
-        let Some(span) = duration::parse(text) else {
-            self.add(
-                key,
-                quoted(text),
-                "this is no span of time",
-                "write a number and us, ms or s, such as \"5ms\"",
-            );
-            return default;
-        };
-        if span < min || span > max {
-            self.add(
-                key,
-                quoted(text),
-                format!("it must be {min:?} to {max:?}"),
-                format!("write \"{default:?}\""),
-            );
-        }
-        span
-    }
-
-    /// One of `known`, else a finding that names the nearest.
-    fn one_of<'a>(&mut self, key: &str, text: &str, known: &[&'a str]) -> Option<&'a str> {
-        if let Some(found) = known.iter().find(|name| **name == text) {
-            return Some(found);
-        }
-        let near = known
-            .iter()
-            .map(|name| (strsim::osa_distance(name, text), *name))
-            .min();
-        let fix = match near {
-            Some((distance, name)) if distance <= 2 => format!("did you mean \"{name}\"?"),
-            _ => format!("write one of {}", known.join(", ")),
-        };
-        self.add(key, quoted(text), "there is no such value", fix);
-        None
-    }
-}
-
-fn quoted(text: &str) -> String {
-    format!("{text:?}")
 }
 
 impl OverseerConfig {
@@ -168,6 +104,7 @@ impl OverseerConfig {
             header_bytes_max: self.header_bytes_max,
             body_bytes_max: self.max_body_bytes,
         };
+        let record = self.record.as_ref().map(|record| record.parse(&mut findings));
         let mut names = BTreeSet::new();
         let mut policies = Vec::new();
         for (at, policy) in self.policies.iter().enumerate() {
@@ -192,6 +129,7 @@ impl OverseerConfig {
                 compile_deadline,
             };
             let settings = self.settings(policies.len());
+            let record = record.flatten();
             let (enabled, body_bytes_max) = (self.enabled, self.max_body_bytes);
             Ok(Parsed {
                 enabled,
@@ -201,6 +139,7 @@ impl OverseerConfig {
                 body_bytes_max,
                 settings,
                 load,
+                record,
                 policies,
             })
         } else {

@@ -52,6 +52,7 @@ fn every_wrong_value_is_named_at_once_with_its_fix() {
         concurrency = 0
         pool_wait = "later"
         watch_interval = "1ms"
+        record = { requests_max = 0, masked_headers = ["x key"] }
         [[policies]]
         name = "a b"
         sha256 = "xyz"
@@ -82,6 +83,9 @@ fn every_wrong_value_is_named_at_once_with_its_fix() {
         "concurrency",
         "pool_wait",
         "watch_interval",
+        "record.path",
+        "record.requests_max",
+        "record.masked_headers[0]",
         "policies[0].name",
         "policies[0].path",
         "policies[0].sha256",
@@ -102,7 +106,7 @@ fn every_wrong_value_is_named_at_once_with_its_fix() {
     ] {
         assert!(keys.iter().any(|found| found == key), "{key} in {keys:?}");
     }
-    assert_eq!(keys.len(), 23, "{keys:?}");
+    assert_eq!(keys.len(), 26, "{keys:?}");
     let errors = config.validate();
     let text = errors
         .iter()

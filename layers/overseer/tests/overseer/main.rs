@@ -12,6 +12,7 @@ mod handle;
 mod hostile;
 mod limits;
 mod load;
+mod recorded;
 mod samples;
 mod servers;
 mod telemetry;

@@ -7,7 +7,9 @@ use std::{
 };
 
 use arqon_message::MessageBody;
-use arqon_overseer::{EXECUTION_SECONDS_BUCKETS, OverseerLayer, PolicyConfig, RecordedRequest};
+use arqon_overseer::{
+    EXECUTION_SECONDS_BUCKETS, OverseerConfig, OverseerLayer, PolicyConfig, RecordConfig, RecordedRequest,
+};
 use axum::body::Body;
 use http::{Request, Response};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
@@ -32,8 +34,15 @@ async fn every_series_starts_at_zero_and_counts() {
             ..PolicyConfig::from_module("watch", BLOCK_ME)
         },
     ];
-    let (layer, handle) =
-        metrics::with_local_recorder(&recorder, || OverseerLayer::channel(small(policies)).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let config = OverseerConfig {
+        record: Some(RecordConfig {
+            path: folder.path().join("records.jsonl"),
+            ..RecordConfig::default()
+        }),
+        ..small(policies)
+    };
+    let (layer, handle) = metrics::with_local_recorder(&recorder, || OverseerLayer::channel(config).unwrap());
     let text = rendered.render();
     for series in [
         r#"shield_wasm_fuel_consumed_total{module="block_me"} 0"#,
@@ -45,6 +54,7 @@ async fn every_series_starts_at_zero_and_counts() {
         r#"shield_overseer_relaxed{module="block_me"} 0"#,
         r#"shield_overseer_relaxed{module="watch"} 1"#,
         r#"shield_overseer_reloads_total{module="block_me",result="ok"} 0"#,
+        "shield_overseer_records_dropped_total 0",
         r#"shield_overseer_reloads_total{module="block_me",result="refused"} 0"#,
     ] {
         assert!(text.contains(series), "{series} in\n{text}");

@@ -1,0 +1,177 @@
+//! Live requests written down, and replayed.
+
+use std::{convert::Infallible, fs, path::Path};
+
+use arqon_message::{Claims, MessageBody, Subject};
+use arqon_overseer::{OverseerConfig, OverseerLayer, PolicyConfig, PolicyEngine, RecordConfig, Recording};
+use axum::body::Body;
+use http::{Request, Response};
+use tower::{Layer, ServiceExt};
+
+use crate::guests::{BLOCK_ME, module, on_request, small};
+
+/// Adds a header, so that the next policy sees more than the client sent.
+fn adds() -> String {
+    module(
+        r#"(data (i32.const 0) "x-edgearqon")
+           (func (export "on_request") (result i32)
+             (call $host_add_header (i32.const 0) (i32.const 6) (i32.const 6) (i32.const 5)))"#,
+    )
+}
+
+/// Looks at everything a record holds: denies with a status made of what it saw.
+fn looks() -> String {
+    module(
+        r#"(data (i32.const 0) "x-edge") (data (i32.const 16) "sub") (data (i32.const 32) "subject")
+           (data (i32.const 48) "authorization")
+           (func (export "on_request") (result i32)
+             (if (i32.ge_s (call $host_get_header (i32.const 0) (i32.const 6) (i32.const 256) (i32.const 64)) (i32.const 0))
+               (then (call $host_reject
+                 (i32.add (i32.const 400)
+                   (i32.add (call $host_get_claim (i32.const 16) (i32.const 3) (i32.const 256) (i32.const 64))
+                     (i32.add (call $host_get_property (i32.const 32) (i32.const 7) (i32.const 256) (i32.const 64))
+                       (call $host_get_header (i32.const 48) (i32.const 13) (i32.const 256) (i32.const 64)))))
+                 (i32.const 0) (i32.const 0))))
+             (i32.const 0))"#,
+    )
+}
+
+fn recordings(path: &Path) -> Vec<Recording> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+async fn send(layer: &OverseerLayer, request: Request<Body>) -> u16 {
+    let inner = tower::service_fn(|_: Request<MessageBody<Body>>| async {
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    });
+    layer
+        .layer(inner)
+        .oneshot(request)
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
+}
+
+fn request() -> Request<Body> {
+    let mut request = Request::post("/v1/publish/users?a=1")
+        .header("authorization", "Bearer secret")
+        .header("x-api-key", "hidden")
+        .body(Body::from("a body"))
+        .unwrap();
+    let claims = serde_json::json!({"sub": "u-1"}).as_object().cloned().unwrap();
+    request.extensions_mut().insert(Claims::new(claims));
+    request
+        .extensions_mut()
+        .insert(Subject::parse("in.t.acme.users").unwrap());
+    request
+}
+
+#[tokio::test]
+async fn what_was_decided_live_replays_with_the_same_verdict_and_the_same_fuel() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    let body_len = on_request("(i32.ne (call $host_payload_len) (i32.const 6))");
+    let modules = [("adds", adds()), ("body", body_len), ("looks", looks())];
+    for (standby, bodies) in [(4, true), (0, false)] {
+        let config = OverseerConfig {
+            standby,
+            record: Some(RecordConfig {
+                path: path.clone(),
+                bodies,
+                masked_headers: vec!["x-api-key".to_owned()],
+                ..RecordConfig::default()
+            }),
+            ..small(
+                modules
+                    .iter()
+                    .map(|(name, wat)| PolicyConfig::from_module(name, wat.clone())),
+            )
+        };
+        let layer = OverseerLayer::new(config).unwrap();
+        for _ in 0..3 {
+            // 3 of the claim, 15 of the subject, 13 of the masked header.
+            assert_eq!(send(&layer, request()).await, 431);
+        }
+        drop(layer);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("secret") && !text.contains("hidden"), "{text}");
+        let recordings = recordings(&path);
+        assert_eq!(recordings.len(), 9);
+        let engine = PolicyEngine::new().unwrap();
+        for recording in &recordings {
+            let (_, wat) = modules
+                .iter()
+                .find(|(name, _)| *name == recording.policy)
+                .unwrap();
+            let policy = engine
+                .load(&PolicyConfig::from_module(&recording.policy, wat.clone()))
+                .unwrap();
+            assert_eq!(recording.sha256, policy.report().facts.as_ref().unwrap().sha256);
+            assert_eq!(recording.is_replayable(), bodies || recording.policy != "body");
+            if recording.is_replayable() {
+                let outcome = engine.validate_with_context(&policy, &recording.request).unwrap();
+                assert_eq!(
+                    (outcome.verdict, outcome.status, outcome.cause, outcome.fuel),
+                    (
+                        recording.verdict.clone(),
+                        recording.status,
+                        recording.cause.clone(),
+                        recording.fuel
+                    ),
+                    "{} standby {standby}",
+                    recording.policy
+                );
+            }
+        }
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_more_is_recorded_than_was_asked_for_and_only_its_owner_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    let config = OverseerConfig {
+        record: Some(RecordConfig {
+            path: path.clone(),
+            requests_max: 2,
+            ..RecordConfig::default()
+        }),
+        ..small([PolicyConfig::from_module("p", BLOCK_ME)])
+    };
+    let layer = OverseerLayer::new(config).unwrap();
+    for _ in 0..5 {
+        assert_eq!(send(&layer, request()).await, 200);
+    }
+    drop(layer);
+    assert_eq!(recordings(&path).len(), 2);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let config = OverseerConfig {
+        record: Some(RecordConfig {
+            path: folder.path().join("no/such/folder"),
+            ..RecordConfig::default()
+        }),
+        ..small([PolicyConfig::from_module("p", BLOCK_ME)])
+    };
+    let error = OverseerLayer::new(config).unwrap_err().to_string();
+    assert!(error.contains("record.path"), "{error}");
+}
+
+#[test]
+fn a_policy_is_timed_on_one_request() {
+    let engine = PolicyEngine::new().unwrap();
+    let policy = engine.load(&PolicyConfig::from_module("p", BLOCK_ME)).unwrap();
+    let record = serde_json::from_value(serde_json::json!({"headers": {"x-block-me": "1"}})).unwrap();
+    let timing = engine.time(&policy, &record, 20).unwrap();
+    assert_eq!((timing.count, timing.outcome.status), (20, Some(403)));
+    assert!(timing.nanos_best > 0);
+    assert!(timing.nanos_best <= timing.nanos_p50 && timing.nanos_p50 <= timing.nanos_p99);
+}

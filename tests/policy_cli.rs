@@ -1,0 +1,141 @@
+//! `arqon policy bench` and `replay`, as an operator calls them.
+
+use std::{error::Error, fs, path::Path, process::Command};
+
+use serde_json::{Value, json};
+
+const BLOCK_ME: &str = include_str!("../examples/policies/wat/block_me.wat");
+const DENY: &str = r#"(module (memory (export "memory") 1) (global (export "arqon_abi_v1") i32 (i32.const 1))
+  (func (export "on_request") (result i32) i32.const 1))"#;
+
+/// The exit code and what was printed.
+fn arqon(folder: &Path, arguments: &[&str]) -> Result<(Option<i32>, String, String), Box<dyn Error>> {
+    let output = Command::new(env!("CARGO_BIN_EXE_arqon"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok((output.status.code(), text(output.stdout), text(output.stderr)))
+}
+
+fn record(policy: &str, headers: Value, said: Value) -> String {
+    let mut record = json!({
+        "policy": policy, "sha256": "", "complete": true, "status": null, "cause": null,
+        "request": { "path": "/v1/publish/free", "headers": headers },
+    });
+    for (key, value) in said.as_object().into_iter().flatten() {
+        record[key] = value.clone();
+    }
+    record.to_string()
+}
+
+#[test]
+fn records_are_held_against_any_module() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("block_me.wat"), BLOCK_ME)?;
+    fs::write(folder.path().join("deny.wat"), DENY)?;
+    fs::write(
+        folder.path().join("request.json"),
+        r#"{"headers":{"X-Block-Me":"1"}}"#,
+    )?;
+    let run = [
+        "--json",
+        "policy",
+        "run",
+        "block_me.wat",
+        "--request",
+        "request.json",
+    ];
+    let fuel = serde_json::from_str::<Value>(&arqon(folder.path(), &run)?.1)?["fuel"].clone();
+    let (code, checked, _) = arqon(folder.path(), &["--json", "policy", "check", "block_me.wat"])?;
+    assert_eq!(code, Some(0));
+    let sha256 = serde_json::from_str::<Value>(&checked)?["reports"][0]["facts"]["sha256"].clone();
+    let denied =
+        json!({ "verdict": "reject", "status": 403, "cause": "denied", "fuel": fuel, "sha256": sha256 });
+    let late =
+        json!({ "verdict": "reject", "status": 503, "cause": "deadline", "fuel": 1, "sha256": sha256 });
+    let other = json!({ "verdict": "allow", "fuel": 1, "sha256": "of another module" });
+    let lines = [
+        record("block_me", json!({ "x-block-me": "1" }), denied.clone()),
+        record("block_me", json!({}), late),
+        record("block_me", json!({}), other),
+        record("somebody", json!({}), denied.clone()),
+    ];
+    fs::write(folder.path().join("records.jsonl"), lines.join("\n"))?;
+    let replay = |module: &'static str| {
+        arqon(
+            folder.path(),
+            &[
+                "--json",
+                "policy",
+                "replay",
+                module,
+                "--records",
+                "records.jsonl",
+                "--policy",
+                "block_me",
+            ],
+        )
+    };
+    let (code, said, errors) = replay("block_me.wat")?;
+    let said: Value = serde_json::from_str(&said).map_err(|error| format!("{error}: {errors}"))?;
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        said,
+        json!({ "replayed": 2, "same": 2, "differs": 0, "skipped": 1, "differences": [] })
+    );
+
+    let (code, said, _) = replay("deny.wat")?;
+    let said: Value = serde_json::from_str(&said)?;
+    assert_eq!((code, &said["differs"]), (Some(1), &json!(1)));
+    assert_eq!(said["differences"][0]["line"], 3);
+    assert_eq!(said["differences"][0]["recorded"]["verdict"], "allow");
+    assert_eq!(said["differences"][0]["replayed"]["status"], 403);
+
+    // The same module with other fuel is a difference: one of the two was not what it says it is.
+    let mut wrong = denied;
+    wrong["fuel"] = json!(1);
+    fs::write(
+        folder.path().join("records.jsonl"),
+        record("block_me", json!({ "x-block-me": "1" }), wrong),
+    )?;
+    let (code, said, _) = arqon(
+        folder.path(),
+        &["policy", "replay", "block_me.wat", "--records", "records.jsonl"],
+    )?;
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("was reject 403 denied (fuel 1), is reject 403 denied (fuel ")
+            && said.contains("1 different"),
+        "{said}"
+    );
+    fs::write(folder.path().join("records.jsonl"), "no record")?;
+    assert_eq!(replay("block_me.wat")?.0, Some(2));
+    Ok(())
+}
+
+#[test]
+fn a_module_is_timed() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("block_me.wat"), BLOCK_ME)?;
+    let (code, said, errors) = arqon(
+        folder.path(),
+        &["--json", "policy", "bench", "block_me.wat", "--count", "50"],
+    )?;
+    assert_eq!(code, Some(0), "{errors}");
+    let said: Value = serde_json::from_str(&said)?;
+    assert_eq!(
+        (&said["count"], &said["outcome"]["verdict"]),
+        (&json!(50), &json!("allow"))
+    );
+    for key in ["nanos_best", "nanos_p50", "nanos_p99"] {
+        assert!(said[key].as_u64().is_some_and(|nanos| nanos > 0), "{said}");
+    }
+    assert!(said["compile_ms"].as_f64().is_some());
+    let (code, _, errors) = arqon(
+        folder.path(),
+        &["policy", "bench", "block_me.wat", "--count", "0"],
+    )?;
+    assert_eq!(code, Some(2), "{errors}");
+    Ok(())
+}
