@@ -3,7 +3,7 @@
 #
 #   tests/run.sh                 everything
 #   tests/run.sh tools           only set up target/tools (a Python venv with a nats-server in it)
-#   tests/run.sh PART..          some of: rust doc loom bus python contract
+#   tests/run.sh PART..          some of: rust doc loom bus policies python contract
 #
 # Where the live tests get their server from: TEST_NATS_URL, else a Docker engine (then a run that used anything else
 # fails), else the nats-server of target/tools. The last line says how many tests ran: "N passed, N failed".
@@ -194,6 +194,57 @@ bus() {
     run bus-soak cargo test --package ron-bus --release --locked --test soak
 }
 
+# The sample policies, built and run, and the guest SDK with the oldest Rust it promises. Compilers for Wasm come from
+# rustup, from Debian (as root) and from PyPI; what cannot be had fails the part.
+policies() {
+    local target=wasm32-unknown-unknown oldest=1.63
+    wasm_rust() { [ -d "$("$@" --print sysroot 2>/dev/null)/lib/rustlib/$target" ]; }
+    if ! wasm_rust rustc && command -v rustup >/dev/null 2>&1; then
+        rustup target add "$target" >"$logs/wasm-rustup.log" 2>&1 || tail -n 2 "$logs/wasm-rustup.log"
+    fi
+    local packages=()
+    wasm_rust rustc || wasm_rust /usr/bin/rustc || packages+=(rustc libstd-rust-dev-wasm32 lld-14)
+    command -v clang-19 >/dev/null 2>&1 || command -v clang >/dev/null 2>&1 || packages+=(clang-19 lld-19)
+    if [ ${#packages[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${packages[@]}"; } \
+            >"$logs/wasm-apt.log" 2>&1 </dev/null || tail -n 2 "$logs/wasm-apt.log"
+    fi
+    # Without root: the clang that is inside the Zig of PyPI.
+    if ! command -v clang-19 >/dev/null 2>&1 && ! command -v clang >/dev/null 2>&1; then
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check ziglang==0.13.0 || true
+        export CLANG=$tools/zig-clang
+        cat >"$CLANG" <<WRAPPER
+#!/bin/sh
+for a; do
+    shift
+    case \$a in --target=$target) a=--target=wasm32-freestanding ;; esac
+    set -- "\$@" "\$a"
+done
+exec "$venv/bin/python" -m ziglang cc "\$@"
+WRAPPER
+        chmod +x "$CLANG"
+    fi
+    run policies env STRICT=1 cargo test --package arqon-overseer --all-features --locked --test overseer -- samples::
+    run policies-sdk cargo test --package arqon-policy --locked
+    # The SDK and the samples again, with the oldest Rust.
+    if command -v rustup >/dev/null 2>&1; then
+        rustup toolchain install "$oldest" --profile minimal --target "$target" >"$logs/wasm-oldest.log" 2>&1 || true
+    fi
+    local old=
+    if wasm_rust rustup run "$oldest" rustc; then
+        old=$logs/rustc-$oldest
+        printf '#!/bin/sh\nexec rustup run %s rustc "$@"\n' "$oldest" >"$old"
+        chmod +x "$old"
+    elif wasm_rust /usr/bin/rustc && /usr/bin/rustc --version | grep -q "^rustc $oldest\\."; then
+        old=/usr/bin/rustc
+    else
+        problems+=("no Rust $oldest with the target $target; log: $logs/wasm-oldest.log")
+        return
+    fi
+    run policies-oldest env STRICT=1 RUSTC_POLICIES="$old" cargo test --package arqon-overseer --all-features --locked \
+        --test overseer -- samples::
+}
+
 # The two programs, for the suites that drive them from outside.
 programs() {
     cargo build --quiet --workspace --bins --all-features --locked || return 1
@@ -232,11 +283,11 @@ main() {
         echo "target/tools is ready: $("$venv/bin/nats-server" --version)"
         return
     fi
-    [ ${#parts[@]} -gt 0 ] || parts=(rust doc loom bus python contract)
+    [ ${#parts[@]} -gt 0 ] || parts=(rust doc loom bus policies python contract)
     for part in "${parts[@]}"; do
         case $part in
-        rust | doc | loom | bus | python | contract) ;;
-        *) die "unknown part $part: one of tools, rust, doc, loom, bus, python, contract" ;;
+        rust | doc | loom | bus | policies | python | contract) ;;
+        *) die "unknown part $part: one of tools, rust, doc, loom, bus, policies, python, contract" ;;
         esac
     done
     mkdir -p "$logs"
