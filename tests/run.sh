@@ -174,7 +174,7 @@ rust() {
     fi
 }
 
-doc() { run doc cargo test --doc --workspace --all-features --locked; }
+doc() { run doc cargo test --doc --workspace --all-features --locked --no-fail-fast; }
 
 # ron-bus under loom's scheduler: its unit models, and tests/loom*.rs where there are such.
 loom() {

@@ -123,6 +123,16 @@ pub(super) struct Known {
 }
 
 impl Known {
+    #[cfg(test)]
+    pub(super) fn path(&self) -> &'static str {
+        self.path
+    }
+
+    #[cfg(test)]
+    pub(super) fn fields(&self) -> &'static [&'static str] {
+        self.fields
+    }
+
     /// The field names of `T`, as serde knows them.
     pub(super) fn of<'de, T: Deserialize<'de>>(path: &'static str) -> Self {
         let mut fields: &'static [&'static str] = &[];

@@ -202,3 +202,108 @@ fn a_reload_swaps_policies_and_mirror_rules_and_names_what_needs_a_restart() {
         assert_eq!(running.says_the_same(&next), toml.is_empty(), "{toml}");
     }
 }
+
+const REFERENCE: &str = include_str!("../../examples/gateway/gateway.toml");
+
+/// The reference with every key on.
+fn reference() -> String {
+    let on = |line: &'static str| {
+        let off = line
+            .strip_prefix('#')
+            .filter(|rest| !rest.is_empty() && !rest.starts_with(' '));
+        off.unwrap_or(line)
+    };
+    REFERENCE.lines().map(on).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let shown: toml::Table = toml::from_str(&reference()).expect("TOML");
+    let shown = serde_json::to_value(shown).expect("JSON");
+    let mut absent = Vec::new();
+    for known in known() {
+        let mut table = &shown;
+        for part in known.path().split('.') {
+            table = &table[part];
+            table = table.get(0).unwrap_or(table);
+        }
+        for field in known.fields() {
+            // Another name of `prefix`, and a key that excludes `path`.
+            let others = [
+                ("platform.mirroring.rules", "subject"),
+                ("platform.rollout.catalog", "kv"),
+            ];
+            let alias = others.contains(&(known.path(), *field));
+            if table.get(field).is_none() && !alias {
+                absent.push(format!("{}.{field}", known.path()));
+            }
+        }
+    }
+    assert!(absent.is_empty(), "not in gateway.toml: {absent:#?}");
+}
+
+#[test]
+fn the_reference_is_valid_with_every_key_on() {
+    // Keys that exclude another: one of each pair is enough.
+    let lines = reference();
+    let lines = lines
+        .lines()
+        .filter(|line| !line.starts_with("budget") && !line.starts_with("kv_bucket"));
+    let findings = load(&lines.collect::<Vec<_>>().join("\n"))
+        .err()
+        .unwrap_or_default();
+    // Only the files that it names as examples are not there.
+    for finding in &findings {
+        assert!(
+            finding.contains("cannot be read") || finding.contains("is not a file"),
+            "{finding}"
+        );
+    }
+    assert_eq!(findings.len(), 2, "{findings:?}");
+}
+
+#[test]
+fn the_values_shown_are_the_defaults() {
+    let shown: toml::Table = toml::from_str(&reference()).expect("TOML");
+    let shown = serde_json::to_value(shown).expect("JSON");
+    let own = serde_json::to_value(Config {
+        nats: Some(NatsConfig::default()),
+        ..Config::default()
+    })
+    .expect("JSON");
+    let mut wrong = Vec::new();
+    for line in REFERENCE.lines() {
+        let Some(rest) = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')) else {
+            continue;
+        };
+        let Some((key, _)) = rest.split_once(" = ") else {
+            continue;
+        };
+        if rest.contains("# example") {
+            continue;
+        }
+        for section in [
+            "gateway",
+            "nats",
+            "bus",
+            "telemetry",
+            "platform/overseer",
+            "platform/registry",
+            "platform/rollout",
+            "platform/mirroring",
+        ] {
+            let pointer = format!("/{section}/{key}");
+            let (Some(said), Some(is)) = (shown.pointer(&pointer), own.pointer(&pointer)) else {
+                continue;
+            };
+            // Said as none, and what none means: DESIGN 5's fuel and deadline, S3-13's bucket.
+            if is.is_null() && ["fuel_limit", "deadline"].contains(&key) {
+                continue;
+            }
+            if said != is {
+                wrong.push(format!("{pointer}: the file says {said}, the default is {is}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

@@ -103,7 +103,7 @@ async fn method_not_allowed(request: Request) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    admin.shared.sample_bus();
+    admin.shared.sample();
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
         admin.metrics.render(),

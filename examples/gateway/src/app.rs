@@ -56,8 +56,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Hands what the bus counts to the recorder.
-    pub(crate) fn sample_bus(&self) {
+    /// Hands the recorder what is read rather than counted: the bus, the age of the registry.
+    pub(crate) fn sample(&self) {
+        let age = self.platform.schema.age();
+        metrics::gauge!("shield_schema_registry_age_seconds").set(age.as_secs_f64());
         let counted = self.bus.metrics();
         let labels = self.bus.metric_labels();
         metrics::counter!(BusMetrics::OVERFLOW_DROPPED_TOTAL, &labels)
@@ -193,7 +195,7 @@ impl Gateway {
             engine: if broker.is_some() { "embedded" } else { "nats" },
             started: Instant::now(),
         });
-        shared.sample_bus();
+        shared.sample();
         let this = Self {
             public: public.local_addr().map_err(|error| error.to_string())?,
             admin: operators.local_addr().map_err(|error| error.to_string())?,

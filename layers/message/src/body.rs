@@ -33,6 +33,7 @@ pin_project! {
 
 impl<B> MessageBody<B> {
     /// Passes `body` on as it is.
+    #[inline]
     pub const fn streaming(body: B) -> Self {
         Self {
             kind: Kind::Streaming { body },

@@ -86,6 +86,7 @@ where
     S: Service<Request<MessageBody<B>>>,
     B: Body<Data = Bytes>,
 {
+    #[inline]
     pub(crate) const fn pass(future: S::Future) -> Self {
         Self {
             state: State::Inner {

@@ -41,18 +41,20 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
-        let clone = self.inner.clone();
-        let mut ready = mem::replace(&mut self.inner, clone);
+        // What passes goes straight into the inner service that was made ready: no clone has to be swapped in.
         let Some(snapshot) = self.shared.snapshot() else {
-            return ResponseFuture::pass(ready.call(request.map(MessageBody::streaming)));
+            return ResponseFuture::pass(self.inner.call(request.map(MessageBody::streaming)));
         };
         let (parts, body) = request.into_parts();
         let matching = snapshot.matching(&parts, &body.size_hint());
         if matching.is_empty() {
             let request = Request::from_parts(parts, MessageBody::streaming(body));
-            return ResponseFuture::pass(ready.call(request));
+            return ResponseFuture::pass(self.inner.call(request));
         }
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
         ResponseFuture::consult(ready, snapshot, matching, parts, body)
     }
 }

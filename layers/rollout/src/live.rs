@@ -61,18 +61,21 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) fn new(states: impl IntoIterator<Item = State>) -> Self {
+        let states = states.into_iter().map(|state| (state.tenant().clone(), state));
+        let states: BTreeMap<_, _> = states.collect();
+        let mut metrics = Metrics::new();
+        for variant in states.values().flat_map(|state| state.catalog().variants()) {
+            let _registered = metrics.decisions(&variant.name);
+        }
         Self {
-            states: states
-                .into_iter()
-                .map(|state| (state.tenant().clone(), state))
-                .collect(),
+            states,
             latches: Latches::new(),
             contact_us: 0,
             hold: None,
             audit_failed: false,
             seq: 0,
             verdicts: VecDeque::new(),
-            metrics: Metrics::new(),
+            metrics,
             watches: Watches::new(),
             measured: false,
             pinned: false,

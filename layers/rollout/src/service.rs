@@ -1,7 +1,6 @@
 //! The service: reads the snapshot once, decides, and hands the request on with its variant.
 
 use std::{
-    mem,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -145,7 +144,7 @@ fn kept<'a>(session: &SessionVariant, lane: &'a LaneView, extensions: &Extension
 
 impl<S, B, R> Service<Request<B>> for Rollout<S>
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S: Service<Request<B>, Response = Response<R>>,
 {
     type Response = Response<R>;
     type Error = S::Error;
@@ -155,9 +154,8 @@ where
         self.inner.poll_ready(context)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let clone = self.inner.clone();
-        let mut ready = mem::replace(&mut self.inner, clone);
         let (variant, measure) = self.decide(request.headers(), request.extensions()).unzip();
         let header = variant.as_ref().map(Variant::header);
         // What a client claims to have been assigned never reaches the handler.
@@ -168,6 +166,7 @@ where
         if let Some(variant) = variant {
             request.extensions_mut().insert(variant);
         }
-        ResponseFuture::new(ready.call(request), header, measure.flatten())
+        // The inner service that was made ready is called at once: no clone has to be swapped in.
+        ResponseFuture::new(self.inner.call(request), header, measure.flatten())
     }
 }

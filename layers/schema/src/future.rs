@@ -55,6 +55,7 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<MessageBody<B>>>,
 {
+    #[inline]
     pub(crate) fn inner(future: S::Future) -> Self {
         Self {
             state: State::Inner { future },

@@ -25,6 +25,14 @@ pub struct Schema<S> {
     pub(crate) shared: Arc<Shared>,
 }
 
+impl<S: Clone> Schema<S> {
+    /// The inner service that was made ready; dropping it frees its place.
+    fn take_ready(&mut self) -> S {
+        let clone = self.inner.clone();
+        mem::replace(&mut self.inner, clone)
+    }
+}
+
 impl<S, B, R> Service<Request<B>> for Schema<S>
 where
     S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,
@@ -39,20 +47,20 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let clone = self.inner.clone();
-        let mut ready = mem::replace(&mut self.inner, clone);
         match admit(&self.shared, &mut request) {
-            Admission::Pass => ResponseFuture::inner(ready.call(request.map(MessageBody::streaming))),
-            // The readied service is dropped here: its place is free again.
+            // Straight into the inner service that was made ready: no clone has to be swapped in.
+            Admission::Pass => ResponseFuture::inner(self.inner.call(request.map(MessageBody::streaming))),
             Admission::Refuse(problem) => {
+                drop(self.take_ready());
                 ResponseFuture::refused(Rejection::new(problem), request.into_parts().0)
             }
             Admission::Check { binding, encoding } => {
                 let (parts, body) = request.into_parts();
                 let limit = self.shared.registry.config().max_body_bytes;
                 let job = Job {
-                    ready,
+                    ready: self.take_ready(),
                     parts,
                     binding,
                     encoding,

@@ -1,5 +1,4 @@
 //! The mirror against a real nats-server: healthy, away, dying, stalled, and with a small `max_payload` (F1 to F5, F12).
-#![cfg(feature = "nats")]
 
 use std::{convert::Infallible, time::Duration};
 
