@@ -75,7 +75,8 @@ pub(super) struct Signing {
 
 #[derive(Debug, Args)]
 pub(super) struct Sign {
-    /// A message, or an envelope that others signed (`-`: standard input).
+    /// A message, an envelope that others signed, or a tester's pin, `{"tenant","variant","expires_at_us"}` (`-`: standard
+    /// input).
     file: PathBuf,
     #[command(flatten)]
     signing: Signing,

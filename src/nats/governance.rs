@@ -82,6 +82,8 @@ struct Session {
     gap: bool,
     /// Whether nothing has come yet: what is missing before the first entry is gone, not late.
     fresh: bool,
+    /// Whether something is missing before what came last: the next read begins anew.
+    lost: bool,
 }
 
 impl std::fmt::Debug for Session {
@@ -216,6 +218,7 @@ impl NatsControlLog {
             at: from + self.offset.load(Ordering::Relaxed),
             gap,
             fresh: true,
+            lost: false,
         })
     }
 
@@ -249,7 +252,9 @@ impl NatsControlLog {
             None => timeout(ANSWER * 2, self.open(after)).await??,
         };
         let batch = self.follow(&mut session).await?;
-        *lock(&self.session) = Some(session);
+        if !session.lost {
+            *lock(&self.session) = Some(session);
+        }
         Ok(batch)
     }
 
@@ -280,12 +285,25 @@ impl NatsControlLog {
         };
         let mut next = Some(first.ok_or("the stream's messages ended")?);
         while let Some(message) = next.take() {
-            batch.more = self.take(&message?, session, &mut batch)?;
+            let message = message?;
+            if !batch.records.is_empty() && self.position(&message)? != session.at + 1 {
+                (session.lost, batch.more) = (true, true);
+                return Ok(batch);
+            }
+            let follows = self.take(&message, session, &mut batch)?;
             if batch.records.len() < BATCH {
+                batch.more = follows;
                 next = session.messages.next().now_or_never().flatten();
+            } else {
+                // What the client holds already is not counted by the server.
+                batch.more = true;
             }
         }
         Ok(batch)
+    }
+
+    fn position(&self, message: &jetstream::Message) -> Result<u64, BoxError> {
+        Ok(message.info()?.stream_sequence + self.offset.load(Ordering::Relaxed))
     }
 
     /// Adds a message to a batch; true if more are on their way.
@@ -296,7 +314,7 @@ impl NatsControlLog {
         batch: &mut Batch,
     ) -> Result<bool, BoxError> {
         let info = message.info()?;
-        let seq = info.stream_sequence + self.offset.load(Ordering::Relaxed);
+        let seq = self.position(message)?;
         if seq != session.at + 1 {
             if !session.fresh {
                 // Lost on the way, or deleted by somebody: the next read asks for it again.

@@ -58,13 +58,26 @@ pub async fn exported(client: &Client, node: &NodeId) -> Result<Option<ExportedH
 }
 
 /// Exports the head of `trail` whenever it has moved, until dropped. The first thing it does is to compare what was
-/// exported before with the file: `cut_off` is told when lines are missing.
-pub async fn export(
+/// exported before with the file: `cut_off` is told when lines are missing. Call it before anything is appended: what the
+/// log gives again would mend the trail unseen.
+pub fn export(
     client: Client,
     replicas: usize,
     node: NodeId,
     trail: AuditLog,
-    cut_off: impl Fn(String),
+    cut_off: impl Fn(String) + Send + Sync + 'static,
+) -> impl Future<Output = Result<(), BoxError>> + Send + 'static {
+    let opened = trail.head();
+    follow(client, replicas, node, trail, opened, cut_off)
+}
+
+async fn follow(
+    client: Client,
+    replicas: usize,
+    node: NodeId,
+    trail: AuditLog,
+    opened: Head,
+    cut_off: impl Fn(String) + Send + Sync,
 ) -> Result<(), BoxError> {
     let mut ticks = interval(EVERY);
     let (mut bucket, mut compared, mut last) = (None, false, None);
@@ -82,10 +95,10 @@ pub async fn export(
             if !compared {
                 if let Some(before) = store.get(node.as_str()).await? {
                     let before: ExportedHead = serde_json::from_slice(&before)?;
-                    if !trail.holds(before.lines, &before.hash) {
+                    if before.lines > opened.lines || !trail.holds(before.lines, &before.hash) {
                         cut_off(format!(
-                            "the audit trail has {} lines, but {} were exported before: its end was cut off or replaced",
-                            head.lines, before.lines
+                            "the audit trail had {} lines at start, but {} were exported before: its end was cut off or replaced",
+                            opened.lines, before.lines
                         ));
                     }
                 }

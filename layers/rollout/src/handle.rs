@@ -187,7 +187,9 @@ impl Shared {
     /// Publishes what `live` says now, and then tells what changed.
     pub(crate) fn publish(&self, mut live: MutexGuard<'_, Live>) {
         let (snapshot, changes) = live.snapshot(self.clock.now_us());
-        self.snapshot.store(Arc::new(snapshot));
+        if let Some(snapshot) = snapshot {
+            self.snapshot.store(Arc::new(snapshot));
+        }
         drop(live);
         changes
             .into_iter()

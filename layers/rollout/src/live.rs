@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct Live {
     pub(crate) history: BTreeMap<(TenantId, Scope), History>,
     pub(crate) reported_us: u64,
     served: BTreeMap<(TenantId, Scope), (Phase, Option<String>)>,
+    /// What the last snapshot was made of.
+    made_of: u64,
 }
 
 impl Live {
@@ -84,6 +87,7 @@ impl Live {
             history: BTreeMap::new(),
             reported_us: 0,
             served: BTreeMap::new(),
+            made_of: 0,
         }
     }
 
@@ -148,12 +152,14 @@ impl Live {
         lane.served_percent(now_us, contact_us).min(limit)
     }
 
-    /// What requests read from now on, and what has changed by it.
-    pub(crate) fn snapshot(&mut self, now_us: u64) -> (Snapshot, Vec<Change>) {
+    /// What requests read from now on, unless it is what they read already, and what has changed by it.
+    pub(crate) fn snapshot(&mut self, now_us: u64) -> (Option<Snapshot>, Vec<Change>) {
         self.sync_watches(now_us);
         let mut metrics = std::mem::replace(&mut self.metrics, Metrics::empty());
         let mut changes = Vec::new();
         let mut views = HashMap::new();
+        // Open sessions hold on to the snapshot they began with: the same one for all, as long as nothing moves.
+        let mut made_of = DefaultHasher::new();
         for (tenant, state) in &self.states {
             let mut scopes: Vec<Scope> = state.lanes().keys().cloned().collect();
             let latched = self
@@ -197,6 +203,12 @@ impl Live {
                 }
                 let key = (tenant.clone(), scope.clone());
                 let watch = self.watches.get(&key).map(|watch| (watch, self.measured));
+                (tenant, &scope, phase, percent.to_bits(), self.measured).hash(&mut made_of);
+                (state.catalog().version(), lane.base(state.catalog(), now_us).id).hash(&mut made_of);
+                lane.cause().seq.hash(&mut made_of);
+                if let Some(rollout) = lane.rollout() {
+                    rollout.digest.hash(&mut made_of);
+                }
                 let view = Arc::new(lane_view(
                     state,
                     &lane,
@@ -224,7 +236,9 @@ impl Live {
             }
         }
         self.metrics = metrics;
-        (Snapshot::new(views), changes)
+        let made_of = made_of.finish();
+        let moved = std::mem::replace(&mut self.made_of, made_of) != made_of;
+        (moved.then(|| Snapshot::new(views)), changes)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, io::Write};
 
 use arqon_rollout::{
-    Clock, Control, Digest, DownstreamMessage, EnforcementAction, Envelope, KeyPair, Message, Proposal,
-    RolloutConfig, SystemClock,
+    Clock, Control, Digest, DownstreamMessage, EnforcementAction, Envelope, KeyPair, Message, PinToken,
+    Proposal, RolloutConfig, SystemClock,
 };
 use serde_json::{Value, json};
 
@@ -48,6 +48,11 @@ pub(super) fn sign(sign: &Sign, json: bool, out: &mut impl Write) -> Result<Outc
     );
     let keys: Vec<&KeyPair> = pairs.iter().collect();
     let named = sign.file.display();
+    if let Ok(pin) = serde_json::from_slice::<PinToken>(&bytes) {
+        // What a tester sends in `x-arqon-pin`.
+        writeln!(out, "{}", pin.sign(keys[0]))?;
+        return Ok(Outcome::Ok);
+    }
     let is_envelope =
         serde_json::from_slice::<Value>(&bytes).is_ok_and(|value| value.get("payload").is_some());
     let envelope = if is_envelope {

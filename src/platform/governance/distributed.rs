@@ -41,10 +41,9 @@ pub(super) fn start(
             handle.clone(),
         );
         let cut_off = move |message| told.alert(AlertSeverity::Critical, message);
+let export = heads::export(client, replicas, node, log, cut_off);
         tasks.run("audit head", async move {
-            heads::export(client, replicas, node, log, cut_off)
-                .await
-                .map_err(|error| error.to_string())
+            export.await.map_err(|error| error.to_string())
         });
     }
     let first = First::of(config);

@@ -6,4 +6,5 @@ mod faults;
 mod kills;
 mod sessions;
 mod site;
+mod steering;
 mod stranger;

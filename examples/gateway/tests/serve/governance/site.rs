@@ -54,6 +54,11 @@ impl Site {
         self.file(&format!("{keyid}.key"))
     }
 
+    /// The line of a key for a configuration.
+    pub(crate) fn public(&self, keyid: &str) -> String {
+        self.line(keyid).to_owned()
+    }
+
     fn line(&self, keyid: &str) -> &str {
         let found = self.lines.iter().find(|(name, _)| name == keyid);
         found.map_or("", |(_, line)| line)

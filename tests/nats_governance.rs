@@ -1,0 +1,214 @@
+//! The control log against a real nats-server: order, gaps, a stream that was replaced, one that forgets.
+#![cfg(feature = "nats")]
+
+use std::time::Duration;
+
+use arqon::nats::{NatsControlLog, governance::STREAM};
+use arqon_message::TenantId;
+use arqon_rollout::{Batch, Channel, ControlLog, Record};
+use arqon_test_support::NatsServer;
+use async_nats::{Client, jetstream};
+use tokio::time::{Instant, timeout};
+
+type Error = Box<dyn std::error::Error>;
+
+/// How long anything may take that has to happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn down() -> Result<Channel, Error> {
+    Ok(Channel::Down(TenantId::new("default")?))
+}
+
+/// Reads on until `count` records have come.
+async fn read(
+    log: &NatsControlLog,
+    mut after: u64,
+    count: usize,
+) -> Result<(Vec<Record>, Vec<Batch>), Error> {
+    let (mut records, mut batches) = (Vec::new(), Vec::new());
+    let start = Instant::now();
+    while records.len() < count {
+        assert!(start.elapsed() < PATIENCE, "{} of {count} records", records.len());
+        // A read that fails is repeated, as the executor does.
+        let Ok(batch) = log.read(after).await else {
+            continue;
+        };
+        after = batch.records.last().map_or(after, |record| record.seq);
+        records.extend(batch.records.clone());
+        batches.push(batch);
+    }
+    Ok((records, batches))
+}
+
+fn texts(records: &[Record]) -> Vec<(u64, &[u8])> {
+    records
+        .iter()
+        .map(|record| (record.seq, &record.envelope[..]))
+        .collect()
+}
+
+async fn log(server: &NatsServer) -> Result<(NatsControlLog, Client), Error> {
+    let client = server.client().await?;
+    Ok((NatsControlLog::new(client.clone(), 1), client))
+}
+
+#[tokio::test]
+async fn records_come_in_order_in_bounded_batches_and_silence_is_asked_about() -> Result<(), Error> {
+    let server = NatsServer::start_own().await?;
+    let (log, client) = log(&server).await?;
+    let empty = timeout(PATIENCE, log.read(0)).await??;
+    assert_eq!(empty, Batch::default(), "an empty log that was read to its end");
+    for number in 1..=600_u64 {
+        let appended = log.append(down()?, number.to_string().into()).await?;
+        assert_eq!(appended.seq, number);
+    }
+    let (records, batches) = read(&log, 0, 600).await?;
+    assert!(records.iter().zip(1_u64..).all(|(record, number)| {
+        record.seq == number
+            && record.envelope == number.to_string()
+            && record.received_at_us > 1_600_000_000_000_000
+    }));
+    assert!(
+        batches
+            .iter()
+            .all(|batch| batch.records.len() <= 256 && !batch.gap)
+    );
+    let (last, before) = batches.split_last().ok_or("no batch")?;
+    for batch in before {
+        assert!(
+            batch.more || batch.records.len() < 256,
+            "a full batch is not the end"
+        );
+    }
+    assert!(!last.more && last.records.len() < 256);
+    // A node that starts in the middle goes on there.
+    let (late, _) = read(&NatsControlLog::new(client.clone(), 1), 598, 2).await?;
+    assert_eq!(texts(&late), [(599, &b"599"[..]), (600, b"600")]);
+
+    // The stream is as durable as one can be made, and it takes what belongs to it only.
+    let stream = jetstream::new(client).get_stream(STREAM).await?;
+    let config = &stream.cached_info().config;
+    assert!(config.deny_delete && config.deny_purge && config.max_age.is_zero());
+    assert_eq!(config.subjects, ["gov.t.*.down", "gov.t.*.up.*"]);
+    assert!(stream.delete_message(3).await.is_err() && stream.purge().await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_was_replaced_is_a_gap_and_is_read_from_its_start() -> Result<(), Error> {
+    let server = NatsServer::start_own().await?;
+    let (log, client) = log(&server).await?;
+    for text in ["a", "b", "c"] {
+        log.append(down()?, text.into()).await?;
+    }
+    let (records, _) = read(&log, 0, 3).await?;
+    let jetstream = jetstream::new(client.clone());
+    jetstream.delete_stream(STREAM).await?;
+    let other = NatsControlLog::new(client.clone(), 1);
+    // As many entries as before: only what they hold tells that they are others.
+    for text in ["x", "y", "stop"] {
+        other.append(down()?, text.into()).await?;
+    }
+    let (again, batches) = read(&log, 3, 3).await?;
+    assert!(batches.iter().any(|batch| batch.gap));
+    assert_eq!(
+        texts(&again),
+        [(4, &b"x"[..]), (5, b"y"), (6, b"stop")],
+        "behind the old positions"
+    );
+    let appended = log.append(down()?, "resume".into()).await?;
+    assert_eq!(appended.seq, 7, "and what is appended is behind them, too");
+    // The same for a node that comes back with its trail.
+    let restarted = NatsControlLog::new(client.clone(), 1).anchored(records.last());
+    let (again, batches) = read(&restarted, 3, 4).await?;
+    assert!(batches[0].gap && again.len() == 4);
+    // A node whose last entry is the stream's is at home.
+    let (known, _) = read(&NatsControlLog::new(client.clone(), 1), 0, 3).await?;
+    let home = NatsControlLog::new(client, 1).anchored(known.last());
+    let (again, batches) = read(&home, 3, 1).await?;
+    assert!(batches.iter().all(|batch| !batch.gap));
+    assert_eq!(texts(&again), [(4, &b"resume"[..])]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn entries_that_somebody_deleted_are_a_gap() -> Result<(), Error> {
+    let server = NatsServer::start_own().await?;
+    let (log, client) = log(&server).await?;
+    let config = jetstream::stream::Config {
+        name: STREAM.to_owned(),
+        subjects: vec!["gov.t.>".to_owned()],
+        ..jetstream::stream::Config::default()
+    };
+    let stream = jetstream::new(client.clone()).create_stream(config).await?;
+    for text in ["a", "b", "c", "d"] {
+        log.append(down()?, text.into()).await?;
+    }
+    stream.delete_message(1).await?;
+    stream.delete_message(3).await?;
+    let (records, batches) = read(&log, 0, 2).await?;
+    assert_eq!(texts(&records), [(2, &b"b"[..]), (4, b"d")]);
+    assert!(batches.iter().filter(|batch| batch.gap).count() >= 1);
+    let (records, batches) = read(&NatsControlLog::new(client, 1), 2, 1).await?;
+    assert_eq!(texts(&records), [(4, &b"d"[..])]);
+    assert!(batches.iter().any(|batch| batch.gap), "in the middle, too");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_forgets_is_not_used() -> Result<(), Error> {
+    let server = NatsServer::start_own().await?;
+    let (log, client) = log(&server).await?;
+    let config = jetstream::stream::Config {
+        name: STREAM.to_owned(),
+        subjects: vec!["gov.t.>".to_owned()],
+        max_age: Duration::from_secs(3_600),
+        ..jetstream::stream::Config::default()
+    };
+    jetstream::new(client.clone()).create_stream(config).await?;
+    let refused = log.read(0).await.map_err(|error| error.to_string());
+    assert!(
+        refused.as_ref().is_err_and(|error| error.contains("max_age")),
+        "{refused:?}"
+    );
+    // Who may not make the stream says so.
+    jetstream::new(client.clone()).delete_stream(STREAM).await?;
+    let absent = NatsControlLog::existing(client).append(down()?, "x".into()).await;
+    assert!(absent.is_err_and(|error| error.to_string().contains("a gateway makes it")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn with_the_server_away_every_call_ends_and_the_log_goes_on_afterwards() -> Result<(), Error> {
+    let mut server = NatsServer::start_own().await?;
+    let client = arqon::nats::connect(server.url(), None).await?;
+    let log = NatsControlLog::new(client, 1);
+    read_until_contact(&log, 0).await?;
+    log.append(down()?, "a".into()).await?;
+    read(&log, 0, 1).await?;
+    server.kill().await?;
+    for _ in 0..3 {
+        assert!(timeout(PATIENCE, log.read(1)).await?.is_err());
+        assert!(
+            timeout(PATIENCE, log.append(down()?, "lost".into()))
+                .await?
+                .is_err()
+        );
+    }
+    server.start_again().await?;
+    read_until_contact(&log, 1).await?;
+    log.append(down()?, "b".into()).await?;
+    let (records, batches) = read(&log, 1, 1).await?;
+    assert_eq!(texts(&records), [(2, &b"b"[..])]);
+    assert!(batches.iter().all(|batch| !batch.gap), "a restart is no gap");
+    Ok(())
+}
+
+async fn read_until_contact(log: &NatsControlLog, after: u64) -> Result<(), Error> {
+    let contact = async {
+        while log.read(after).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    Ok(timeout(PATIENCE, contact).await?)
+}
