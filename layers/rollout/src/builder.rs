@@ -38,6 +38,7 @@ pub struct ExecutorBuilder {
     catalogs: Option<Arc<dyn CatalogSource>>,
     catalog: Option<Catalog>,
     node_key: Option<KeyPair>,
+    silent: bool,
     on_event: Option<OnEvent>,
 }
 
@@ -60,6 +61,7 @@ impl ExecutorBuilder {
             catalogs: None,
             catalog: None,
             node_key: None,
+            silent: false,
             on_event: None,
         }
     }
@@ -100,6 +102,13 @@ impl ExecutorBuilder {
         self
     }
 
+    /// Makes no key at start when the config names none: this node proposes nothing. For a log that other nodes
+    /// read, too: a key made here they do not know, and what one node accepts all have to accept.
+    pub fn silent(mut self) -> Self {
+        self.silent = true;
+        self
+    }
+
     /// Tells facts. The callback must not block.
     pub fn on_event(mut self, on_event: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(on_event));
@@ -120,8 +129,10 @@ impl ExecutorBuilder {
             catalogs,
             catalog,
             node_key,
+            silent,
             on_event,
         } = self;
+        let silent = silent && node_key.is_none() && config.node_key.is_none();
         let mut findings = config.validate();
         let catalog = match (catalog, config.load_catalog()) {
             (Some(catalog), _) | (None, Ok(Some(catalog))) => catalog,
@@ -132,7 +143,7 @@ impl ExecutorBuilder {
             }
         };
         let node_key = match node_key.map_or_else(|| config.load_node_key(), Ok) {
-            Ok(node_key) => Some(node_key),
+            Ok(node_key) => Some(node_key).filter(|_| !silent),
             Err(finding) => {
                 findings.push(finding);
                 None

@@ -1,114 +1,21 @@
 //! The layer on its own: the tower contract, what a request gets, who is sticky.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+#[path = "support/served.rs"]
+mod served;
+
 use std::{convert::Infallible, time::Duration};
 
 use arqon_message::{Claims, ConnectionId, Fraction, Sampler, Subject, TenantId};
 use arqon_rollout::{
-    Catalog, Clock, Cohort, Config, Control, DownstreamMessage, EnforcementAction, Executor, Handle, KeyPair,
-    Pin, PinToken, Proposal, RolloutConfig, RolloutLayer, Sampling, SessionVariant, Split, SystemClock,
-    Variant,
+    Catalog, Clock, Cohort, Config, DownstreamMessage, EnforcementAction, Executor, Handle, KeyPair, Pin,
+    PinToken, RolloutLayer, Sampling, SessionVariant, Split, SystemClock,
 };
 use http::{HeaderValue, Request, Response};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock;
 
-/// A node with everything served from memory and messages unsigned.
-async fn node(tenants: &[&str]) -> Handle {
-    let catalog = Catalog::parse(
-        br#"{"version":1,"baseline":1,"variants":[{"id":1,"name":"stable"},
-            {"id":42,"name":"fast","params":{"alpha":{"default":0.5,"min":0,"max":1}}}]}"#,
-    );
-    let config = Config {
-        enabled: true,
-        allow_unsigned: true,
-        tenants: tenants.iter().map(ToString::to_string).collect(),
-        ..Config::default()
-    };
-    let executor = Executor::builder(&config)
-        .catalog(catalog.unwrap())
-        .build()
-        .unwrap();
-    let handle = executor.handle();
-    tokio::spawn(executor.run());
-    handle
-}
-
-async fn submit(handle: &Handle, tenant: &str, message: DownstreamMessage) {
-    let control = Control::new(tenant, SystemClock::new().now_us(), 60_000_000, message);
-    handle
-        .submit(control.sign(&[]).unwrap().to_json().as_bytes())
-        .await
-        .unwrap();
-}
-
-/// Rolls 42 out at a constant percent; the digest of its proposal seeds the cohort.
-async fn roll_out(handle: &Handle, tenant: &str, id: &str, scope: Option<&str>, percent: f64) {
-    let proposal = Proposal {
-        id: id.to_owned(),
-        timestamp_us: 1,
-        variant_id: Some(42),
-        confidence: 1.0,
-        scope: scope.map(str::to_owned),
-        ..Default::default()
-    };
-    let digest = arqon_rollout::Digest::of_proposal(&proposal).unwrap();
-    handle
-        .client(&TenantId::new(tenant).unwrap())
-        .send(proposal)
-        .await
-        .unwrap();
-    let approval = DownstreamMessage::Approval {
-        proposal_id: id.to_owned(),
-        proposal_digest: digest.to_string(),
-        rollout: Some(RolloutConfig {
-            initial_percent: percent,
-            increment_per_minute: 0.0,
-            max_percent: percent,
-        }),
-    };
-    submit(handle, tenant, approval).await;
-}
-
-fn request(user: &str) -> Request<()> {
-    let mut request = Request::new(());
-    if !user.is_empty() {
-        request
-            .headers_mut()
-            .insert("x-user", HeaderValue::from_str(user).unwrap());
-    }
-    request
-}
-
-/// The variant a request is handed on with, after checking both headers.
-async fn assigned(layer: &RolloutLayer, request: Request<()>) -> Option<Variant> {
-    let inner = service_fn(|request: Request<()>| async move {
-        let variant = request.extensions().get::<Variant>().cloned();
-        let headers: Vec<_> = request
-            .headers()
-            .get_all("x-arqon-variant")
-            .iter()
-            .cloned()
-            .collect();
-        let names: Vec<_> = variant
-            .iter()
-            .map(|variant| HeaderValue::from_str(&variant.name).unwrap())
-            .collect();
-        assert_eq!(headers, names);
-        Ok::<_, Infallible>(Response::new(variant))
-    });
-    let response = layer.layer(inner).oneshot(request).await.unwrap();
-    let name = response
-        .headers()
-        .get("x-arqon-variant")
-        .map(|name| name.to_str().unwrap());
-    assert_eq!(name, response.body().as_ref().map(|variant| &*variant.name));
-    response.into_body()
-}
-
-fn by_user(handle: &Handle) -> RolloutLayer {
-    RolloutLayer::new(handle).with_key("header:x-user".parse().unwrap())
-}
+use self::served::{assigned, by_user, node, request, roll_out, submit};
 
 #[tokio::test]
 async fn a_request_without_the_key_gets_the_baseline_even_at_a_hundred_percent() {

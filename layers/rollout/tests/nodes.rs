@@ -13,7 +13,7 @@ use arqon_rollout::{
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use self::node::{Node, catalog};
+use self::node::{Node, catalog, tenant};
 
 /// The shared log as one node reaches it.
 struct Link {
@@ -164,4 +164,144 @@ async fn proposals_of_several_nodes_wait_side_by_side() {
     }
     let (last, _) = &nodes[2];
     assert_eq!(last.handle.status().tenants[0].pending.len(), 48);
+}
+
+/// A log that lost something.
+struct Torn {
+    log: MemoryLog,
+    gap: watch::Receiver<bool>,
+}
+
+impl ControlLog for Torn {
+    fn append(&self, channel: Channel, envelope: Bytes) -> LogFuture<'_, Appended> {
+        self.log.append(channel, envelope)
+    }
+
+    fn read(&self, after: u64) -> LogFuture<'_, Batch> {
+        Box::pin(async move {
+            let mut batch = self.log.read(after).await?;
+            batch.gap = *self.gap.borrow();
+            Ok(batch)
+        })
+    }
+
+    fn report(&self, from: Channel, message: UpstreamMessage) -> LogFuture<'_, ()> {
+        self.log.report(from, message)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_gap_in_the_log_nothing_rises_people_know_and_a_stop_acts() {
+    let source = Node::start();
+    let (lose, gap) = watch::channel(false);
+    let key = KeyPair::from_seed("node", [7; 32]);
+    let executor = Executor::builder(&source.config)
+        .catalog(catalog())
+        .clock(source.clock.clone())
+        .log(Torn {
+            log: source.log.clone(),
+            gap,
+        })
+        .node_key(key)
+        .build()
+        .unwrap();
+    source.run.abort();
+    let node = Node {
+        handle: executor.handle(),
+        run: tokio::spawn(executor.run()),
+        ..source
+    };
+    node.roll_out("p1", (5.0, 10.0, 60.0)).await;
+    node.clock.advance(Duration::from_secs(60));
+    node.settle().await;
+    lose.send_replace(true);
+    node.settle().await;
+    let held = percent(&node);
+    lose.send_replace(false);
+    node.clock.advance(Duration::from_secs(120));
+    node.settle().await;
+    assert_eq!(
+        percent(&node).to_bits(),
+        held.to_bits(),
+        "held until somebody looks"
+    );
+    assert!(node.handle.status().hold.is_some());
+    let told = format!("{:?}", node.log.take_reports());
+    assert!(told.contains("Critical") && told.contains("gap"), "{told}");
+    node.enforce(EnforcementAction::EmergencyStop).await.unwrap();
+    assert_eq!(node.phase(), Phase::Stopped);
+}
+
+/// A clock whose wall has been moved.
+struct Stepped {
+    clock: arqon_rollout::ManualClock,
+    step: watch::Receiver<Duration>,
+}
+
+impl arqon_rollout::Clock for Stepped {
+    fn now_us(&self) -> u64 {
+        self.clock.now_us()
+    }
+
+    fn step(&self) -> Duration {
+        *self.step.borrow()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_of_the_wall_clock_raises_nothing_and_is_told_once() {
+    let source = Node::start();
+    let (wall, step) = watch::channel(Duration::ZERO);
+    let executor = Executor::builder(&source.config)
+        .catalog(catalog())
+        .clock(Stepped {
+            clock: source.clock.clone(),
+            step,
+        })
+        .log(source.log.clone())
+        .node_key(KeyPair::from_seed("node", [7; 32]))
+        .build()
+        .unwrap();
+    source.run.abort();
+    let node = Node {
+        handle: executor.handle(),
+        run: tokio::spawn(executor.run()),
+        ..source
+    };
+    node.roll_out("p1", (5.0, 10.0, 60.0)).await;
+    node.settle().await;
+    let (before, _) = (percent(&node), node.log.take_reports());
+    wall.send_replace(Duration::from_secs(30));
+    node.settle().await;
+    assert!(node.log.take_reports().is_empty(), "30 s are borne");
+    wall.send_replace(Duration::from_secs(86_400));
+    for _ in 0..3 {
+        node.settle().await;
+    }
+    assert_eq!(percent(&node).to_bits(), before.to_bits());
+    let told = node.log.take_reports();
+    let steps = told
+        .iter()
+        .filter(|report| format!("{report:?}").contains("stepped by 86400 s"));
+    assert_eq!(steps.count(), 2, "once to each tenant: {told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_key_of_its_own_proposes_nothing_where_others_read() {
+    let node = Node::start();
+    let executor = Executor::builder(&node.config)
+        .catalog(catalog())
+        .silent()
+        .build()
+        .unwrap();
+    let client = executor.handle().client(&tenant("default"));
+    tokio::spawn(executor.run());
+    let proposal = arqon_rollout::Proposal {
+        id: "p1".to_owned(),
+        variant_id: Some(42),
+        confidence: 1.0,
+        ..Default::default()
+    };
+    let refused = client.send(proposal).await.unwrap_err().to_string();
+    assert!(refused.contains("unsigned"), "{refused}");
 }

@@ -473,3 +473,23 @@ fn public_keys_and_ramps_are_checked_before_anything_else() {
     };
     assert!(config.validate().is_err());
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_refused_in_words(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..512),
+        payload in "[\\[\\]{}\":,a-z0-9.eE+-]{0,200}",
+    ) {
+        let court = Court::new();
+        for envelope in [bytes, Envelope::sign(payload.into_bytes(), &[]).to_json().into_bytes()] {
+            let record = Record {
+                seq: 1,
+                received_at_us: START_US,
+                channel: Channel::Down(tenant("default")),
+                envelope: envelope.into(),
+                catalog: None,
+            };
+            proptest::prop_assert!(apply(&court.state, &record).is_err());
+        }
+    }
+}

@@ -118,12 +118,13 @@ fn folded(url: &str, status: &Status, config: &std::path::Path) -> Result<Value,
     (rollout.audit, rollout.telemetry_seconds) = (None, 0);
     if rollout.node_keys.iter().any(|key| key.keyid == rollout.node_id) {
         // Its public half is known: the secret one is not looked for.
-        (rollout.node_id, rollout.node_key) = ("observer".to_owned(), None);
+        rollout.node_key = None;
     }
     runtime()?.block_on(async {
         let client = super::target::connect(url, status.target.creds.as_deref()).await?;
         let catalogs = KvCatalogs::new(client.clone(), files);
         let executor = Executor::builder(&rollout)
+            .silent()
             .log(ReadOnly(NatsControlLog::existing(client)))
             .catalogs(catalogs.clone())
             .build()?;

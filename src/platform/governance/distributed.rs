@@ -31,7 +31,13 @@ pub(super) fn start(
     let trail = Trail::open(config)?;
     let catalogs = KvCatalogs::new(clients.primary.clone(), files(config));
     let log = NatsControlLog::new(clients.control.clone(), clients.replicas).anchored(trail.records.last());
-    let executor = build(trail.builder(config, bus).log(log).catalogs(catalogs.clone()))?;
+    let executor = build(
+        trail
+            .builder(config, bus)
+            .silent()
+            .log(log)
+            .catalogs(catalogs.clone()),
+    )?;
     let handle = executor.handle();
     if let (Some(log), Ok(node)) = (&trail.log, NodeId::new(&config.node_id)) {
         let (client, replicas, log, told) = (
@@ -41,7 +47,7 @@ pub(super) fn start(
             handle.clone(),
         );
         let cut_off = move |message| told.alert(AlertSeverity::Critical, message);
-let export = heads::export(client, replicas, node, log, cut_off);
+        let export = heads::export(client, replicas, node, log, cut_off);
         tasks.run("audit head", async move {
             export.await.map_err(|error| error.to_string())
         });

@@ -335,6 +335,17 @@ async fn a_stop_acts_with_a_full_disk_and_a_nats_that_stands_still() {
     }
     println!("disk full: {refused:?}");
     assert!(refused.is_some(), "the trail was never full");
+    let loosening = site
+        .try_gov(
+            &gateway,
+            "ops-1",
+            &["propose", "--id", "later", "--variant", "42"],
+        )
+        .await;
+    assert!(
+        loosening.code == 1 && loosening.out.contains("\"reason\":\"audit\""),
+        "{loosening:?}"
+    );
     assert!(cohort(&gateway, 50).await.contains(&true), "what is served stays");
     server.pause().await.expect("paused");
     let start = Instant::now();
