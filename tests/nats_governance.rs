@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use arqon::nats::{NatsControlLog, governance::STREAM};
 use arqon_message::TenantId;
-use arqon_rollout::{Batch, Channel, ControlLog, Record};
+use arqon_rollout::{
+    Batch, Catalog, Channel, Config, Control, ControlLog, DownstreamMessage, EnforcementAction, Executor,
+    Handle, KeyPair, Phase, Proposal, Record, UpstreamMessage,
+};
 use arqon_test_support::NatsServer;
 use async_nats::{Client, jetstream};
+use futures_util::StreamExt;
 use tokio::time::{Instant, timeout};
 
 type Error = Box<dyn std::error::Error>;
@@ -211,4 +215,97 @@ async fn read_until_contact(log: &NatsControlLog, after: u64) -> Result<(), Erro
         }
     };
     Ok(timeout(PATIENCE, contact).await?)
+}
+
+/// A node on the server, with the keys of all.
+async fn node(server: &NatsServer, at: usize, keys: &[KeyPair], ops: &KeyPair) -> Result<Handle, Error> {
+    let config = Config {
+        enabled: true,
+        node_id: keys[at].keyid().to_owned(),
+        keys: vec![ops.public().to_config()],
+        node_keys: keys.iter().map(|key| key.public().to_config()).collect(),
+        ..Config::default()
+    };
+    let catalog =
+        br#"{"version":1,"baseline":1,"variants":[{"id":1,"name":"stable"},{"id":42,"name":"fast"}]}"#;
+    let executor = Executor::builder(&config)
+        .catalog(Catalog::parse(catalog)?)
+        .node_key(keys[at].clone())
+        .log(NatsControlLog::new(server.client().await?, 1))
+        .build()?;
+    let handle = executor.handle();
+    tokio::spawn(executor.run());
+    timeout(PATIENCE, handle.contacted()).await?;
+    Ok(handle)
+}
+
+#[tokio::test]
+async fn a_node_proposes_to_all_is_told_what_was_decided_and_reports() -> Result<(), Error> {
+    let server = NatsServer::start_own().await?;
+    let tenant = TenantId::new("default")?;
+    let ops = KeyPair::generate("ops-1")?;
+    let keys = [KeyPair::generate("gw-1")?, KeyPair::generate("gw-2")?];
+    let (first, second) = (
+        node(&server, 0, &keys, &ops).await?,
+        node(&server, 1, &keys, &ops).await?,
+    );
+    let client = server.client().await?;
+    let mut reports = client.subscribe("gov.t.default.tel.gw-2").await?;
+    client.flush().await?;
+
+    let mut told = second.client(&tenant);
+    let proposal = Proposal {
+        id: "p1".to_owned(),
+        variant_id: Some(42),
+        confidence: 1.0,
+        ..Proposal::default()
+    };
+    let receipt = first.client(&tenant).send(proposal).await?.ok_or("a receipt")?;
+    let seq = receipt.seq.ok_or("a position")?;
+    timeout(PATIENCE, second.reached(seq)).await?;
+    let status = second.status();
+    assert_eq!(status.tenants[0].pending[0].issuer, "gw-1");
+    let stored = jetstream::new(client)
+        .get_stream(STREAM)
+        .await?
+        .get_raw_message(seq)
+        .await?;
+    assert_eq!(stored.subject.as_str(), "gov.t.default.up.gw-1");
+
+    // What the operator decides at one node, the other's client is told.
+    let message = DownstreamMessage::Enforce {
+        action: EnforcementAction::EmergencyStop,
+        reason: "drill".to_owned(),
+    };
+    let issued_at_us = stored.time.unix_timestamp_nanos() / 1_000 + 1;
+    let control = Control::new(
+        "default",
+        u64::try_from(issued_at_us)?,
+        60_000_000,
+        message.clone(),
+    );
+    first.submit(control.sign(&[&ops])?.to_json().as_bytes()).await?;
+    assert_eq!(timeout(PATIENCE, told.recv()).await??, message);
+    let scope = second.status();
+    assert_eq!(scope.scope("default", "").ok_or("there")?.phase, Phase::Stopped);
+
+    // A node's figures go where only they go, and are kept nowhere.
+    let figures = UpstreamMessage::Telemetry {
+        timestamp_us: 1,
+        node_id: "gw-2".to_owned(),
+        metrics: [("throughput".to_owned(), 12.5)].into(),
+    };
+    second.client(&tenant).send(figures.clone()).await?;
+    let report = timeout(PATIENCE, reports.next()).await?.ok_or("open")?;
+    assert_eq!(
+        serde_json::from_slice::<UpstreamMessage>(&report.payload)?,
+        figures
+    );
+    let nan = UpstreamMessage::Telemetry {
+        timestamp_us: 1,
+        node_id: "gw-2".to_owned(),
+        metrics: [("throughput".to_owned(), f64::NAN)].into(),
+    };
+    assert!(second.client(&tenant).send(nan).await.is_err());
+    Ok(())
 }

@@ -95,7 +95,10 @@ async fn follow(
             if !compared {
                 if let Some(before) = store.get(node.as_str()).await? {
                     let before: ExportedHead = serde_json::from_slice(&before)?;
-                    if before.lines > opened.lines || !trail.holds(before.lines, &before.hash) {
+                    let (reader, lines, hash) = (trail.clone(), before.lines, before.hash);
+                    // The whole trail is read: off the async threads.
+                    let held = tokio::task::spawn_blocking(move || reader.holds(lines, &hash)).await?;
+                    if before.lines > opened.lines || !held {
                         cut_off(format!(
                             "the audit trail had {} lines at start, but {} were exported before: its end was cut off or replaced",
                             opened.lines, before.lines

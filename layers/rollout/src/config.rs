@@ -38,8 +38,8 @@ pub struct Config {
     pub tenants: Vec<String>,
     /// This node's name, `[A-Za-z0-9_-]{1,64}`. Default `node`.
     pub node_id: String,
-    /// File with the seed this node signs proposals with. Default: a key made at start, which other nodes do
-    /// not know.
+    /// File with the seed this node signs proposals with. Default: a key made at start; with a log that other
+    /// nodes read, who do not know such a key, none: the node proposes nothing.
     pub node_key: Option<PathBuf>,
     /// How many different `keys` must sign a control message. Default 1.
     pub threshold: usize,

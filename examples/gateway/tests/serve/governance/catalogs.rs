@@ -67,6 +67,9 @@ async fn a_catalog_in_kv_is_read_once_and_then_only_replaced_by_a_signed_update(
         ("http://127.0.0.1/catalog.json", None, "catalog"),
         ("kv://ARQON_AUDIT/gw-1", None, "catalog"),
         ("kv://ARQON_CATALOG/main", Some(flipped), "catalog"),
+        ("kv://ARQON_CATALOG/none", None, "catalog"),
+        ("kv://NONE/main", None, "catalog"),
+        ("kv://ARQON_CATALOG", None, "catalog"),
         ("file:///etc/passwd", None, "catalog"),
     ] {
         let refused = update(&site, &gateway, 2, uri, digest).await;
