@@ -224,7 +224,8 @@ exec "$venv/bin/python" -m ziglang cc "\$@"
 WRAPPER
         chmod +x "$CLANG"
     fi
-    run policies env STRICT=1 cargo test --package arqon-overseer --all-features --locked --test overseer -- samples::
+    # The whole workspace's features: another choice of them would build the engine once more.
+    run policies env STRICT=1 cargo test --workspace --all-features --locked --test overseer -- samples::
     run policies-sdk cargo test --package arqon-policy --locked
     # The SDK and the samples again, with the oldest Rust.
     if command -v rustup >/dev/null 2>&1; then
@@ -241,8 +242,8 @@ WRAPPER
         problems+=("no Rust $oldest with the target $target; log: $logs/wasm-oldest.log")
         return
     fi
-    run policies-oldest env STRICT=1 RUSTC_POLICIES="$old" cargo test --package arqon-overseer --all-features --locked \
-        --test overseer -- samples::
+    run policies-oldest env STRICT=1 RUSTC_POLICIES="$old" cargo test --workspace --all-features --locked --test overseer \
+        -- samples::
 }
 
 # The two programs, for the suites that drive them from outside.
