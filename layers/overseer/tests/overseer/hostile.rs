@@ -13,66 +13,10 @@ use http::{Request, Response, StatusCode};
 use proptest::prelude::*;
 use tower::{Layer, ServiceExt};
 
-use crate::guests::{BLOCK_ME, get, module, small};
-
-/// A guest that makes the host calls its payload spells out: records of a function's number and four arguments, 20 bytes
-/// each, little endian. The payload itself is at 32,768 in its memory, so arguments may point at it.
-fn scripted() -> String {
-    let call = |name: &str, arguments: usize, result: bool| {
-        let arguments: String = (0..arguments).map(|at| format!("(local.get $a{at})")).collect();
-        if result {
-            format!("(drop (call ${name} {arguments}))")
-        } else {
-            format!("(call ${name} {arguments})")
-        }
-    };
-    let calls = [
-        call("host_get_header", 4, true),
-        call("host_get_claim", 4, true),
-        call("host_get_property", 4, true),
-        call("host_get_config", 2, true),
-        call("host_payload_len", 0, true),
-        call("host_get_payload", 3, true),
-        call("host_add_header", 4, true),
-        call("host_set_header", 4, true),
-        call("host_remove_header", 2, true),
-        call("host_set_payload", 2, true),
-        call("host_log", 3, false),
-        call("host_reject", 3, false),
-        "(drop (memory.grow (local.get $a0)))".to_owned(),
-    ];
-    let mut body = String::from("(block $done ");
-    for _ in &calls {
-        body.push_str("(block ");
-    }
-    let table: String = (0..calls.len()).map(|at| format!("{at} ")).collect();
-    body.push_str(&format!(
-        "(br_table {table} $done (i32.rem_u (i32.load (local.get $at)) (i32.const {})))",
-        calls.len()
-    ));
-    for call in &calls {
-        body.push_str(&format!(") {call} (br $done) "));
-    }
-    body.push(')');
-    module(&format!(
-        r#"(memory (export "memory") 2)
-           (func (export "on_request") (result i32)
-             (local $at i32) (local $end i32) (local $a0 i32) (local $a1 i32) (local $a2 i32) (local $a3 i32)
-             (local.set $at (i32.const 32768))
-             (local.set $end (i32.add (i32.const 32768)
-               (call $host_get_payload (i32.const 0) (i32.const 32768) (i32.const 32768))))
-             (loop $next
-               (if (i32.ge_u (i32.add (local.get $at) (i32.const 20)) (local.get $end)) (then (return (i32.const 0))))
-               (local.set $a0 (i32.load offset=4 (local.get $at)))
-               (local.set $a1 (i32.load offset=8 (local.get $at)))
-               (local.set $a2 (i32.load offset=12 (local.get $at)))
-               (local.set $a3 (i32.load offset=16 (local.get $at)))
-               {body}
-               (local.set $at (i32.add (local.get $at) (i32.const 20)))
-               (br $next))
-             (i32.const 0))"#
-    ))
-}
+use crate::{
+    guests::{BLOCK_ME, get, module, small},
+    targets::SCRIPTED,
+};
 
 /// Numbers a script may hold: edges, small ones, pointers into the payload.
 fn argument() -> impl Strategy<Value = u32> {
@@ -120,7 +64,7 @@ fn no_script_of_host_calls_breaks_the_host_and_each_replays_alike() {
     let policy = PolicyConfig {
         grants: vec!["rewrite".to_owned()],
         config: Some("text".to_owned()),
-        ..PolicyConfig::from_module("scripted", scripted())
+        ..PolicyConfig::from_module("scripted", SCRIPTED)
     };
     let policy = engine.load(&policy).unwrap_or_else(|report| panic!("{report}"));
     let allowed = AtomicUsize::new(0);
@@ -167,7 +111,7 @@ fn mutated_modules_load_or_are_refused() {
     let engine = PolicyEngine::new().unwrap();
     let originals = [
         wat::parse_str(BLOCK_ME).unwrap(),
-        wat::parse_str(scripted()).unwrap(),
+        wat::parse_str(SCRIPTED).unwrap(),
         include_bytes!("../fixtures/log.wasm").to_vec(),
     ];
     let (mut loaded, mut refused) = (0, 0);
