@@ -231,3 +231,6 @@ async fn fail(socket: &mut WebSocket, error: &axum::Error) {
     };
     close(socket, code, reason).await;
 }
+
+#[cfg(test)]
+mod tests;

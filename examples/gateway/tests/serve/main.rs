@@ -2,6 +2,7 @@
 
 mod embedded;
 mod facts;
+mod foreign;
 mod governance;
 mod nats;
 mod policies;

@@ -3,6 +3,7 @@
 
 mod abi;
 mod abi_write;
+mod bombs;
 #[cfg(feature = "cache")]
 mod cache;
 mod contract;

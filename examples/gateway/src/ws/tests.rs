@@ -1,0 +1,104 @@
+//! Frames judged one by one, with the claims of the connection they came by.
+
+use std::convert::Infallible;
+
+use arqon::{
+    Claims, TenantId,
+    bus::Bus,
+    config::PlatformConfig,
+    memory::{self, Broker},
+    overseer::{OverseerConfig, PolicyConfig},
+    platform::Platform,
+};
+use axum::body::Body;
+use futures_util::{SinkExt, StreamExt};
+use http::Request;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
+
+use crate::{
+    hub::Hub,
+    routes::{self, MessageService, Public},
+};
+
+/// Lets in whose claim `role` has five characters: `admin`.
+const ADMINS: &str = r#"(module
+  (import "arqon_host_v1" "host_get_claim" (func $claim (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (global (export "arqon_abi_v1") i32 (i32.const 1))
+  (data (i32.const 0) "role")
+  (func (export "on_request") (result i32)
+    (i32.ne (call $claim (i32.const 0) (i32.const 4) (i32.const 0) (i32.const 0)) (i32.const 5))))"#;
+
+#[tokio::test]
+async fn every_frame_is_judged_by_the_claims_of_its_connection() {
+    let policy = PolicyConfig {
+        // The upgrade is a GET: each session opens, and each of its frames is judged.
+        methods: vec!["POST".to_owned()],
+        ..PolicyConfig::from_module("admins", ADMINS)
+    };
+    let platform = PlatformConfig {
+        overseer: OverseerConfig::of([policy]),
+        ..PlatformConfig::default()
+    };
+    let broker = Broker::new();
+    let bus = Bus::new(16).expect("a bus");
+    let platform = Platform::start(&platform, memory::Sink::new(broker.clone()), &bus)
+        .await
+        .expect("started");
+    let tenant = TenantId::new("default").expect("a tenant");
+    let stack = platform.stack(routes::subjects(tenant.clone()));
+    let service: MessageService = BoxCloneSyncService::new(
+        ServiceBuilder::new()
+            .map_response(|response: http::Response<_>| response.map(Body::new))
+            .service(stack.layer(memory::Publish::new(broker.clone()))),
+    );
+    let router = routes::router(Public {
+        stack: service,
+        overseer: stack.overseer.clone(),
+        rollout: stack.rollout.clone(),
+        tenant,
+        hub: Hub::Memory(broker),
+        max_body_bytes: 65_536,
+        sessions: TaskTracker::new(),
+        stop: CancellationToken::new(),
+    });
+    // Stands where tokens are verified: the claims of a connection are in its upgrade request.
+    let verified = axum::middleware::from_fn(
+        |mut request: Request<Body>, next: axum::middleware::Next| async move {
+            let role = request.uri().query().unwrap_or_default().to_owned();
+            let claims = json!({ "role": role }).as_object().cloned().unwrap_or_default();
+            request.extensions_mut().insert(Claims::new(claims));
+            Ok::<_, Infallible>(next.run(request).await)
+        },
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let server = tokio::spawn(async move { axum::serve(listener, router.layer(verified)).await });
+
+    for (role, allowed) in [("admin", true), ("reader", false)] {
+        let mut request = format!("ws://{address}/v1/ws?{role}")
+            .into_client_request()
+            .expect("URI");
+        let protocol = http::HeaderValue::from_static("arqon.v1.json");
+        request.headers_mut().insert("sec-websocket-protocol", protocol);
+        let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("upgraded");
+        for id in 0..3 {
+            let frame = json!({ "id": id, "subject": "users", "payload": "aGk=" }).to_string();
+            socket.send(Message::text(frame)).await.expect("sent");
+            let reply = socket.next().await.expect("open").expect("a frame");
+            let reply: Value = serde_json::from_str(reply.to_text().expect("text")).expect("JSON");
+            assert_eq!(reply["id"], id);
+            assert_eq!(reply["ack"].is_object(), allowed, "{role}: {reply}");
+            assert_eq!(
+                reply["nack"]["code"] == "overseer.denied",
+                !allowed,
+                "{role}: {reply}"
+            );
+        }
+    }
+    server.abort();
+}
