@@ -207,9 +207,8 @@ impl<'a> Scenes<'a> {
         let mut copies: BTreeMap<String, u32> = BTreeMap::new();
         let mut marked = true;
         for _ in 0..expected {
-            let copy = timeout(PATIENCE, self.copy())
-                .await
-                .map_err(|_| "a copy is missing")??;
+            let copy = timeout(PATIENCE, self.copy()).await;
+            let copy = copy.map_err(|_| "a copy is missing")??;
             marked &= header(&copy, "x-arqon-shadow") == "true"
                 && copy.headers.get_all("x-arqon-shadow").iter().count() == 1
                 && copy.subject.as_str() == "shadow.in.t.default.users.created"
