@@ -130,6 +130,14 @@ impl Config {
         Self::from_figment(&figment, base)
     }
 
+    /// Reads TOML alone, without the environment; paths are relative to `base`.
+    ///
+    /// # Errors
+    /// All findings, when there is one.
+    pub fn from_toml(text: &str, base: &Path) -> Result<Self, InvalidConfig> {
+        Self::from_figment(&Figment::new().merge(Toml::string(text)), base)
+    }
+
     fn from_figment(figment: &Figment, base: &Path) -> Result<Self, InvalidConfig> {
         let mut root: Value = match figment.extract() {
             Ok(root) => root,
@@ -182,7 +190,7 @@ impl Config {
         }
     }
 
-    /// What does not hold, in every section. No file is opened but the control token's.
+    /// What does not hold, in every section. No file is opened but the control token's; the others have to be there.
     #[must_use]
     pub fn validate(&self) -> Vec<Finding> {
         let mut findings = self.gateway.validate();
@@ -217,6 +225,7 @@ impl Config {
                 .iter()
                 .map(|found| nested("mirroring", &found.key, found)),
         );
+        findings.extend(self.absent());
         if platform.registry.enabled && platform.registry.kv_bucket.is_some() && self.nats.is_none() {
             findings.push(Finding::new(
                 "platform.registry.kv_bucket",
@@ -224,6 +233,86 @@ impl Config {
             ));
         }
         findings
+    }
+
+    /// Files and folders that are named and not there: said with all the rest, not once the rest is mended.
+    fn absent(&self) -> Vec<Finding> {
+        let platform = &self.platform;
+        let mut findings = Vec::new();
+        let mut file = |key: String, path: &Path| {
+            if !path.is_file() {
+                findings.push(Finding::new(
+                    key,
+                    format!("{} is not a file: mend the path", path.display()),
+                ));
+            }
+        };
+        for (at, policy) in platform.overseer.policies.iter().enumerate() {
+            if policy.module.is_none() && !policy.path.as_os_str().is_empty() {
+                file(format!("platform.overseer.policies[{at}].path"), &policy.path);
+            }
+        }
+        if let Some(path) = &platform.rollout.node_key {
+            file("platform.rollout.node_key".to_owned(), path);
+        }
+        if let Some(path) = platform
+            .rollout
+            .catalog
+            .as_ref()
+            .and_then(|catalog| catalog.path.as_ref())
+        {
+            file("platform.rollout.catalog.path".to_owned(), path);
+        }
+        if let Some(dir) = platform.registry.dir.as_ref().filter(|dir| !dir.is_dir()) {
+            let message = format!("{} is not a folder: mend the path, or make it", dir.display());
+            findings.push(Finding::new("platform.registry.dir", message));
+        }
+        findings
+    }
+
+    /// What holds, and may not be what was meant: rules that can never match. A message's subject is
+    /// `in.t.<tenant>.<suffix>`, and without `[auth]` the tenant is `default` (DESIGN 4).
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Finding> {
+        let platform = &self.platform;
+        let policies = platform
+            .overseer
+            .policies
+            .iter()
+            .enumerate()
+            .filter_map(|(at, policy)| {
+                Some((
+                    format!("platform.overseer.policies[{at}].subject"),
+                    policy.subject.as_deref()?,
+                ))
+            });
+        let mappings = platform
+            .registry
+            .mappings
+            .iter()
+            .enumerate()
+            .map(|(at, mapping)| {
+                (
+                    format!("platform.registry.mappings[{at}].subject"),
+                    mapping.subject.as_str(),
+                )
+            });
+        let rules = platform.mirroring.rules.iter().enumerate().map(|(at, rule)| {
+            (
+                format!("platform.mirroring.rules[{at}].prefix"),
+                rule.prefix.as_str(),
+            )
+        });
+        let unmatched = policies
+            .chain(mappings)
+            .chain(rules)
+            .filter(|(_, pattern)| !may_match(pattern));
+        unmatched
+            .map(|(key, pattern)| {
+                let message = format!("{pattern:?} matches no message: subjects are in.t.default.<suffix>");
+                Finding::new(key, message)
+            })
+            .collect()
     }
 
     fn resolve_paths(&mut self, base: &Path) {
@@ -235,6 +324,19 @@ impl Config {
         self.platform.registry.resolve_paths(base);
         self.platform.rollout.resolve_paths(base);
     }
+}
+
+/// Whether a pattern can match any `in.t.default.<suffix>`.
+fn may_match(pattern: &str) -> bool {
+    let mut tokens = pattern.split('.');
+    for expected in ["in", "t", "default"] {
+        match tokens.next() {
+            Some(">") => return true,
+            Some(token) if token == "*" || token == expected => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_some()
 }
 
 /// A layer's own finding, whose text names the key below the layer's table: the table goes before it.

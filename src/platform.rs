@@ -2,7 +2,7 @@
 
 mod governance;
 
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use arqon_message::SubjectLayer;
 use arqon_overseer::{OverseerHandle, OverseerLayer};
@@ -107,6 +107,26 @@ impl Platform {
             clients: Some(clients.clone()),
         };
         Self::build(config, sink, bus, engine, Vec::new()).await
+    }
+
+    /// Loads what the configuration names (policies, schemas, catalogs) as a start would, and starts nothing that stays.
+    /// What is in NATS is not asked for, and nothing is written.
+    ///
+    /// # Errors
+    /// As [`Platform::start`].
+    pub async fn check(config: &PlatformConfig) -> Result<(), InvalidConfig> {
+        let mut config = config.clone();
+        config.overseer.record = None;
+        config.rollout.audit = None;
+        config.rollout.catalog = config.rollout.catalog.filter(|catalog| catalog.kv.is_none());
+        if config.registry.kv_bucket.take().is_some() {
+            config.registry.mappings.clear();
+        }
+        let bus = Bus::with_metrics(ron_bus::BusConfig::default(), Arc::default())
+            .map_err(|error| InvalidConfig(vec![Finding::new("bus", error.to_string())]))?;
+        let platform = Self::start(&config, arqon_shadow::RecordingSink::new(1), &bus).await?;
+        platform.shutdown(Duration::ZERO).await;
+        Ok(())
     }
 
     async fn build(
@@ -301,6 +321,34 @@ enum Schemas {
     Kv(Box<crate::nats::schemas::KvSchemas>),
 }
 
+/// A mapping whose schema is not in the folder refuses every message of its subjects: said at the start.
+fn not_in_the_folder(registry: &Registry, dir: &Path) -> Result<(), Vec<Finding>> {
+    let (absent, there) = (registry.unavailable(), registry.schemas());
+    let there: Vec<_> = there.iter().map(|schema| schema.id.as_str()).collect();
+    let mappings = registry.config().mappings.iter().enumerate();
+    let absent = mappings.filter(|(_, mapping)| absent.contains(mapping));
+    let findings: Vec<_> = absent
+        .map(|(at, mapping)| {
+            let message = format!(
+                "{:?} is not in {}, or not with that message; there is: {}",
+                mapping.schema_id,
+                dir.display(),
+                if there.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    there.join(", ")
+                }
+            );
+            Finding::new(format!("platform.registry.mappings[{at}].schema_id"), message)
+        })
+        .collect();
+    if findings.is_empty() {
+        Ok(())
+    } else {
+        Err(findings)
+    }
+}
+
 async fn start_schemas(
     config: &PlatformConfig,
     schemas: Schemas,
@@ -342,6 +390,7 @@ async fn start_schemas(
                     )]);
                 }
             }
+            not_in_the_folder(&registry, &dir)?;
             tasks.run("schemas", async move {
                 store.run(writer).await.map_err(|error| error.to_string())
             });

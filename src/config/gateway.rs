@@ -29,6 +29,10 @@ pub struct GatewayConfig {
     pub header_timeout_ms: u64,
     /// How long nothing may come of a body, in milliseconds. Default 30,000.
     pub body_idle_timeout_ms: u64,
+    /// How long a request may take, its body included, in milliseconds; then 503. Default 60,000.
+    pub request_timeout_ms: u64,
+    /// Origins whose pages may publish from a browser, such as `https://app.example`; `*` is all. Default none.
+    pub cors_origins: Vec<String>,
     /// How long a drain may take after SIGTERM, in milliseconds. Default 25,000.
     pub drain_timeout_ms: u64,
 }
@@ -43,6 +47,8 @@ impl Default for GatewayConfig {
             max_connections: 10_000,
             header_timeout_ms: 10_000,
             body_idle_timeout_ms: 30_000,
+            request_timeout_ms: 60_000,
+            cors_origins: Vec::new(),
             drain_timeout_ms: 25_000,
         }
     }
@@ -88,10 +94,21 @@ impl GatewayConfig {
         for (key, value) in [
             ("header_timeout_ms", self.header_timeout_ms),
             ("body_idle_timeout_ms", self.body_idle_timeout_ms),
+            ("request_timeout_ms", self.request_timeout_ms),
             ("drain_timeout_ms", self.drain_timeout_ms),
         ] {
             if !(1..=600_000).contains(&value) {
                 refuse(key, format!("{value} is not within 1 to 600000 milliseconds"));
+            }
+        }
+        for (at, origin) in self.cors_origins.iter().enumerate() {
+            if origin != "*" && !is_origin(origin) {
+                refuse(
+                    &format!("cors_origins[{at}]"),
+                    format!(
+                        "{origin:?} is not an origin: write scheme://host or scheme://host:port, without a path, or \"*\""
+                    ),
+                );
             }
         }
         if let Some(path) = &self.control_token_file
@@ -107,6 +124,17 @@ impl GatewayConfig {
             *path = base.join(&path);
         }
     }
+}
+
+/// Whether the text is an origin as browsers send it: scheme, host and maybe port, nothing behind (RFC 6454).
+fn is_origin(text: &str) -> bool {
+    text.parse::<http::Uri>().is_ok_and(|uri| {
+        let written = uri
+            .scheme_str()
+            .zip(uri.authority())
+            .map(|(scheme, host)| format!("{scheme}://{host}"));
+        written.is_some_and(|written| written == text && !text.contains('@'))
+    })
 }
 
 /// Reads the control token: 16 to 1,024 visible characters, white space around them ignored.

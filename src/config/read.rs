@@ -54,6 +54,7 @@ where
     if value.is_null() {
         return T::default();
     }
+    let mut gone = Gone::default();
     for _ in 0..FINDINGS_MAX {
         let mut unknown = Vec::new();
         let mut track = serde_path_to_error::Track::new();
@@ -63,16 +64,21 @@ where
                 findings.extend(
                     unknown
                         .into_iter()
-                        .map(|path| unknown_key(&join(key, &path), known)),
+                        .map(|path| unknown_key(&join(key, &gone.as_written(&path)), known)),
                 );
                 return section;
             }
             Err(error) => {
                 let path = track.path().to_string();
-                findings.push(finding(key, &path, &value, &error));
+                let mut finding = finding(key, &path, &value, &error);
+                if path != "." {
+                    finding.key = join(key, &gone.as_written(&path));
+                }
+                findings.push(finding);
                 if !remove(&mut value, &path) {
                     break;
                 }
+                gone.note(&path);
             }
         }
     }
@@ -114,6 +120,46 @@ fn unknown_key(path: &str, known: &[Known]) -> Finding {
         },
     };
     Finding::new(path, message)
+}
+
+/// The elements of lists that were left out: those behind them moved up, and are reported where they were written.
+#[derive(Default)]
+struct Gone(Vec<(String, usize)>);
+
+impl Gone {
+    /// `path` was removed; only elements of lists count.
+    fn note(&mut self, path: &str) {
+        let written = self.as_written(path);
+        if let Some((list, index)) = element(&written) {
+            self.0.push((list.to_owned(), index));
+            self.0.sort();
+        }
+    }
+
+    /// The path in the file of what is at `path` now.
+    fn as_written(&self, path: &str) -> String {
+        let mut written = String::new();
+        for piece in path.split_inclusive(']') {
+            match element(piece) {
+                Some((before, mut index)) => {
+                    written.push_str(before);
+                    // In order, so that each one that was in front counts.
+                    for (_, gone) in self.0.iter().filter(|(list, _)| *list == written) {
+                        index += usize::from(*gone <= index);
+                    }
+                    written.push_str(&format!("[{index}]"));
+                }
+                None => written.push_str(piece),
+            }
+        }
+        written
+    }
+}
+
+/// `rules[7]` as `("rules", 7)`.
+fn element(path: &str) -> Option<(&str, usize)> {
+    let (list, index) = path.strip_suffix(']')?.rsplit_once('[')?;
+    Some((list, index.parse().ok()?))
 }
 
 /// The keys that a table may have.
@@ -294,6 +340,35 @@ mod tests {
         let mut findings = Vec::new();
         let section = section(&mut root, "a.b", &known, &mut findings);
         (section, findings.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn elements_behind_one_that_was_left_out_keep_their_number() {
+        let rules: Vec<_> = (0..8)
+            .map(|n| match n {
+                1 | 4 => json!({}),
+                2 | 7 => json!({ "percent": "a lot" }),
+                _ => json!({ "percent": 0.5 }),
+            })
+            .collect();
+        let (section, findings) = read(json!({ "rules": rules }));
+        let keys: Vec<_> = findings
+            .iter()
+            .map(|said| said.split(": ").next().unwrap_or_default())
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                "a.b.rules[1]",
+                "a.b.rules[2].percent",
+                "a.b.rules[2]",
+                "a.b.rules[4]",
+                "a.b.rules[7].percent",
+                "a.b.rules[7]"
+            ],
+            "{findings:?}"
+        );
+        assert_eq!(section.rules.len(), 4);
     }
 
     #[test]

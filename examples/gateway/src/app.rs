@@ -108,6 +108,8 @@ pub(crate) struct Gateway {
     stop_public: CancellationToken,
     stop_admin: CancellationToken,
     sessions: TaskTracker,
+    /// Cancelled once the public listener has let its last request end.
+    edge_ended: CancellationToken,
     drain_timeout: Duration,
     /// What it was started with.
     config: Config,
@@ -205,6 +207,7 @@ impl Gateway {
             stop_public: CancellationToken::new(),
             stop_admin,
             sessions: TaskTracker::new(),
+            edge_ended: CancellationToken::new(),
             drain_timeout: Duration::from_millis(gateway.drain_timeout_ms),
             config: config.clone(),
         };
@@ -240,6 +243,8 @@ impl Gateway {
             tenant,
             hub,
             max_body_bytes: config.gateway.max_body_bytes,
+            request_timeout: Duration::from_millis(config.gateway.request_timeout_ms),
+            cors_origins: config.gateway.cors_origins.clone().into(),
             sessions: self.sessions.clone(),
             stop: self.stop_public.clone(),
         })
@@ -255,6 +260,11 @@ impl Gateway {
             drain_timeout: self.drain_timeout,
         };
         let serving = server::serve(listeners.0, public, limits, self.stop_public.clone());
+        let ended = self.edge_ended.clone().drop_guard();
+        let serving = async move {
+            serving.await;
+            drop(ended);
+        };
         self.shared.tasks.run("edge", unfailing(serving));
         // Event streams end with the feed; a reader that takes nothing any more is not waited for.
         let limits = Limits {
@@ -326,13 +336,12 @@ impl Gateway {
         let _ = self.shared.bus.publish(Event::Shutdown);
         self.stop_public.cancel();
         self.sessions.close();
-        if tokio::time::timeout(self.drain_timeout, self.sessions.wait())
-            .await
-            .is_err()
-        {
+        // Requests and sessions first: what they publish is mirrored too, and operators see readiness say no meanwhile.
+        let traffic = async { tokio::join!(self.edge_ended.cancelled(), self.sessions.wait()) };
+        if tokio::time::timeout(self.drain_timeout, traffic).await.is_err() {
             tracing::warn!(
                 component = "edge",
-                "sessions were still open when the drain's time was up"
+                "requests or sessions were still open when the drain's time was up"
             );
         }
         self.shared.platform.shutdown(Duration::from_secs(2)).await;

@@ -4,7 +4,7 @@ use arqon::{Code, Problem, Subject, SubjectPattern, TenantId};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json, value::RawValue};
 
 /// How many headers a frame may have.
@@ -28,25 +28,33 @@ pub(crate) enum Frame {
 pub(crate) type Refused = Box<(Value, Problem)>;
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 struct Raw<'a> {
     #[serde(default)]
     id: Value,
     subject: Option<String>,
     #[serde(default)]
     headers: Map<String, Value>,
+    #[serde(default, deserialize_with = "given")]
     payload: Option<String>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "given")]
     json: Option<&'a RawValue>,
     subscribe: Option<String>,
 }
 
+/// A key that is there has a value: `null` is the JSON text `null`, and no payload.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
+}
+
 /// Reads one text frame; the subject and the pattern are the tenant's own.
 pub(crate) fn read(text: &str, tenant: &TenantId) -> Result<Frame, Refused> {
-    let raw: Raw<'_> = serde_json::from_str(text).map_err(|error| {
-        let detail = format!("the frame cannot be read: {error}");
-        Box::new((Value::Null, Problem::new(Code::FrameInvalid, detail)))
-    })?;
+    // A list would do for serde: its values in the order of the keys.
+    if !text.trim_start().starts_with('{') {
+        return Err(invalid(Value::Null, "the frame is not a JSON object"));
+    }
+    let raw: Raw<'_> = serde_json::from_str(text)
+        .map_err(|error| invalid(Value::Null, format!("the frame cannot be read: {error}")))?;
     if raw.id.is_array() || raw.id.is_object() {
         return Err(invalid(Value::Null, "`id` has to be a string or a number"));
     }

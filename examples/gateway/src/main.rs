@@ -16,9 +16,15 @@ mod routes;
 mod server;
 mod ws;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use arqon::config::{Config, Override};
+use arqon::{
+    config::{Config, Override},
+    platform::Platform,
+};
 use clap::{Args, Parser, Subcommand};
 
 use self::reload::Source;
@@ -114,15 +120,29 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Demo) => demo::run().await,
-        Some(Command::Check { config }) => match Config::load(Some(&config), &[]) {
-            Ok(_) => {
-                println!("{}: ok", config.display());
-                ExitCode::SUCCESS
-            }
-            Err(findings) => refuse(&findings.to_string()),
-        },
+        Some(Command::Check { config }) => check(&config).await,
         Some(Command::Serve(serve)) => run(&serve).await,
         None => run(&arguments.serve).await,
+    }
+}
+
+/// What `serve` would say of the file before it listens: values, and what they name.
+async fn check(file: &Path) -> ExitCode {
+    let checked = match Config::load(Some(file), &[]) {
+        Ok(config) => Platform::check(&app::effective(config.clone()).platform)
+            .await
+            .map(|()| config),
+        Err(findings) => Err(findings),
+    };
+    match checked {
+        Ok(config) => {
+            for warning in config.warnings() {
+                eprintln!("warning: {warning}");
+            }
+            println!("{}: ok", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(findings) => refuse(&findings.to_string()),
     }
 }
 
@@ -132,6 +152,9 @@ async fn run(serve: &Serve) -> ExitCode {
         Err(findings) => return refuse(&findings.to_string()),
     };
     observe::log(config.telemetry.log);
+    for warning in config.warnings() {
+        tracing::warn!(component = "config", key = warning.key, "{}", warning.message);
+    }
     let metrics = match observe::metrics() {
         Ok(metrics) => metrics,
         Err(error) => return refuse(&error),

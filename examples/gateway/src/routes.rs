@@ -1,6 +1,6 @@
 //! The public listener: publish over HTTP and WebSocket, problems for everything else.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use arqon::{
     Code, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
@@ -13,14 +13,20 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get, post_service},
 };
-use http::{HeaderValue, header::ALLOW, request::Parts};
+use http::{
+    HeaderName, HeaderValue, Method, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+    request::Parts,
+};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{ServiceBuilder, util::BoxCloneSyncService};
 use tower_http::{
     catch_panic::CatchPanicLayer,
+    cors::{AllowHeaders, AllowOrigin, CorsLayer},
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     sensitive_headers::SetSensitiveRequestHeadersLayer,
+    timeout::TimeoutLayer,
     trace::TraceLayer,
 };
 
@@ -48,6 +54,8 @@ pub(crate) struct Public {
     pub(crate) tenant: TenantId,
     pub(crate) hub: Hub,
     pub(crate) max_body_bytes: usize,
+    pub(crate) request_timeout: Duration,
+    pub(crate) cors_origins: Arc<[String]>,
     pub(crate) sessions: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -58,6 +66,8 @@ pub(crate) fn router(public: Public) -> Router {
     let upgrade = ServiceBuilder::new()
         .layer(ReservedHeadersLayer::new())
         .layer(public.overseer.clone());
+    let cors = cors(&public.cors_origins);
+    let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, public.request_timeout);
     Router::new()
         .route(
             "/v1/publish/{suffix}",
@@ -82,6 +92,8 @@ pub(crate) fn router(public: Public) -> Router {
                 ]))
                 .layer(TraceLayer::new_for_http())
                 .layer(PropagateRequestIdLayer::x_request_id())
+                // Answers a browser's question itself: no publish, no verdict.
+                .option_layer(cors)
                 // A panic below is a 500, not a reset connection.
                 .layer(CatchPanicLayer::custom(|_| {
                     let (parts, ()) = http::Request::new(()).into_parts();
@@ -89,8 +101,37 @@ pub(crate) fn router(public: Public) -> Router {
                         Problem::new(Code::Internal, "an internal error; it has been logged"),
                         &parts,
                     )
-                })),
+                }))
+                .map_response(too_slow)
+                .layer(timeout),
         )
+}
+
+/// What pages of these origins may do; None where there are none.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origin = match origins {
+        [] => return None,
+        all if all.iter().any(|origin| origin == "*") => AllowOrigin::any(),
+        some => AllowOrigin::list(some.iter().filter_map(|origin| origin.parse().ok())),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(origin)
+        .allow_methods([Method::POST]);
+    Some(
+        layer
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers([HeaderName::from_static("x-request-id"), RETRY_AFTER]),
+    )
+}
+
+/// The timeout's answer as a problem: it is the one 503 without a media type.
+fn too_slow(response: Response) -> Response {
+    if response.status() != StatusCode::SERVICE_UNAVAILABLE || response.headers().contains_key(CONTENT_TYPE) {
+        return response;
+    }
+    let (parts, ()) = http::Request::new(()).into_parts();
+    let detail = "the request was not answered in time; see gateway.request_timeout_ms";
+    refuse(Problem::new(Code::Overloaded, detail), &parts)
 }
 
 /// Names the subject of a request: what a frame named already, else `in.t.<tenant>.<suffix>` of the publish route.

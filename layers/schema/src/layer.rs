@@ -42,6 +42,7 @@ impl SchemaLayer {
     #[must_use]
     pub fn new(registry: Registry) -> Self {
         let mappings = &registry.config().mappings;
+        crate::metrics::relaxed(registry.config());
         let metrics = Metrics::new(mappings.iter().map(|mapping| mapping.schema_id.as_str()));
         let throttles = mappings.iter().map(|_| Throttle::default()).collect();
         Self {

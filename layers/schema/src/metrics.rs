@@ -2,6 +2,8 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
+use crate::config::{Mode, OnStale, RegistryConfig};
+
 /// Handles of one layer. Install the recorder before the layer is built.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -47,6 +49,10 @@ impl Metrics {
         let refused = |reason: &'static str| {
             counter(metrics::counter!("shield_schema_refused_total", "reason" => reason))
         };
+        metrics::describe_gauge!(
+            "shield_schema_relaxed",
+            "1 where the configuration lets through what the default refuses"
+        );
         let age = metrics::gauge!("shield_schema_registry_age_seconds");
         age.set(0.0);
         Self {
@@ -61,6 +67,21 @@ impl Metrics {
             unavailable: refused("unavailable"),
             media_type: refused("media_type"),
             body: refused("body"),
+        }
+    }
+}
+
+/// `shield_schema_relaxed{what}`: where an operator chose to let pass; told at the start too.
+pub(crate) fn relaxed(config: &RegistryConfig) {
+    let serves = config.on_stale == OnStale::Serve;
+    for (what, on) in [("mode", config.mode == Mode::Monitor), ("on_stale", serves)] {
+        metrics::gauge!("shield_schema_relaxed", "what" => what).set(if on { 1.0 } else { 0.0 });
+        if on {
+            tracing::warn!(
+                component = "registry",
+                key = what,
+                "contracts are not always enforced, as configured"
+            );
         }
     }
 }

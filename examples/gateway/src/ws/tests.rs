@@ -63,6 +63,8 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
         tenant,
         hub: Hub::Memory(broker),
         max_body_bytes: 65_536,
+        request_timeout: std::time::Duration::from_secs(60),
+        cors_origins: std::sync::Arc::default(),
         sessions: TaskTracker::new(),
         stop: CancellationToken::new(),
     });

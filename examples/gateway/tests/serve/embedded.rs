@@ -142,6 +142,105 @@ async fn the_same_payload_has_the_same_verdict_over_http_and_websocket() {
 }
 
 #[tokio::test]
+async fn the_same_json_has_the_same_verdict_over_http_and_websocket() {
+    let gateway = Gateway::ready(CONFIG, &[]).await;
+    let mut socket = open(&gateway, &[JSON]).await.expect("upgraded");
+    for (text, accepted) in [
+        (r#"{"userId":"u1"}"#, true),
+        (r#"{"user_id":"u1","age":7}"#, true),
+        (r#"{"userId":"u1","nick":"x"}"#, false),
+        (r#"{"userId":7}"#, false),
+        (r#"{"userId":"u1","userId":"u2"}"#, false),
+        ("null", false),
+        ("[]", false),
+        (r#""u1""#, false),
+    ] {
+        let over_http = gateway
+            .publish("users", &[("content-type", "application/json")], text)
+            .await;
+        let frame = format!(r#"{{"id":7,"subject":"users","json":{text}}}"#);
+        socket.send(Message::text(frame)).await.expect("sent");
+        let reply = next(&mut socket).await;
+        if accepted {
+            assert_eq!(over_http.status, 202, "{text}");
+            assert_eq!(reply["ack"], over_http.json(), "{text}");
+        } else {
+            assert_eq!(over_http.code(), "schema.violation", "{text}");
+            assert_eq!(reply["nack"]["code"], "schema.violation", "{text}: {reply}");
+            assert_eq!(
+                reply["nack"]["violations"],
+                over_http.json()["violations"],
+                "{text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn browsers_of_configured_origins_may_publish_and_no_others() {
+    let preflight = async |gateway: &Gateway, origin: &str| {
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "content-type,traceparent"),
+        ];
+        let path = "/v1/publish/free";
+        gateway
+            .try_send(gateway.public, Method::OPTIONS, path, &headers, "")
+            .await
+            .expect("answered")
+    };
+    let gateway = Gateway::ready(CONFIG, &[]).await;
+    assert_eq!(
+        preflight(&gateway, "https://app.example").await.code(),
+        "method.not_allowed"
+    );
+
+    let config = CONFIG.replace("[gateway]", "[gateway]\ncors_origins = [\"https://app.example\"]");
+    let gateway = Gateway::ready(&config, &[]).await;
+    let asked = preflight(&gateway, "https://app.example").await;
+    assert_eq!(asked.status, 200);
+    assert_eq!(
+        asked.headers["access-control-allow-origin"],
+        "https://app.example"
+    );
+    assert_eq!(
+        asked.headers["access-control-allow-headers"],
+        "content-type,traceparent"
+    );
+    let other = preflight(&gateway, "https://evil.example").await;
+    assert!(!other.headers.contains_key("access-control-allow-origin"));
+    let sent = gateway
+        .publish("free", &[("origin", "https://app.example")], "x")
+        .await;
+    assert_eq!(sent.status, 202);
+    assert_eq!(sent.headers["access-control-allow-origin"], "https://app.example");
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_refused_in_words() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let config = CONFIG.replace("[gateway]", "[gateway]\nrequest_timeout_ms = 200");
+    let gateway = runtime.block_on(Gateway::ready(&config, &[]));
+    let mut stream = std::net::TcpStream::connect(gateway.public).expect("connected");
+    let head = "POST /v1/publish/users HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n\x0a";
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut answer = [0; 4_096];
+    let mut read = 0;
+    while !answer[..read].ends_with(b"}") {
+        let more = stream.read(&mut answer[read..]).expect("answered");
+        assert_ne!(more, 0, "{}", String::from_utf8_lossy(&answer[..read]));
+        read += more;
+    }
+    let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(
+        answer.contains("overloaded") && answer.contains("request_timeout_ms"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
 async fn an_unreadable_frame_is_nacked_without_an_id_and_the_session_goes_on() {
     let gateway = Gateway::ready(CONFIG, &[]).await;
     let mut socket = open(&gateway, &[JSON]).await.expect("upgraded");

@@ -267,3 +267,50 @@ async fn the_same_frames_go_over_websocket_to_the_stream() {
         "delivered: {replies:?}"
     );
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_drain_waits_for_open_requests_mirrors_them_and_says_not_ready_meanwhile() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let server = NatsServer::start().await.expect("a nats-server");
+    let client = server.client().await.expect("connected");
+    let unique = server.unique().to_owned();
+    let mut copies = client
+        .subscribe(format!("shadow.in.t.default.{unique}.>"))
+        .await
+        .expect("subscribed");
+    client.flush().await.expect("flushed");
+    let gateway = Gateway::ready(&config(&server), &[]).await;
+    let mut stream = tokio::net::TcpStream::connect(gateway.public)
+        .await
+        .expect("connected");
+    let head = format!("POST /v1/publish/{unique}.free HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    // Another answer on the same listener: the first request is in the stack by now.
+    assert_eq!(
+        gateway.publish(&format!("{unique}.other"), &[], "x").await.status,
+        202
+    );
+    timeout(PATIENCE, copies.next())
+        .await
+        .expect("in time")
+        .expect("the other's copy");
+    gateway.signal("TERM");
+    let state = gateway.becomes_ready(false).await;
+    assert!(state.to_string().contains("draining"), "{state}");
+    stream.write_all(b"llo").await.expect("sent");
+    let mut answer = [0; 12];
+    timeout(PATIENCE, stream.read_exact(&mut answer))
+        .await
+        .expect("in time")
+        .expect("answered");
+    assert_eq!(&answer, b"HTTP/1.1 202");
+    let copy = timeout(PATIENCE, copies.next())
+        .await
+        .expect("in time")
+        .expect("its copy");
+    assert_eq!(&copy.payload[..], b"hello");
+    drop(stream);
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+}

@@ -89,6 +89,53 @@ fn check_says_ok_or_everything_that_is_wrong() {
     let output = run(folder.path(), &["check", "--config", "gateway.toml"]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "gateway.toml: ok\n");
+    // All at once: values, files that are not there, and what the files hold.
+    std::fs::write(
+        folder.path().join("wrong.toml"),
+        r#"
+        [gateway]
+        max_body_bytes = 0
+        [[platform.overseer.policies]]
+        name = "gone"
+        path = "nope.wat"
+        [platform.registry]
+        dir = "nodir"
+        "#,
+    )
+    .expect("written");
+    let output = run(folder.path(), &["check", "--config", "wrong.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for key in [
+        "gateway.max_body_bytes",
+        "platform.overseer.policies[0].path",
+        "platform.registry.dir",
+    ] {
+        assert!(said.contains(key), "{key} in {said}");
+    }
+    std::fs::write(
+        folder.path().join("inside.toml"),
+        r#"
+        [[platform.overseer.policies]]
+        name = "no_module"
+        path = "control.token"
+        [platform.registry]
+        dir = "schemas"
+        mappings = [{ subject = "in.t.default.users", schema_id = "v1.gone" }]
+        "#,
+    )
+    .expect("written");
+    for command in ["check", "serve"] {
+        let output = run(folder.path(), &[command, "--config", "inside.toml"]);
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("no_module"), "{said}");
+        assert!(
+            said.contains("platform.registry.mappings[0].schema_id: \"v1.gone\" is not in"),
+            "{said}"
+        );
+        assert!(said.contains("v1.events.user_created"), "{said}");
+    }
     let output = run(folder.path(), &["check", "--config", "missing.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("missing.toml: cannot be read"));
