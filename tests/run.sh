@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every test of the project, with a real nats-server. Needs Rust and Python 3; no root, no Docker, nothing beforehand.
+# Every test of the project, with a real nats-server. Needs Rust and Python 3; no Docker, nothing beforehand. What it fetches
+# goes under target/tools; compilers to Wasm, where they are missing, come from rustup, or from Debian when run as root.
 #
 #   tests/run.sh                 everything
 #   tests/run.sh tools           only set up target/tools (a Python venv with a nats-server in it)
