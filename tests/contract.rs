@@ -18,6 +18,7 @@ use arqon::{
     bus::Bus,
     edge::reserved::ReservedHeadersLayer,
     overseer::{OverseerConfig, PolicyConfig},
+    rollout::{Catalog, Executor, KeyPair},
     schema::{Level, MappingConfig, MemoryStore, RegistryConfig},
     shadow::{RecordingSink, RuleConfig, ShadowConfig, ShadowLayer},
 };
@@ -137,8 +138,23 @@ fn shadow() -> ShadowLayer {
     layer
 }
 
+/// A live one: with a catalog every request gets a variant, a header and an extension.
 fn rollout() -> RolloutLayer {
-    RolloutLayer::disabled()
+    let operator = KeyPair::from_seed("ops-1", [1; 32]);
+    let config = arqon::rollout::Config {
+        enabled: true,
+        keys: vec![operator.public().to_config()],
+        ..arqon::rollout::Config::default()
+    };
+    let catalog =
+        br#"{"version":1,"baseline":1,"variants":[{"id":1,"name":"stable"},{"id":7,"name":"new"}]}"#;
+    let executor = Executor::builder(&config)
+        .catalog(Catalog::parse(catalog).expect("valid"))
+        .build()
+        .expect("valid");
+    let handle = executor.handle();
+    tokio::spawn(executor.run());
+    RolloutLayer::new(&handle)
 }
 
 fn subject() -> SubjectLayer {

@@ -299,7 +299,10 @@ fn binary<'a>(report: &mut LoadReport, bytes: &'a [u8]) -> Option<Cow<'a, [u8]>>
     match wat::parse_str(text) {
         Ok(wasm) => Some(Cow::Owned(wasm)),
         Err(error) => {
-            let detail = abi::visible(error.to_string().as_bytes(), 1_024);
+            // What it says first, on one line: the picture of the place below it is for a terminal.
+            let said = error.to_string();
+            let words: Vec<_> = said.split_whitespace().take(24).collect();
+            let detail = abi::visible(words.join(" ").as_bytes(), 1_024);
             report.error(
                 "module.text",
                 "module",
