@@ -240,6 +240,7 @@ impl Gateway {
             stack,
             overseer,
             rollout,
+            shadow: self.shared.platform.shadow.clone(),
             tenant,
             hub,
             max_body_bytes: config.gateway.max_body_bytes,

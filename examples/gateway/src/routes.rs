@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use arqon::{
     Code, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
-    edge::reserved::ReservedHeadersLayer,
+    edge::reserved::ReservedHeadersLayer, shadow::ShadowHandle,
 };
 use axum::{
     Extension, Router,
@@ -51,6 +51,7 @@ pub(crate) struct Public {
     pub(crate) stack: MessageService,
     pub(crate) overseer: OverseerLayer,
     pub(crate) rollout: RolloutLayer,
+    pub(crate) shadow: ShadowHandle,
     pub(crate) tenant: TenantId,
     pub(crate) hub: Hub,
     pub(crate) max_body_bytes: usize,
@@ -185,7 +186,7 @@ async fn websocket(Extension(public): Extension<Public>, request: Request) -> Re
     let session = Session::of(
         &parts,
         tenant,
-        &public.rollout,
+        (&public.rollout, &public.shadow),
         public.stack,
         public.hub,
         public.stop,

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use arqon::{
     Claims, Code, ConnectionId, Problem, Protocol, Rejection, RemoteAddr, RolloutLayer, Subject, TenantId,
-    TraceKey, collect, publish::Message, rollout::SessionVariant,
+    TraceKey, collect,
+    publish::Message,
+    rollout::SessionVariant,
+    shadow::{SessionPin, ShadowHandle},
 };
 use axum::{
     body::Body,
@@ -40,6 +43,8 @@ pub(crate) struct Session {
     claims: Option<Claims>,
     remote: Option<RemoteAddr>,
     variant: SessionVariant,
+    /// The mirror's border as it was at the upgrade.
+    pin: SessionPin,
     stack: MessageService,
     hub: Hub,
     stop: CancellationToken,
@@ -49,7 +54,7 @@ impl Session {
     pub(crate) fn of(
         upgrade: &Parts,
         tenant: TenantId,
-        rollout: &RolloutLayer,
+        (rollout, shadow): (&RolloutLayer, &ShadowHandle),
         stack: MessageService,
         hub: Hub,
         stop: CancellationToken,
@@ -62,6 +67,7 @@ impl Session {
             claims: extensions.get().cloned(),
             remote: extensions.get().copied(),
             variant: rollout.session(&upgrade.headers, extensions),
+            pin: shadow.session(),
             stack,
             hub,
             stop,
@@ -163,6 +169,7 @@ impl Session {
         extensions.insert(self.tenant.clone());
         extensions.insert(Protocol::Ws);
         extensions.insert(self.variant.clone());
+        extensions.insert(self.pin.clone());
         if let Some(key) = key {
             extensions.insert(key);
         }

@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    InvalidConfig, OnEvent, Reason, ShadowConfig, ShadowEvent, UnknownRule, copy::Draft, mirror::Core,
-    rules::Rules,
+    InvalidConfig, OnEvent, Reason, SessionPin, ShadowConfig, ShadowEvent, UnknownRule, copy::Draft,
+    mirror::Core, rules::Rules,
 };
 
 /// The longest that a shutdown waits.
@@ -153,6 +153,13 @@ impl ShadowHandle {
             on_event(ShadowEvent::RulesChanged { rules: count });
         }
         Ok(())
+    }
+
+    /// Pins a session that begins now (a WebSocket, at its upgrade) to the rules in force: put a clone into the extensions
+    /// of every request made of its frames, and a change of percent moves the border for later sessions only.
+    #[must_use]
+    pub fn session(&self) -> SessionPin {
+        SessionPin::now(&self.core)
     }
 
     /// The books, read at one moment.

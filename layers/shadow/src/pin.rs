@@ -8,7 +8,8 @@ use std::{
 use crate::{mirror::Core, rules::Rules};
 
 /// Keeps a session (a WebSocket) on the rules it began with: an edge makes one per session and puts a clone into the
-/// extensions of every request that it makes of a frame.
+/// extensions of every request that it makes of a frame. [`ShadowHandle::session`](crate::ShadowHandle::session) makes one
+/// that holds the rules of that moment; one made by [`SessionPin::new`] takes those of the session's first request.
 ///
 /// Without it a session of which the key lies between the old and the new percent changes sides when the percent
 /// changes. What an operator takes away holds at once, pinned or not: a mirror that is off, a rule that is gone or at 0.
@@ -16,7 +17,7 @@ use crate::{mirror::Core, rules::Rules};
 /// ```
 /// use arqon_shadow::SessionPin;
 ///
-/// let pin = SessionPin::new(); // at the upgrade
+/// let pin = SessionPin::new();
 /// let mut frame = http::Request::new("a frame");
 /// frame.extensions_mut().insert(pin.clone());
 /// ```
@@ -31,21 +32,33 @@ struct Begun {
     rules: Arc<Rules>,
 }
 
+impl Begun {
+    fn of(core: &Arc<Core>) -> Self {
+        Self {
+            mirror: Arc::as_ptr(core).addr(),
+            rules: core.rules.load_full(),
+        }
+    }
+}
+
 impl SessionPin {
-    /// A pin for one session.
+    /// A pin for one session, which takes the rules in force at the session's first request.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// A pin that holds the rules in force now.
+    pub(crate) fn now(core: &Arc<Core>) -> Self {
+        let pin = Self::new();
+        pin.begun.get_or_init(|| Begun::of(core));
+        pin
+    }
+
     /// The rules of the session, unless they were pinned by another mirror.
     pub(crate) fn rules(&self, core: &Arc<Core>) -> Option<&Rules> {
-        let mirror = Arc::as_ptr(core).addr();
-        let begun = self.begun.get_or_init(|| Begun {
-            mirror,
-            rules: core.rules.load_full(),
-        });
-        (begun.mirror == mirror).then_some(&*begun.rules)
+        let begun = self.begun.get_or_init(|| Begun::of(core));
+        (begun.mirror == Arc::as_ptr(core).addr()).then_some(&*begun.rules)
     }
 }
 

@@ -60,6 +60,7 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
         stack: service,
         overseer: stack.overseer.clone(),
         rollout: stack.rollout.clone(),
+        shadow: platform.shadow.clone(),
         tenant,
         hub: Hub::Memory(broker),
         max_body_bytes: 65_536,

@@ -28,9 +28,10 @@ mappings = [{ subject = "in.t.default.users", schema_id = "v1.events.user_create
 rules = [{ prefix = "in.t.default.>", percent = "100%" }]
 "#;
 
-type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+pub(crate) type Socket =
+    tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-async fn open(gateway: &Gateway, headers: &[(&'static str, &'static str)]) -> Result<Socket, u16> {
+pub(crate) async fn open(gateway: &Gateway, headers: &[(&'static str, &'static str)]) -> Result<Socket, u16> {
     let mut request = format!("ws://{}/v1/ws", gateway.public)
         .into_client_request()
         .expect("URI");
@@ -58,7 +59,7 @@ async fn next(socket: &mut Socket) -> Value {
     }
 }
 
-async fn ask(socket: &mut Socket, frame: Value) -> Value {
+pub(crate) async fn ask(socket: &mut Socket, frame: Value) -> Value {
     socket.send(Message::text(frame.to_string())).await.expect("sent");
     next(socket).await
 }

@@ -77,6 +77,10 @@ async fn a_pinned_session_stays_on_its_side_until_mirroring_is_taken_away() {
     );
     percent(1.0);
     assert!(!chosen(Some(&later)).await && chosen(None).await);
+    // Pinned at its upgrade, not at its first frame.
+    let unused = rig.handle.session();
+    percent(0.5);
+    assert!(chosen(Some(&unused)).await, "begun at 100 %");
     percent(0.0);
     assert!(!chosen(Some(&session)).await, "0 holds for everyone");
     percent(0.5);
