@@ -1,15 +1,19 @@
 //! Shadow copies to NATS: core publish to `shadow.<subject>`.
 
 use std::{
+    future::{Future, poll_fn, ready},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
 use async_nats::{Client, client::PublishErrorKind, connection::State};
-use tokio::time::timeout;
+use bytes::Bytes;
+use tokio::time::{error::Elapsed, timeout};
 
 use arqon_shadow::{Delivery, ShadowCopy, Sink, SinkError};
 
@@ -39,6 +43,16 @@ pub struct NatsSink {
     unflushed: Arc<AtomicUsize>,
 }
 
+/// A copy on its way.
+struct Message {
+    subject: async_nats::Subject,
+    headers: async_nats::HeaderMap,
+    body: Bytes,
+    /// Of body and headers on the wire, in bytes; and the most that the server takes.
+    size: usize,
+    limit: usize,
+}
+
 impl NatsSink {
     /// Publishes through `client`.
     #[must_use]
@@ -61,7 +75,8 @@ impl NatsSink {
         self.client.connection_state() == State::Connected
     }
 
-    async fn publish(&self, copy: ShadowCopy) -> Result<(), SinkError> {
+    /// The copy as a message, if there is a server that takes it.
+    fn message(&self, copy: ShadowCopy) -> Result<Message, SinkError> {
         if !self.is_connected() {
             return Err(SinkError::Disconnected);
         }
@@ -70,16 +85,29 @@ impl NatsSink {
         if size > limit {
             return Err(SinkError::MaxPayload { size, limit });
         }
+        Ok(Message {
+            subject: copy.subject.as_str().into(),
+            headers,
+            body: copy.body,
+            size,
+            limit,
+        })
+    }
+
+    async fn publish(&self, message: Message) -> Result<(), SinkError> {
+        let Message {
+            subject,
+            headers,
+            body,
+            size,
+            limit,
+        } = message;
         if self.unflushed.load(Ordering::Relaxed) + size > UNFLUSHED_BYTES_MAX {
             self.flush_client().await?;
         }
-        let subject = copy.subject.as_str().to_owned();
-        match timeout(
-            self.timeout,
-            self.client.publish_with_headers(subject, headers, copy.body),
-        )
-        .await
-        {
+        // A timer only while the client's queue is full: without one its `publish` could wait for ever.
+        let publishing = self.client.publish_with_headers(subject, headers, body);
+        match within(self.timeout, publishing).await {
             Ok(Ok(())) => {
                 self.unflushed.fetch_add(size, Ordering::Relaxed);
                 Ok(())
@@ -116,7 +144,11 @@ impl NatsSink {
 
 impl Sink for NatsSink {
     fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
-        Box::pin(self.publish(copy))
+        // Made here: what is boxed is a third of the size.
+        match self.message(copy) {
+            Ok(message) => Box::pin(self.publish(message)),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
     }
 
     fn flush(&self) -> Delivery<'_> {
@@ -138,12 +170,24 @@ impl Sink for NatsSink {
     }
 }
 
+/// As tokio's `timeout`, but without a timer for what is ready at once.
+async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+        Poll::Ready(output) => Ok(output),
+        Poll::Pending => timeout(limit, future).await,
+    }
+}
+
 /// A copy's headers for NATS, and their size on the wire. What NATS cannot carry (bytes that are not UTF-8) and what means
 /// nothing without HTTP (`host`, `accept*`) is left out; the mark always passes.
 fn to_nats(headers: &http::HeaderMap) -> (async_nats::HeaderMap, usize) {
     let mut nats = async_nats::HeaderMap::new();
     let mut bytes = "NATS/1.0\r\n\r\n".len();
+    let mut before = None;
     for (name, value) in headers {
+        // All values of a name stand together, so only a repeated one has to be looked for.
+        let repeated = before.replace(name) == Some(name);
         let name = name.as_str();
         if name == "host" || name.starts_with("accept") {
             continue;
@@ -156,7 +200,11 @@ fn to_nats(headers: &http::HeaderMap) -> (async_nats::HeaderMap, usize) {
         if let (Ok(key), Ok(Ok(value))) = parsed {
             let value: async_nats::HeaderValue = value;
             bytes += name.len() + value.as_str().len() + ": \r\n".len();
-            nats.append(key, value);
+            if repeated {
+                nats.append(key, value);
+            } else {
+                nats.insert(key, value);
+            }
         }
     }
     (nats, bytes)
@@ -177,21 +225,32 @@ mod tests {
             ("accept-encoding", b"gzip"),
             ("x-latin", b"caf\xe9"),
             ("x-utf8", "caf\u{e9}".as_bytes()),
+            ("x-twice", b"1"),
+            ("x-twice", b"\xe9"),
+            ("x-latin", b"plain"),
+            ("x-twice", b"2"),
         ] {
-            headers.insert(
-                HeaderName::from_static(name),
-                HeaderValue::from_bytes(value).expect("value"),
-            );
+            headers
+                .try_append(
+                    HeaderName::from_static(name),
+                    HeaderValue::from_bytes(value).expect("value"),
+                )
+                .expect("room");
         }
         let (nats, bytes) = to_nats(&headers);
-        assert_eq!(nats.len(), 2);
+        assert_eq!(nats.len(), 4);
+        let twice: Vec<_> = nats
+            .get_all("x-twice")
+            .map(async_nats::HeaderValue::as_str)
+            .collect();
+        assert_eq!(twice, ["1", "2"]);
         assert_eq!(
             nats.get("x-arqon-shadow").map(async_nats::HeaderValue::as_str),
             Some("true")
         );
         assert_eq!(
             bytes,
-            "NATS/1.0\r\nx-arqon-shadow: true\r\nx-utf8: café\r\n\r\n".len()
+            "NATS/1.0\r\nx-arqon-shadow: true\r\nx-utf8: café\r\nx-latin: plain\r\nx-twice: 1\r\nx-twice: 2\r\n\r\n".len()
         );
     }
 }

@@ -183,6 +183,12 @@ fn main() {
         layered(&runtime, "layer, no rule", &ShadowConfig::default()),
         layered(&runtime, "layer, 0 %", &rule(0.0)),
         layered(&runtime, "layer, not chosen at 10 %", &rule(0.10)),
+        // Some rule takes every key, so this one's has to be looked up.
+        layered(
+            &runtime,
+            "layer, not chosen, 2 rules",
+            &rule(0.10).rule(RuleConfig::new("out.t.*.>", 1.0)),
+        ),
         layered(&runtime, "layer, mirrored", &rule(1.0)),
     ];
     for _ in 0..ROUNDS {

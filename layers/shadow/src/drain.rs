@@ -6,7 +6,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     panic::AssertUnwindSafe,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
     task::Poll,
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, error::Elapsed, interval, sleep_until, timeout},
 };
 
 use self::report::Report;
@@ -45,6 +45,15 @@ pub struct DrainTask {
     report: Report,
     /// How full the queue was at the last tick.
     before: u32,
+}
+
+/// As tokio's `timeout`, but without a timer for what is ready at once.
+async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let mut future = pin!(future);
+    match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+        Poll::Ready(output) => Ok(output),
+        Poll::Pending => timeout(limit, future).await,
+    }
 }
 
 /// What became of one delivery.
@@ -125,7 +134,7 @@ impl DrainTask {
             let (copy, ticket) = draft.finish();
             // The call itself may panic, not only the future, so it is made inside.
             let sent = AssertUnwindSafe(async { sink.send(copy).await }).catch_unwind();
-            let outcome = match timeout(limit, sent).await {
+            let outcome = match within(limit, sent).await {
                 Ok(Ok(Ok(()))) => Ok(()),
                 Ok(Ok(Err(error))) => Err((error.reason(), Some(error))),
                 Ok(Err(_panic)) => Err((Reason::Panic, None)),

@@ -26,11 +26,18 @@ pub struct SubjectTrie<T> {
 
 #[derive(Clone, Debug)]
 struct Node<T> {
-    /// Sorted by token.
-    literal: Vec<(Box<str>, Node<T>)>,
+    /// Sorted by first token, which no two of them share.
+    literal: Vec<Edge<T>>,
     star: Option<Box<Node<T>>>,
     tail: Option<T>,
     here: Option<T>,
+}
+
+/// A way to a node over literal tokens; several where no pattern branches or ends between them.
+#[derive(Clone, Debug)]
+struct Edge<T> {
+    label: Box<str>,
+    node: Node<T>,
 }
 
 impl<T> SubjectTrie<T> {
@@ -48,16 +55,7 @@ impl<T> SubjectTrie<T> {
     /// # Errors
     /// When the same pattern is there already; the first one stays.
     pub fn insert(&mut self, pattern: &SubjectPattern, value: T) -> Result<(), DuplicatePattern> {
-        let mut node = &mut self.root;
-        let mut tokens = pattern.tokens();
-        let place = loop {
-            node = match tokens.next() {
-                None => break &mut node.here,
-                Some(">") => break &mut node.tail,
-                Some("*") => node.star.get_or_insert_with(|| Box::new(Node::new())),
-                Some(token) => node.literal(token),
-            };
-        };
+        let place = self.root.place(pattern.as_str());
         if place.is_some() {
             return Err(DuplicatePattern(pattern.as_str().into()));
         }
@@ -72,7 +70,7 @@ impl<T> SubjectTrie<T> {
         if self.len == 0 {
             None
         } else {
-            self.root.find(Some(subject.as_str()))
+            self.root.find(subject.as_str().as_bytes())
         }
     }
 
@@ -105,38 +103,130 @@ impl<T> Node<T> {
         }
     }
 
-    fn literal(&mut self, token: &str) -> &mut Self {
+    /// Where the value of a pattern goes; `rest` holds its tokens below this node.
+    fn place(&mut self, rest: &str) -> &mut Option<T> {
+        let (token, below) = split(rest);
+        match (token, below) {
+            (">", _) => &mut self.tail,
+            ("*", None) => &mut self.star().here,
+            ("*", Some(below)) => self.star().place(below),
+            _ => {
+                let tokens = rest.split('.').take_while(|token| !matches!(*token, "*" | ">"));
+                let length = tokens.map(|token| token.len() + 1).sum::<usize>() - 1;
+                let node = self.literal(&rest[..length]);
+                match rest.get(length + 1..) {
+                    None => &mut node.here,
+                    Some(below) => node.place(below),
+                }
+            }
+        }
+    }
+
+    fn star(&mut self) -> &mut Self {
+        self.star.get_or_insert_with(|| Box::new(Self::new()))
+    }
+
+    /// The node that these literal tokens lead to.
+    fn literal(&mut self, tokens: &str) -> &mut Self {
+        let first = split(tokens).0;
         let at = match self
             .literal
-            .binary_search_by(|(name, _)| name.as_ref().cmp(token))
+            .binary_search_by(|edge| split(&edge.label).0.cmp(first))
         {
             Ok(at) => at,
             Err(at) => {
-                self.literal.insert(at, (token.into(), Self::new()));
+                let label = tokens.into();
+                self.literal.insert(
+                    at,
+                    Edge {
+                        label,
+                        node: Self::new(),
+                    },
+                );
                 at
             }
         };
-        &mut self.literal[at].1
+        let edge = &mut self.literal[at];
+        let common = common(&edge.label, tokens);
+        if common < edge.label.len() {
+            // The ways part here.
+            let below = Edge {
+                label: edge.label[common + 1..].into(),
+                node: std::mem::replace(&mut edge.node, Self::new()),
+            };
+            edge.node.literal.push(below);
+            edge.label = tokens[..common].into();
+        }
+        match tokens.get(common + 1..) {
+            None => &mut edge.node,
+            Some(below) => edge.node.literal(below),
+        }
     }
 
-    /// `rest` holds the tokens below this node; `None` when there are none left.
-    fn find(&self, rest: Option<&str>) -> Option<&T> {
-        let Some(rest) = rest else {
+    /// `rest` holds the subject's tokens below this node; no token is empty, so it is when there are none left.
+    fn find(&self, rest: &[u8]) -> Option<&T> {
+        if rest.is_empty() {
             return self.here.as_ref();
-        };
-        let (token, rest) = match rest.split_once('.') {
-            Some((token, rest)) => (token, Some(rest)),
-            None => (rest, None),
-        };
-        let literal = self
-            .literal
-            .binary_search_by(|(name, _)| name.as_ref().cmp(token))
-            .ok();
-        literal
-            .and_then(|at| self.literal[at].1.find(rest))
-            .or_else(|| self.star.as_ref().and_then(|star| star.find(rest)))
-            .or(self.tail.as_ref())
+        }
+        if let Some((edge, below)) = self.edge(rest)
+            && let Some(found) = edge.node.find(below)
+        {
+            return Some(found);
+        }
+        if let Some(star) = &self.star {
+            let end = rest.iter().position(|&byte| byte == b'.');
+            let below = end.map_or(&[][..], |end| &rest[end + 1..]);
+            if let Some(found) = star.find(below) {
+                return Some(found);
+            }
+        }
+        self.tail.as_ref()
     }
+
+    /// The edge whose tokens `rest` begins with, and what follows them.
+    fn edge<'s>(&self, rest: &'s [u8]) -> Option<(&Edge<T>, &'s [u8])> {
+        if self.literal.len() <= FEW {
+            return self
+                .literal
+                .iter()
+                .find_map(|edge| Some((edge, edge.strip(rest)?)));
+        }
+        let first = rest.split(|&byte| byte == b'.').next()?;
+        let at = self
+            .literal
+            .binary_search_by(|edge| split(&edge.label).0.as_bytes().cmp(first))
+            .ok()?;
+        let edge = &self.literal[at];
+        Some((edge, edge.strip(rest)?))
+    }
+}
+
+impl<T> Edge<T> {
+    /// What follows this edge's tokens in `rest`, if it begins with them.
+    fn strip<'s>(&self, rest: &'s [u8]) -> Option<&'s [u8]> {
+        match rest.strip_prefix(self.label.as_bytes())? {
+            [] => Some(&[]),
+            [b'.', below @ ..] => Some(below),
+            _ => None,
+        }
+    }
+}
+
+/// Up to so many edges are tried one after the other: faster than looking for the end of the token and for the edge.
+const FEW: usize = 4;
+
+/// The first token, and what follows it.
+fn split(tokens: &str) -> (&str, Option<&str>) {
+    match tokens.split_once('.') {
+        Some((token, below)) => (token, Some(below)),
+        None => (tokens, None),
+    }
+}
+
+/// How many bytes of whole tokens both begin with; the first token is the same.
+fn common(a: &str, b: &str) -> usize {
+    let same = a.split('.').zip(b.split('.')).take_while(|(a, b)| a == b);
+    same.map(|(token, _)| token.len() + 1).sum::<usize>() - 1
 }
 
 /// Two rules with the same pattern: neither is more specific.
@@ -145,79 +235,4 @@ impl<T> Node<T> {
 pub struct DuplicatePattern(pub String);
 
 #[cfg(test)]
-mod tests {
-    use std::cmp::Ordering;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// The naive model: try every pattern, keep the most specific.
-    fn model<'a>(patterns: &'a [SubjectPattern], subject: &Subject) -> Option<&'a str> {
-        let rank = |token: &str| match token {
-            ">" => 2,
-            "*" => 1,
-            _ => 0,
-        };
-        let specific = |a: &&SubjectPattern, b: &&SubjectPattern| {
-            a.tokens()
-                .map(rank)
-                .zip(b.tokens().map(rank))
-                .map(|(a, b)| a.cmp(&b))
-                .find(|o| *o != Ordering::Equal)
-                .unwrap_or(Ordering::Equal)
-        };
-        patterns
-            .iter()
-            .filter(|p| p.matches(subject))
-            .min_by(specific)
-            .map(SubjectPattern::as_str)
-    }
-
-    #[test]
-    fn the_same_pattern_twice_is_refused_and_the_first_stays() {
-        let mut trie = SubjectTrie::new();
-        let pattern = SubjectPattern::parse("a.*").expect("pattern");
-        trie.insert(&pattern, 1).expect("first");
-        assert!(
-            trie.insert(&pattern, 2)
-                .expect_err("second")
-                .to_string()
-                .contains("\"a.*\" stands twice")
-        );
-        assert_eq!(
-            (trie.len(), trie.find(&Subject::parse("a.b").expect("subject"))),
-            (1, Some(&1))
-        );
-    }
-
-    #[test]
-    fn a_literal_that_leads_nowhere_falls_back_to_the_wildcard() {
-        let mut trie = SubjectTrie::new();
-        for pattern in ["a.b.c", "a.*.d", "a.>"] {
-            trie.insert(&SubjectPattern::parse(pattern).expect("pattern"), pattern)
-                .expect("new");
-        }
-        let find = |subject: &str| trie.find(&Subject::parse(subject).expect("subject")).copied();
-        assert_eq!(find("a.b.d"), Some("a.*.d"));
-        assert_eq!(find("a.b.e"), Some("a.>"));
-        assert_eq!(find("a"), None);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2_000))]
-        #[test]
-        fn the_trie_agrees_with_trying_every_pattern(
-            patterns in prop::collection::btree_set("([ab*])(\\.[ab*]){0,3}(\\.>)?|>", 0..8),
-            subject in "[abc](\\.[abc]){0,4}",
-        ) {
-            let patterns: Vec<_> = patterns.iter().map(|p| SubjectPattern::parse(p).expect("pattern")).collect();
-            let mut trie = SubjectTrie::new();
-            for pattern in &patterns {
-                trie.insert(pattern, pattern.as_str()).expect("distinct");
-            }
-            let subject = Subject::parse(&subject).expect("subject");
-            prop_assert_eq!(trie.find(&subject).copied(), model(&patterns, &subject));
-        }
-    }
-}
+mod tests;
