@@ -58,6 +58,8 @@ class Gateway:
 listen = "127.0.0.1:{self.port}"
 admin_listen = "127.0.0.1:{self.admin}"
 
+[platform.overseer]
+deadline = "1s"
 [[platform.overseer.policies]]
 name = "block_me"
 path = "block_me.wat"

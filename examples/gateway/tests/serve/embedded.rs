@@ -16,6 +16,7 @@ control_token_file = "control.token"
 max_body_bytes = 65536
 
 [platform.overseer]
+deadline = "1s"
 [[platform.overseer.policies]]
 name = "block_me"
 path = "block_me.wat"

@@ -19,6 +19,7 @@ url = "{}"
 stream = "ARQON_IN"
 
 [platform.overseer]
+deadline = "1s"
 [[platform.overseer.policies]]
 name = "block_me"
 path = "block_me.wat"
