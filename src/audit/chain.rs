@@ -152,18 +152,22 @@ fn walk(
             .take(LINE_BYTES_MAX)
             .read_until(b'\n', &mut bytes)
             .map_err(failed)?;
-        let Some(whole) = bytes.strip_suffix(b"\n") else {
-            if let Some(found) = &mut found {
-                found.torn_bytes = bytes.len() as u64;
-            }
-            return Ok(found);
-        };
         let follows = found.as_ref().map(|found| found.head).or(before);
         let index = follows.map_or(0, |head| head.lines);
         let broken = |what| BrokenAudit::Entry {
             path: path.to_path_buf(),
             index,
             what,
+        };
+        let Some(whole) = bytes.strip_suffix(b"\n") else {
+            // A torn write ends early. A whole entry whose line feed is another byte was written, and changed since.
+            if bytes.split_last().is_some_and(|(_, entry)| read(entry).is_some()) {
+                return Err(broken("is not what was written"));
+            }
+            if let Some(found) = &mut found {
+                found.torn_bytes = bytes.len() as u64;
+            }
+            return Ok(found);
         };
         let (line, hash) = read(whole).ok_or_else(|| broken("is not what was written"))?;
         match follows {

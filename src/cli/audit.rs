@@ -28,6 +28,9 @@ pub(super) struct Verify {
     /// Whose trail it is: the gateway's `platform.rollout.node_id`.
     #[arg(long, value_name = "NODE", requires = "nats")]
     node: Option<String>,
+    /// Takes a trail whose first entries are in files that are not here; else they are missing.
+    #[arg(long)]
+    partial: bool,
 }
 
 fn head(text: &str) -> Result<(u64, String), String> {
@@ -76,6 +79,12 @@ pub(super) fn verify(verify: &Verify, json: bool, out: &mut impl Write) -> Resul
             found.torn_bytes,
         )
     });
+    if first > 0 && !verify.partial {
+        let what = format!(
+            "is missing: the trail starts at entry {first}; put the files put aside before it beside it, or pass --partial"
+        );
+        return broken(0, &what, out);
+    }
     for (at, expected) in wanted {
         if !audit::holds(path, at, &expected)? {
             let what = format!(

@@ -110,6 +110,8 @@ pub(crate) struct Gateway {
     sessions: TaskTracker,
     /// Cancelled once the public listener has let its last request end.
     edge_ended: CancellationToken,
+    /// Cancelled once no reload is under way and none will be; None where none was asked for.
+    reload_ended: Option<CancellationToken>,
     drain_timeout: Duration,
     /// What it was started with.
     config: Config,
@@ -123,6 +125,11 @@ pub(crate) fn effective(mut config: Config) -> Config {
     layers.overseer.max_body_bytes = layers.overseer.max_body_bytes.min(cap);
     layers.registry.max_body_bytes = layers.registry.max_body_bytes.min(cap);
     config
+}
+
+/// How many facts a reader of `/v1/events` may be behind: a batch is one place on the bus and many facts to a reader.
+fn feed_capacity(bus: usize) -> usize {
+    bus.max(4 * Bus::BATCH_EVENTS_MAX)
 }
 
 /// What carries messages.
@@ -151,7 +158,7 @@ impl Gateway {
         };
         let bus = make_bus(&config)?;
         // Before anything is published: readers of the feed miss nothing that the start tells.
-        let (feed, pump) = feed::feed(bus.observe("events"), bus.capacity());
+        let (feed, pump) = feed::feed(bus.observe("events"), feed_capacity(bus.capacity()));
 
         let readiness = Readiness::default();
         let tasks = Supervisor::new(bus.clone());
@@ -208,6 +215,7 @@ impl Gateway {
             stop_admin,
             sessions: TaskTracker::new(),
             edge_ended: CancellationToken::new(),
+            reload_ended: None,
             drain_timeout: Duration::from_millis(gateway.drain_timeout_ms),
             config: config.clone(),
         };
@@ -302,10 +310,19 @@ impl Gateway {
     }
 
     /// Reloads the configuration from `source` on each of `signals` and when its file changes.
-    pub(crate) fn reload_from(&self, source: Source, signals: mpsc::Receiver<()>) {
+    pub(crate) fn reload_from(&mut self, source: Source, signals: mpsc::Receiver<()>) {
         let reloader = Reloader::new(Arc::clone(&self.shared), source, self.config.clone());
         let running = reloader.run(signals, self.stop_public.clone());
-        self.shared.tasks.run("reload", running);
+        let ended = self
+            .reload_ended
+            .insert(CancellationToken::new())
+            .clone()
+            .drop_guard();
+        self.shared.tasks.run("reload", async move {
+            let ran = running.await;
+            drop(ended);
+            ran
+        });
     }
 
     /// Where clients connect.
@@ -338,7 +355,13 @@ impl Gateway {
         self.stop_public.cancel();
         self.sessions.close();
         // Requests and sessions first: what they publish is mirrored too, and operators see readiness say no meanwhile.
-        let traffic = async { tokio::join!(self.edge_ended.cancelled(), self.sessions.wait()) };
+        // A reload that is under way tells what it did before the readers' streams end.
+        let reload = async {
+            if let Some(ended) = &self.reload_ended {
+                ended.cancelled().await;
+            }
+        };
+        let traffic = async { tokio::join!(self.edge_ended.cancelled(), self.sessions.wait(), reload) };
         if tokio::time::timeout(self.drain_timeout, traffic).await.is_err() {
             tracing::warn!(
                 component = "edge",

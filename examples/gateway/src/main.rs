@@ -161,7 +161,7 @@ async fn run(serve: &Serve) -> ExitCode {
     };
     // Before the start: a SIGHUP must not end a process that is about to serve.
     let reloads = observe::reload_signals();
-    let gateway = match app::Gateway::start(config, metrics).await {
+    let mut gateway = match app::Gateway::start(config, metrics).await {
         Ok(gateway) => gateway,
         Err(findings) => return refuse(&findings),
     };

@@ -164,7 +164,7 @@ async fn reload_flip_death_and_drain_are_told_in_requests_and_on_the_event_strea
     std::fs::write(folder.path().join("control.token"), TOKEN).expect("written");
     std::fs::write(&file, CONFIG).expect("written");
     let config = Config::load(Some(&file), &[]).expect("valid");
-    let gateway = Gateway::start(config, observe::metrics().expect("the only recorder here"))
+    let mut gateway = Gateway::start(config, observe::metrics().expect("the only recorder here"))
         .await
         .expect("started");
     let (_signals, wishes) = mpsc::channel(1);
