@@ -20,7 +20,7 @@ use tower_service::Service;
 pub(crate) use self::redact::redacted;
 pub use self::wire::{Audience, WireEvent};
 
-/// A layer that puts a [`Bus`] into every request's extensions: HTTP, WebSocket frame and NATS message alike. So any
+/// A layer that puts a [`Bus`] into every request's extensions, those of WebSocket frames too. So any
 /// handler, and any layer inside this one, publishes and subscribes without wiring of its own.
 ///
 /// With the feature `axum`, [`RequestBus`] extracts it; without, it is in the extensions as a [`Bus`].

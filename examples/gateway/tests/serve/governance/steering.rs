@@ -1,6 +1,6 @@
 //! What else operators do: rotate keys, end by itself, watch, give a tester a pin, notice a trail that was cut.
 
-use std::time::Duration;
+use std::cell::Cell;
 
 use arqon_test_support::NatsServer;
 use async_nats::jetstream;
@@ -69,14 +69,18 @@ async fn watch_prints_what_changes() {
         site.arqon(&["gov", "watch", "--nats", server.url(), "--lines", "1"])
             .await
     };
-    let stop = async {
-        // Whoever watches the log sees only what comes after: it is told until both have seen it.
-        for _ in 0..20 {
-            site.gov(&gateway, "sre-1", &["stop", "--reason", "drill"]).await;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
+    let seen = Cell::new(false);
+    let watched = async {
+        let watched = tokio::join!(changes, messages);
+        seen.set(true);
+        watched
     };
-    let (changes, messages, ()) = tokio::join!(changes, messages, stop);
+    // Whoever watches the log sees only what comes after: it is told until both have seen it.
+    let stop = eventually(async || {
+        site.gov(&gateway, "sre-1", &["stop", "--reason", "drill"]).await;
+        seen.get().then_some(())
+    });
+    let ((changes, messages), ()) = tokio::join!(watched, stop);
     let lines: Vec<&str> = changes.out.lines().collect();
     assert!(
         lines.len() == 2 && lines.last().is_some_and(|line| line.contains("stopped")),

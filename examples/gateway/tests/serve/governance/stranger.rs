@@ -1,7 +1,5 @@
 //! Somebody who has never seen it: keys, a proposal, an approval, a stop.
 
-use std::time::Duration;
-
 use arqon_test_support::NatsServer;
 
 use super::site::{Site, becomes, cohort, scope, scope_of};
@@ -166,12 +164,14 @@ async fn a_stranger_rolls_a_variant_out_with_the_command_line_and_stops_it() {
     .await;
     assert!(verified.out.contains("\"ok\":true"), "{verified:?}");
     let whole = std::fs::read_to_string(&trail).expect("there");
-    // The newest head is exported within a second or so.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
     let cut: String = whole.split_inclusive('\n').take(2).collect();
     std::fs::write(&trail, cut).expect("cut");
-    let cut = site.arqon(&verify).await;
-    assert_eq!(cut.code, 1, "{cut:?}");
+    // Once the newest head is exported.
+    let cut = eventually(async || {
+        let cut = site.arqon(&verify).await;
+        (cut.code == 1).then_some(cut)
+    })
+    .await;
     assert!(cut.out.contains("cut off"), "{cut:?}");
 }
 

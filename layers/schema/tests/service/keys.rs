@@ -1,0 +1,54 @@
+//! The keys of `[platform.registry]`.
+
+use super::*;
+
+#[test]
+fn every_config_finding_comes_at_once() {
+    let mut config = RegistryConfig {
+        kv_bucket: Some("A B".to_owned()),
+        dir: Some("schemas".into()),
+        cache_ttl_seconds: 0,
+        max_body_bytes: 0,
+        ..config()
+    };
+    config.mappings.push(
+        MappingConfig::new("in.t.*.users.created", "t.x")
+            .level(Level::Rules)
+            .message("a b"),
+    );
+    config.mappings.push(
+        MappingConfig::new("in..x", "v1")
+            .encoding(Encoding::Json)
+            .require("a..b"),
+    );
+    let keys: Vec<String> = config.validate().into_iter().map(|finding| finding.key).collect();
+    assert_eq!(
+        keys,
+        [
+            "dir",
+            "kv_bucket",
+            "cache_ttl_seconds",
+            "max_body_bytes",
+            "mappings[1].subject",
+            "mappings[1].schema_id",
+            "mappings[1].message",
+            "mappings[1].level",
+            "mappings[2].subject",
+            "mappings[2].required",
+        ]
+    );
+    assert_eq!(channel(config).unwrap_err().0.len(), keys.len());
+}
+
+#[test]
+fn the_keys_of_the_design_are_read() {
+    let config: RegistryConfig = serde_json::from_value(serde_json::json!({
+        "enabled": true, "kv_bucket": "ARQON_SCHEMAS", "cache_ttl_seconds": 300, "unmapped": "allow",
+        "on_stale": "serve", "mode": "monitor", "max_body_bytes": 1024,
+        "mappings": [{ "subject": "in.t.default.users.created", "schema_id": ID, "message": "events.v1.UserCreated",
+            "level": "strict", "encoding": "json", "required": ["user_id"] }],
+    }))
+    .unwrap();
+    assert!(config.validate().is_empty());
+    assert_eq!(config.mappings[0].level, Level::Strict);
+}
