@@ -253,7 +253,21 @@ programs() {
     export TEST_ARQON=$target/debug/arqon TEST_GATEWAY=$target/debug/arqon-gateway
 }
 
+# A browser for the console. Where there is none the tests of it fail and say so.
+browser() {
+    [ -z "${TEST_CHROMIUM:-}" ] || return 0
+    local name
+    for name in chromium chromium-browser google-chrome-stable google-chrome chrome headless_shell; do
+        ! command -v "$name" >/dev/null 2>&1 || return 0
+    done
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends chromium; } \
+            >"$logs/chromium-apt.log" 2>&1 </dev/null || tail -n 2 "$logs/chromium-apt.log"
+    fi
+}
+
 python() {
+    browser
     programs || problems+=("the programs do not build")
     run python "$venv/bin/python" -m pytest -q -p no:cacheprovider tests
     local script

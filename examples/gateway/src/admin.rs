@@ -19,16 +19,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
-use crate::{app::Shared, feed::Feed, readiness::Check};
+use crate::{app::Shared, console, feed::Feed, readiness::Check};
 
 /// The largest policy that can be uploaded, in bytes.
 const POLICY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The largest control message, in bytes.
 const CONTROL_BYTES_MAX: usize = 256 * 1024;
-
-/// The console: what `/v1/state` says, for people.
-const CONSOLE: &str = include_str!("console.html");
-const CONSOLE_SCRIPT: &str = include_str!("console.js");
 
 /// What the routes need.
 #[derive(Clone)]
@@ -42,11 +38,7 @@ pub(crate) struct Admin {
 /// The routes of the admin listener.
 pub(crate) fn router(admin: Admin) -> Router {
     let mut router = Router::new()
-        .route("/", get(|| async { page("text/html; charset=utf-8", CONSOLE) }))
-        .route(
-            "/console.js",
-            get(|| async { page("text/javascript; charset=utf-8", CONSOLE_SCRIPT) }),
-        )
+        .merge(console::routes())
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -76,19 +68,6 @@ fn refuse(problem: Problem, uri: &str) -> Response {
     Rejection::new(problem)
         .into_response::<axum::body::Body>(&parts)
         .into_response()
-}
-
-/// A part of the console. It runs no script but its own, talks to this listener only, and is framed by nobody.
-fn page(content_type: &'static str, text: &'static str) -> Response {
-    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; \
-                          frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
-    let headers = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CACHE_CONTROL, "no-store"),
-    ];
-    (headers, text).into_response()
 }
 
 async fn not_found(request: Request) -> Response {

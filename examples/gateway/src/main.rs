@@ -5,6 +5,7 @@
 mod admin;
 mod app;
 mod body;
+mod console;
 mod demo;
 mod feed;
 mod frame;

@@ -84,8 +84,10 @@ async fn a_stranger_rolls_a_variant_out_with_the_command_line_and_stops_it() {
     assert_eq!(console.status, 200);
     let policy = console.headers["content-security-policy"].to_str().expect("text");
     assert!(policy.starts_with("default-src 'none'"), "{policy}");
-    let script = gateway.get("/console.js").await;
-    let script = String::from_utf8(script.body.to_vec()).expect("text");
+    let mut script = String::new();
+    for file in ["/console.js", "/console/rollout.js", "/console/stop.js"] {
+        script += std::str::from_utf8(&gateway.get(file).await.body).expect("text");
+    }
     assert!(script.contains("v1/state") && !script.contains("innerHTML"));
     let state = gateway.get("/v1/state").await.json();
     let shown = &state["rollout"]["tenants"][0];
