@@ -5,6 +5,7 @@
 //! reported at once, with its key, its value and what would mend it; an unknown key is an error.
 
 mod gateway;
+mod nats;
 mod read;
 mod reload;
 
@@ -21,9 +22,12 @@ use figment::{
 use serde::Serialize;
 use serde_json::Value;
 
+#[cfg(feature = "nats")]
+pub(crate) use self::nats::without_user;
 use self::read::Known;
 pub use self::{
-    gateway::{BusSection, GatewayConfig, LogFormat, NatsConfig, TelemetryConfig, amnesia, control_token},
+    gateway::{BusSection, GatewayConfig, LogFormat, TelemetryConfig, amnesia, control_token},
+    nats::{NatsConfig, NatsServeConfig},
     read::Finding,
 };
 
@@ -100,8 +104,6 @@ const NOT_YET: &[(&str, &str)] = &[
         "rates are not limited yet: limit them in front",
     ),
     ("telemetry.otlp", "traces are not exported yet: remove the key"),
-    ("nats.nkey_file", "use creds_file"),
-    ("nats.token_file", "use creds_file"),
 ];
 
 impl Config {
@@ -357,6 +359,7 @@ fn known() -> Vec<Known> {
     vec![
         Known::of::<GatewayConfig>("gateway"),
         Known::of::<NatsConfig>("nats"),
+        Known::of::<NatsServeConfig>("nats.serve"),
         Known::of::<BusSection>("bus"),
         Known::of::<TelemetryConfig>("telemetry"),
         Known::of::<OverseerConfig>("platform.overseer"),

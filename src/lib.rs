@@ -4,7 +4,7 @@
 //! payloads against Protobuf contracts, [`RolloutLayer`] sends a growing, sticky share of traffic to an approved variant,
 //! [`ShadowLayer`] mirrors a coherent sample. [`bus`] tells the rest of the program what changed.
 //!
-//! A *message is a request*: HTTP publishes and WebSocket frames pass the same stack as `http::Request`s,
+//! A *message is a request*: HTTP publishes, WebSocket frames and NATS messages pass the same stack as `http::Request`s,
 //! and a refusal is a response with a typed [`Rejection`], never an error. So `.layer(ours)` compiles on an axum `Router`
 //! and on a bare hyper-util server alike.
 //!

@@ -6,13 +6,15 @@ pub mod governance;
 pub mod heads;
 pub mod publish;
 pub mod schemas;
+pub mod serve;
 pub mod sink;
 
 pub use self::{
     catalogs::KvCatalogs,
-    connect::{ConnectError, connect},
+    connect::{ConnectError, Identity, connect, connect_as},
     governance::NatsControlLog,
     publish::Publish,
+    serve::serve,
 };
 
 /// The connections of a program. All that publishes through one client waits in the same queue, so what must not wait
@@ -27,4 +29,21 @@ pub struct Clients {
     pub control: async_nats::Client,
     /// How many servers keep a copy of what is made: 1, or 3 or 5 on a cluster.
     pub replicas: usize,
+}
+
+impl Clients {
+    /// Sends what the clients hold and closes them, each within `limit`: the last step of a drain.
+    pub async fn drain(&self, limit: std::time::Duration) {
+        let closing = [&self.primary, &self.mirror, &self.control].map(|client| async move {
+            let close = async {
+                // Flushed first: draining alone tells nobody when it is done.
+                let _ = client.flush().await;
+                let _ = client.drain().await;
+            };
+            if tokio::time::timeout(limit, close).await.is_err() {
+                tracing::warn!(component = "nats", "a connection was not flushed in time");
+            }
+        });
+        futures_util::future::join_all(closing).await;
+    }
 }

@@ -231,6 +231,17 @@ impl Platform {
         }
     }
 
+    /// The layers in their order, for messages taken off NATS ([`nats::serve`](crate::nats::serve())): the subject is the
+    /// message's own, and the shadow marker stays, so that a copy is not mirrored again.
+    #[cfg(feature = "nats")]
+    #[must_use]
+    pub fn nats_stack(&self) -> Stack {
+        Stack {
+            reserved: ReservedHeadersLayer::keeping_shadow_marker(),
+            ..self.stack(crate::nats::serve::subjects())
+        }
+    }
+
     /// For `/readyz`: whether the schemas were read, or why not.
     pub fn schemas_ready(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
         let registry = self.schema.clone();

@@ -12,6 +12,7 @@ use super::Finding;
 
 /// `[gateway]`: the listeners and their limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct GatewayConfig {
     /// Where clients connect. Default `127.0.0.1:8080`.
@@ -155,90 +156,9 @@ pub fn control_token(path: &Path) -> Result<String, String> {
     }
 }
 
-/// `[nats]`: the distributed engine. Absent: embedded, in memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct NatsConfig {
-    /// The server, such as `nats://127.0.0.1:4222`.
-    pub url: String,
-    /// A credentials file.
-    pub creds_file: Option<PathBuf>,
-    /// The stream that takes `in.t.>`; made if absent. Default `ARQON_IN`.
-    pub stream: String,
-    /// How long a publish may wait for its acknowledgement, in milliseconds. Default 800.
-    pub publish_timeout_ms: u64,
-    /// How many servers keep a copy of the streams and buckets that are made: 1 (default), or 3 or 5 on a cluster.
-    pub replicas: usize,
-}
-
-impl Default for NatsConfig {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            creds_file: None,
-            stream: "ARQON_IN".to_owned(),
-            publish_timeout_ms: 800,
-            replicas: 1,
-        }
-    }
-}
-
-impl NatsConfig {
-    /// What does not hold.
-    #[must_use]
-    pub fn validate(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let scheme = self.url.split_once("://").map(|(scheme, _)| scheme);
-        if !matches!(scheme, Some("nats" | "tls")) {
-            let message = format!(
-                "{:?} is not a NATS URL: write nats://host:port or tls://host:port",
-                self.url
-            );
-            findings.push(Finding::new("nats.url", message));
-        }
-        let stream = &self.stream;
-        if stream.is_empty()
-            || !stream
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
-        {
-            let message = format!("{stream:?} is not a stream name: use A-Z, a-z, 0-9, '_' and '-'");
-            findings.push(Finding::new("nats.stream", message));
-        }
-        if !(1..=60_000).contains(&self.publish_timeout_ms) {
-            let message = format!(
-                "{} is not within 1 to 60000 milliseconds",
-                self.publish_timeout_ms
-            );
-            findings.push(Finding::new("nats.publish_timeout_ms", message));
-        }
-        if ![1, 3, 5].contains(&self.replicas) {
-            let message = format!(
-                "{} is not 1, 3 or 5: an even number survives no more failures",
-                self.replicas
-            );
-            findings.push(Finding::new("nats.replicas", message));
-        }
-        if let Some(path) = &self.creds_file
-            && !path.is_file()
-        {
-            findings.push(Finding::new(
-                "nats.creds_file",
-                format!("{} is not a file", path.display()),
-            ));
-        }
-        findings
-    }
-
-    pub(super) fn resolve_paths(&mut self, base: &Path) {
-        if let Some(path) = &mut self.creds_file {
-            *path = base.join(&path);
-        }
-    }
-}
-
 /// `[bus]`: the bus of control events (source: CONFIG 2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct BusSection {
     /// How many events may wait for the slowest subscriber, 2 to 1,048,576. Default 256.
@@ -315,6 +235,7 @@ pub fn amnesia() -> Result<Option<bool>, Finding> {
 
 /// `[telemetry]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TelemetryConfig {
     /// `"json"` (default) or `"text"`.
@@ -329,6 +250,7 @@ impl Default for TelemetryConfig {
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// One JSON object a line.

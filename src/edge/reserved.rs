@@ -65,7 +65,7 @@ impl ReservedHeadersLayer {
         Self { keep_marker: true }
     }
 
-    fn strip(self, headers: &mut HeaderMap) -> Option<Pin> {
+    pub(crate) fn strip(self, headers: &mut HeaderMap) -> Option<Pin> {
         let mut pin = None;
         if headers.keys().any(|name| is_reserved(name.as_str())) {
             pin = headers.get(PIN).cloned().map(Pin);

@@ -1,11 +1,21 @@
 //! Connecting without waiting.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, connection::State};
 
+use crate::config::{NatsConfig, without_user};
+
 /// The oldest server that works: an older one cannot create KV buckets for this client.
 pub const SERVER_VERSION_MIN: (u32, u32) = (2, 10);
+
+/// The pauses between two tries to connect: doubled from the first to the last, and up to a quarter is left off by chance,
+/// so that gateways which lost one server do not come back in step.
+const RECONNECT_MIN: Duration = Duration::from_millis(50);
+const RECONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
@@ -20,39 +30,100 @@ pub enum ConnectError {
         #[source]
         source: async_nats::ConnectError,
     },
-    /// The credentials file cannot be read.
-    #[error("nats.creds_file {path:?} cannot be read")]
+    /// A file of credentials cannot be read.
+    #[error("nats.{key} {path:?} cannot be read")]
     Credentials {
+        /// The key that names it.
+        key: &'static str,
         /// The file.
-        path: String,
+        path: PathBuf,
         /// Why.
         #[source]
         source: std::io::Error,
     },
 }
 
+/// Who we are, and whom we believe. Nothing: whatever the URL says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Identity {
+    /// A credentials file: a user's JWT and seed.
+    pub creds_file: Option<PathBuf>,
+    /// A file with a user's nkey seed.
+    pub nkey_file: Option<PathBuf>,
+    /// A file with a token.
+    pub token_file: Option<PathBuf>,
+    /// The certificates (PEM) that sign the server's.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate and its key (PEM).
+    pub client_cert: Option<(PathBuf, PathBuf)>,
+}
+
+impl From<&NatsConfig> for Identity {
+    fn from(config: &NatsConfig) -> Self {
+        Self {
+            creds_file: config.creds_file.clone(),
+            nkey_file: config.nkey_file.clone(),
+            token_file: config.token_file.clone(),
+            ca_file: config.ca_file.clone(),
+            client_cert: config.cert_file.clone().zip(config.key_file.clone()),
+        }
+    }
+}
+
 /// A client for `url` that starts at once and connects in the background, for ever: the server may come later.
 ///
 /// # Errors
 /// When the URL cannot be used, or `creds_file` cannot be read.
-pub async fn connect(url: &str, creds_file: Option<&std::path::Path>) -> Result<Client, ConnectError> {
+pub async fn connect(url: &str, creds_file: Option<&Path>) -> Result<Client, ConnectError> {
+    let identity = Identity {
+        creds_file: creds_file.map(Path::to_owned),
+        ..Identity::default()
+    };
+    connect_as(url, &identity).await
+}
+
+/// As [`connect`], with whatever `identity` names. With a certificate in it the connection is TLS or none.
+///
+/// # Errors
+/// When the URL or a certificate cannot be used, or a file of credentials cannot be read.
+pub async fn connect_as(url: &str, identity: &Identity) -> Result<Client, ConnectError> {
     let mut options = ConnectOptions::new()
         .name("arqon")
         .retry_on_initial_connect()
         .max_reconnects(None)
         .connection_timeout(Duration::from_secs(5))
-        .reconnect_delay_callback(|attempts| Duration::from_millis(50).saturating_mul(1 << attempts.min(6)))
+        .reconnect_delay_callback(pause)
         .event_callback(|event| async move {
-            tracing::info!(component = "nats", event = %event, "connection event");
+            // What goes wrong again and again is held back by the log's own limit (F44).
+            match event {
+                async_nats::Event::ClientError(_) | async_nats::Event::ServerError(_) => {
+                    tracing::warn!(component = "nats", event = %event, "connection event");
+                }
+                async_nats::Event::SlowConsumer(_) => {
+                    metrics::counter!("shield_nats_slow_consumers_total").increment(1);
+                    tracing::warn!(component = "nats", event = %event, "messages were lost: a subscription is read too slowly");
+                }
+                _ => tracing::info!(component = "nats", event = %event, "connection event"),
+            }
         });
-    if let Some(path) = creds_file {
+    if let Some(path) = &identity.creds_file {
+        let unreadable = |source| unreadable("creds_file", path, source);
+        options = options.credentials_file(path).await.map_err(unreadable)?;
+    }
+    if let Some(path) = &identity.nkey_file {
+        options = options.nkey(secret("nkey_file", path).await?);
+    }
+    if let Some(path) = &identity.token_file {
+        options = options.token(secret("token_file", path).await?);
+    }
+    if let Some(path) = &identity.ca_file {
+        options = options.add_root_certificates(path.clone()).require_tls(true);
+    }
+    if let Some((cert, key)) = &identity.client_cert {
         options = options
-            .credentials_file(path)
-            .await
-            .map_err(|source| ConnectError::Credentials {
-                path: path.display().to_string(),
-                source,
-            })?;
+            .add_client_certificate(cert.clone(), key.clone())
+            .require_tls(true);
     }
     options
         .connect(url)
@@ -61,6 +132,31 @@ pub async fn connect(url: &str, creds_file: Option<&std::path::Path>) -> Result<
             url: without_user(url),
             source,
         })
+}
+
+fn pause(attempts: usize) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+
+    let doubled = RECONNECT_MIN
+        .saturating_mul(1 << attempts.min(10))
+        .min(RECONNECT_MAX);
+    // Keys that differ from process to process are chance enough.
+    let chance = RandomState::new().hash_one(attempts) % 256;
+    doubled - doubled.mul_f64(chance as f64 / 1_024.0)
+}
+
+async fn secret(key: &'static str, path: &Path) -> Result<String, ConnectError> {
+    let text = tokio::fs::read_to_string(path).await;
+    text.map(|text| text.trim().to_owned())
+        .map_err(|source| unreadable(key, path, source))
+}
+
+fn unreadable(key: &'static str, path: &Path, source: std::io::Error) -> ConnectError {
+    ConnectError::Credentials {
+        key,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// Whether the client has a connection to a server that is new enough, or why not.
@@ -85,16 +181,6 @@ fn version_of(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn without_user(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => format!(
-            "{scheme}://{}",
-            rest.rsplit_once('@').map_or(rest, |(_, host)| host)
-        ),
-        None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,5 +196,21 @@ mod tests {
     fn a_password_in_a_url_is_not_shown() {
         assert_eq!(without_user("nats://a:b@host:4222"), "nats://host:4222");
         assert_eq!(without_user("host:4222"), "host:4222");
+    }
+
+    #[test]
+    fn pauses_grow_to_three_seconds_and_are_not_in_step() {
+        for attempts in [0, 1, 5, 6, 100, usize::MAX] {
+            let full = RECONNECT_MIN
+                .saturating_mul(1 << attempts.min(10))
+                .min(RECONNECT_MAX);
+            let found = pause(attempts);
+            assert!(
+                found <= full && found >= full.mul_f64(0.75),
+                "{attempts}: {found:?}"
+            );
+        }
+        let different: std::collections::HashSet<_> = (0..64).map(|_| pause(6)).collect();
+        assert!(different.len() > 8, "{}", different.len());
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     admin::{self, Admin},
     feed::{self, Pump},
     hub::Hub,
+    ingress,
     readiness::{Flips, Readiness},
     reload::{self, Reloader, Source},
     routes::{self, MessageService, Public},
@@ -40,6 +41,9 @@ const READINESS_TICK: Duration = Duration::from_millis(250);
 
 /// How long the admin listener's open requests may take at the end of a drain.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long NATS may take at the end of a drain to take what its clients hold.
+const NATS_DRAIN: Duration = Duration::from_secs(1);
 
 /// What the admin routes and the background tasks share.
 pub(crate) struct Shared {
@@ -110,6 +114,10 @@ pub(crate) struct Gateway {
     sessions: TaskTracker,
     /// Cancelled once the public listener has let its last request end.
     edge_ended: CancellationToken,
+    /// Cancelled once every message that was taken off NATS is answered.
+    ingress_ended: CancellationToken,
+    /// What is flushed and closed last.
+    clients: Option<nats::Clients>,
     /// Cancelled once no reload is under way and none will be; None where none was asked for.
     reload_ended: Option<CancellationToken>,
     drain_timeout: Duration,
@@ -140,6 +148,15 @@ enum Engine {
         clients: nats::Clients,
         publish: nats::Publish,
     },
+}
+
+impl Engine {
+    fn clients(&self) -> Option<nats::Clients> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Nats { clients, .. } => Some(clients.clone()),
+        }
+    }
 }
 
 impl Gateway {
@@ -175,7 +192,7 @@ impl Gateway {
         readiness.add("policies", platform.policies_ready());
         readiness.add("tasks", {
             let (of_layers, own) = (platform.tasks_ready(), tasks.clone());
-            move || of_layers().and_then(|()| own.alive(&["edge", "admin", "readiness", "stream"]))
+            move || of_layers().and_then(|()| own.alive(&["edge", "admin", "readiness", "stream", "ingress"]))
         });
 
         let tenant = TenantId::new("default").map_err(|error| error.to_string())?;
@@ -215,6 +232,8 @@ impl Gateway {
             stop_admin,
             sessions: TaskTracker::new(),
             edge_ended: CancellationToken::new(),
+            ingress_ended: CancellationToken::new(),
+            clients: engine.clients(),
             reload_ended: None,
             drain_timeout: Duration::from_millis(gateway.drain_timeout_ms),
             config: config.clone(),
@@ -233,6 +252,26 @@ impl Gateway {
             admin,
         );
         this.watch_readiness(metrics);
+        let ended = this.ingress_ended.clone().drop_guard();
+        if let (Engine::Nats { clients, .. }, Some(Some(serve))) =
+            (&engine, config.nats.as_ref().map(|nats| &nats.serve))
+        {
+            let stack = this.shared.platform.nats_stack();
+            let (service, ..) = message_service(&stack, &engine, config.gateway.max_body_bytes);
+            let limits = (config.gateway.max_body_bytes, this.drain_timeout);
+            let serving = ingress::run(
+                clients.primary.clone(),
+                serve.clone(),
+                service,
+                limits,
+                this.stop_public.clone(),
+            );
+            this.shared.tasks.run("ingress", async move {
+                let served = serving.await;
+                drop(ended);
+                served
+            });
+        }
         Ok(this)
     }
 
@@ -361,7 +400,14 @@ impl Gateway {
                 ended.cancelled().await;
             }
         };
-        let traffic = async { tokio::join!(self.edge_ended.cancelled(), self.sessions.wait(), reload) };
+        let traffic = async {
+            tokio::join!(
+                self.edge_ended.cancelled(),
+                self.ingress_ended.cancelled(),
+                self.sessions.wait(),
+                reload
+            )
+        };
         if tokio::time::timeout(self.drain_timeout, traffic).await.is_err() {
             tracing::warn!(
                 component = "edge",
@@ -369,6 +415,9 @@ impl Gateway {
             );
         }
         self.shared.platform.shutdown(Duration::from_secs(2)).await;
+        if let Some(clients) = &self.clients {
+            clients.drain(NATS_DRAIN).await;
+        }
         self.stop_admin.cancel();
         let _ = tokio::time::timeout(self.drain_timeout, self.shared.tasks.ended()).await;
         self.shared.tasks.stop().await;
@@ -455,7 +504,7 @@ async fn engine(
 }
 
 async fn connect(settings: &NatsConfig) -> Result<async_nats::Client, String> {
-    let connected = nats::connect(&settings.url, settings.creds_file.as_deref()).await;
+    let connected = nats::connect_as(&settings.url, &settings.into()).await;
     connected.map_err(|error| {
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")

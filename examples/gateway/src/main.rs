@@ -10,6 +10,7 @@ mod demo;
 mod feed;
 mod frame;
 mod hub;
+mod ingress;
 mod observe;
 mod readiness;
 mod reload;

@@ -44,6 +44,7 @@ pub const POLICIES_MAX: usize = 64;
 /// # Ok::<(), toml::de::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct OverseerConfig {
     /// `false` switches every policy off: requests pass unlooked at. Default `true`.
@@ -137,6 +138,7 @@ impl Default for OverseerConfig {
 /// `[platform.overseer.record]`: live requests for `arqon policy replay`. Values of `authorization`, `proxy-authorization`
 /// and `cookie` are masked; claims and all other headers are not, so mind who can read the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct RecordConfig {
     /// The file, a JSON object a line; appended to, and made for its owner's eyes.
@@ -162,6 +164,7 @@ impl Default for RecordConfig {
 
 /// One policy of the chain: `[[platform.overseer.policies]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct PolicyConfig {
     /// The `module` of its logs and metrics, unique: `[A-Za-z0-9_-]{1,64}`.
@@ -218,6 +221,7 @@ impl Default for PolicyConfig {
 
 /// What happens to a request for which a policy gave no verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum FailureConfig {
     /// The same for every cause: `"closed"` or `"open"`.

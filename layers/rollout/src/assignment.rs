@@ -14,6 +14,7 @@ use serde_json::Value;
 
 /// What makes a decision sticky. Without the key a request gets the baseline.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub enum Key {
     /// The trace, else the connection: [`TraceKey`].
@@ -150,6 +151,7 @@ impl fmt::Display for Key {
 
 /// How a key is turned into in or out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Sampling {
     /// By the hash of the key: the same key, the same answer, on every node.
@@ -161,6 +163,7 @@ pub enum Sampling {
 
 /// Whom a growing share reaches.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Cohort {
     /// Every request, also of sessions that are open.

@@ -30,6 +30,7 @@ use crate::{
 /// # Ok::<(), toml::de::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Config {
     /// Whether anything is rolled out. Default false.
@@ -76,6 +77,7 @@ pub struct Config {
 
 /// Where the first catalog is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct CatalogConfig {
     /// A JSON file.
@@ -86,6 +88,7 @@ pub struct CatalogConfig {
 
 /// Where the audit trail is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct AuditConfig {
     /// A JSON lines file, appended to. Stops in force are kept beside it, in `<path>.stop`.

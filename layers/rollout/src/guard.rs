@@ -10,6 +10,7 @@ use crate::stats::Window;
 
 /// `[platform.rollout.guard]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct GuardConfig {
     /// Length of a window. Default 30.
@@ -26,6 +27,7 @@ pub struct GuardConfig {
 
 /// What a breach does to the share this node serves, until another rollout starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GuardAction {
     /// It stays where it is.

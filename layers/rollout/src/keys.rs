@@ -34,6 +34,7 @@ pub enum KeyError {
 
 /// A public key as a config names it: `{ keyid = "ops-1", ed25519 = "<32 bytes base64>" }`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 pub struct KeyConfig {
     /// The key's name; in a signature it is a hint and never a reason to trust.
     pub keyid: String,

@@ -22,6 +22,7 @@ pub const KV_BUCKET: &str = "ARQON_SCHEMAS";
 /// `[platform.registry]`, with the keys of DESIGN 14. Unknown keys are ignored here: the reader of the whole file
 /// reports them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct RegistryConfig {
     /// Off: the layer is not in the stack.
@@ -62,6 +63,7 @@ impl Default for RegistryConfig {
 
 /// One mapping: subjects to a message of a schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 pub struct MappingConfig {
     /// The subject pattern. The most specific pattern wins.
     pub subject: String,
@@ -126,6 +128,7 @@ impl MappingConfig {
 
 /// How much of the contract is checked; each level includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Well-formed: types, varints, lengths, UTF-8, groups, depth 100, packed.
@@ -165,6 +168,7 @@ impl std::str::FromStr for Level {
 
 /// How a payload is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
     /// The binary format.
@@ -204,6 +208,7 @@ pub struct UnknownName(pub(crate) &'static str);
 
 /// What happens to a subject that no mapping matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Unmapped {
     /// It passes unchecked and is counted.
@@ -215,6 +220,7 @@ pub enum Unmapped {
 
 /// What happens when the store has not been heard of for `cache_ttl_seconds`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OnStale {
     /// 503 `schema.unavailable`.
@@ -226,6 +232,7 @@ pub enum OnStale {
 
 /// Whether the contract is enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// A violation is refused.

@@ -27,6 +27,7 @@ use crate::{ConfigFinding, InvalidConfig, rule::Terms};
 /// assert!(findings[1].contains("write 0.1 or \"10%\""));
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ShadowConfig {
@@ -51,6 +52,7 @@ pub struct ShadowConfig {
 
 /// One rule of [`ShadowConfig`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RuleConfig {
     /// The subject pattern: `*` is one token, a trailing `>` one or more.
@@ -79,6 +81,7 @@ pub struct RuleConfig {
 
 /// A share as written: a number from 0.0 to 1.0, or text such as `"10%"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Share {
     /// `0.10`

@@ -4,6 +4,7 @@ mod embedded;
 mod facts;
 mod foreign;
 mod governance;
+mod ingress;
 mod mirror;
 mod nats;
 mod policies;

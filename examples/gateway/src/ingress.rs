@@ -1,0 +1,45 @@
+//! Requests over NATS (`nats.serve`): the third edge, beside HTTP and WebSocket.
+
+use std::time::Duration;
+
+use arqon::{
+    config::NatsServeConfig,
+    nats::{self, serve::Source},
+};
+use axum::body::Body;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::routes::MessageService;
+
+/// Serves `<prefix>.in.t.*.>` with the message stack until `stop`, and then what was taken, within the drain's time.
+pub(crate) async fn run(
+    client: async_nats::Client,
+    config: NatsServeConfig,
+    service: MessageService,
+    (max_body_bytes, drain_timeout): (usize, Duration),
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let source = Source::requests(&client, config.pattern()?)
+        .queue_group(config.queue_group)
+        .strip_prefix(config.prefix);
+    let served = nats::serve(
+        source,
+        service.map_request(|request: http::Request<_>| request.map(Body::new)),
+    )
+    .in_flight_max(config.in_flight_max)
+    .max_body_bytes(max_body_bytes)
+    .drain_timeout(drain_timeout)
+    .run(stop)
+    .await
+    .map_err(|error| error.to_string())?;
+    tracing::info!(
+        component = "nats",
+        ok = served.ok,
+        refused = served.refused,
+        failed = served.failed,
+        poison = served.poison,
+        "no more requests over NATS"
+    );
+    Ok(())
+}

@@ -1,0 +1,394 @@
+//! `[nats]`.
+
+use std::path::{Path, PathBuf};
+
+use arqon_message::SubjectPattern;
+use serde::{Deserialize, Serialize};
+
+use super::Finding;
+
+/// `[nats]`: the distributed engine. Absent: embedded, in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct NatsConfig {
+    /// The server, such as `nats://127.0.0.1:4222`.
+    pub url: String,
+    /// A credentials file: a user's JWT and seed. At most one of this, `nkey_file` and `token_file`.
+    pub creds_file: Option<PathBuf>,
+    /// The file with a user's nkey seed, `SU...`.
+    pub nkey_file: Option<PathBuf>,
+    /// The file with a token.
+    pub token_file: Option<PathBuf>,
+    /// The certificates (PEM) that sign the server's. With it, or with a certificate of our own, TLS is required.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate (PEM), where the server asks for one; with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// The key (PEM) of `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// The stream that takes `in.t.>`; made if absent. Default `ARQON_IN`.
+    pub stream: String,
+    /// How long a publish may wait for its acknowledgement, in milliseconds. Default 800.
+    pub publish_timeout_ms: u64,
+    /// How many servers keep a copy of the streams and buckets that are made: 1 (default), or 3 or 5 on a cluster.
+    pub replicas: usize,
+    /// Requests over NATS; absent: none.
+    pub serve: Option<NatsServeConfig>,
+}
+
+/// `[nats.serve]`: messages on `<prefix>.in.t.<tenant>.<suffix>` pass the stack as publishes over HTTP do, and are replied to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct NatsServeConfig {
+    /// What stands before the subject. Default `gateway`.
+    pub prefix: String,
+    /// Gateways that name the same group share the messages. Default `arqon`.
+    pub queue_group: String,
+    /// How many messages are worked on at once. Default 64.
+    pub in_flight_max: usize,
+}
+
+impl Default for NatsServeConfig {
+    fn default() -> Self {
+        Self {
+            prefix: "gateway".to_owned(),
+            queue_group: "arqon".to_owned(),
+            in_flight_max: 64,
+        }
+    }
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            creds_file: None,
+            nkey_file: None,
+            token_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            stream: "ARQON_IN".to_owned(),
+            publish_timeout_ms: 800,
+            replicas: 1,
+            serve: None,
+        }
+    }
+}
+
+impl NatsConfig {
+    /// What does not hold. The files of credentials and certificates are opened; none is shown.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut refuse =
+            |key: &str, message: String| findings.push(Finding::new(format!("nats.{key}"), message));
+        let scheme = self.url.split_once("://").map(|(scheme, _)| scheme);
+        if !matches!(scheme, Some("nats" | "tls")) {
+            let message = format!(
+                "{:?} is not a NATS URL: write nats://host:port or tls://host:port",
+                without_user(&self.url)
+            );
+            refuse("url", message);
+        }
+        let stream = &self.stream;
+        if stream.is_empty()
+            || !stream
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        {
+            let message = format!("{stream:?} is not a stream name: use A-Z, a-z, 0-9, '_' and '-'");
+            refuse("stream", message);
+        }
+        if !(1..=60_000).contains(&self.publish_timeout_ms) {
+            let message = format!(
+                "{} is not within 1 to 60000 milliseconds",
+                self.publish_timeout_ms
+            );
+            refuse("publish_timeout_ms", message);
+        }
+        if ![1, 3, 5].contains(&self.replicas) {
+            let message = format!(
+                "{} is not 1, 3 or 5: an even number survives no more failures",
+                self.replicas
+            );
+            refuse("replicas", message);
+        }
+        self.validate_credentials(&mut refuse);
+        self.validate_tls(&mut refuse);
+        if let Some(serve) = &self.serve {
+            serve.validate(&mut refuse);
+        }
+        findings
+    }
+
+    fn validate_credentials(&self, refuse: &mut impl FnMut(&str, String)) {
+        let files: [(&str, &Option<PathBuf>, Check); 3] = [
+            ("creds_file", &self.creds_file, is_creds),
+            ("nkey_file", &self.nkey_file, is_user_seed),
+            ("token_file", &self.token_file, is_token),
+        ];
+        let mut first = None;
+        for (key, path, check) in files {
+            let Some(path) = path else { continue };
+            match first {
+                None => first = Some(key),
+                Some(first) => refuse(
+                    key,
+                    format!("{first} is given too: a connection has one identity, keep one of them"),
+                ),
+            }
+            match std::fs::read_to_string(path) {
+                Err(error) => refuse(key, format!("{} cannot be read: {error}", path.display())),
+                Ok(text) => {
+                    if let Err(why) = check(&text) {
+                        refuse(key, format!("{} {why}", path.display()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn validate_tls(&self, refuse: &mut impl FnMut(&str, String)) {
+        for (key, path, label) in [
+            ("ca_file", &self.ca_file, "CERTIFICATE"),
+            ("cert_file", &self.cert_file, "CERTIFICATE"),
+            ("key_file", &self.key_file, "PRIVATE KEY"),
+        ] {
+            let Some(path) = path else { continue };
+            match std::fs::read_to_string(path) {
+                Err(error) => refuse(key, format!("{} cannot be read: {error}", path.display())),
+                Ok(text) if !holds_pem(&text, label) => {
+                    refuse(
+                        key,
+                        format!("{} has no PEM block {label}: convert it to PEM", path.display()),
+                    );
+                }
+                Ok(_) => {}
+            }
+        }
+        for (key, given, other) in [
+            (
+                "key_file",
+                self.cert_file.is_some() && self.key_file.is_none(),
+                "cert_file",
+            ),
+            (
+                "cert_file",
+                self.key_file.is_some() && self.cert_file.is_none(),
+                "key_file",
+            ),
+        ] {
+            if given {
+                refuse(
+                    key,
+                    format!("{other} is given without it: a certificate needs its key"),
+                );
+            }
+        }
+    }
+
+    pub(super) fn resolve_paths(&mut self, base: &Path) {
+        for path in [
+            &mut self.creds_file,
+            &mut self.nkey_file,
+            &mut self.token_file,
+            &mut self.ca_file,
+            &mut self.cert_file,
+            &mut self.key_file,
+        ]
+        .into_iter()
+        .flatten()
+        {
+            *path = base.join(&path);
+        }
+    }
+}
+
+impl NatsServeConfig {
+    /// What is subscribed to.
+    ///
+    /// # Errors
+    /// When the prefix makes no pattern.
+    pub fn pattern(&self) -> Result<SubjectPattern, String> {
+        SubjectPattern::parse(format!("{}.in.t.*.>", self.prefix)).map_err(|error| error.to_string())
+    }
+
+    fn validate(&self, refuse: &mut impl FnMut(&str, String)) {
+        let prefix = &self.prefix;
+        if prefix.contains(['*', '>']) || self.pattern().is_err() {
+            let message = format!("{prefix:?} is not a subject without wildcards, such as \"gateway\"");
+            refuse("serve.prefix", message);
+        } else if ["in", "shadow", "gov"].contains(&prefix.split('.').next().unwrap_or_default())
+            || prefix.starts_with('$')
+        {
+            let message =
+                format!("{prefix:?} is where messages are published to: take another, such as \"gateway\"");
+            refuse("serve.prefix", message);
+        }
+        let group = &self.queue_group;
+        if group.is_empty() || !group.bytes().all(|b| b.is_ascii_graphic()) {
+            refuse(
+                "serve.queue_group",
+                format!("{group:?} is not one word of visible characters"),
+            );
+        }
+        if !(1..=65_536).contains(&self.in_flight_max) {
+            refuse(
+                "serve.in_flight_max",
+                format!("{} is not within 1 to 65536", self.in_flight_max),
+            );
+        }
+    }
+}
+
+/// Whether a file holds what it is for, or why not.
+type Check = fn(&str) -> Result<(), &'static str>;
+
+/// The URL as it may be shown.
+pub(crate) fn without_user(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => format!(
+            "{scheme}://{}",
+            rest.rsplit_once('@').map_or(rest, |(_, host)| host)
+        ),
+        None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
+    }
+}
+
+fn is_creds(text: &str) -> Result<(), &'static str> {
+    let has = |label: &str| text.contains(&format!("-----BEGIN {label}-----"));
+    if has("NATS USER JWT") && has("USER NKEY SEED") {
+        Ok(())
+    } else {
+        Err("is no credentials file: it needs a user's JWT and seed, as `nsc generate creds` writes them")
+    }
+}
+
+fn is_user_seed(text: &str) -> Result<(), &'static str> {
+    let seed = text.trim();
+    let base32 = |b: u8| b.is_ascii_uppercase() || (b'2'..=b'7').contains(&b);
+    if seed.starts_with("SU") && seed.len() == 58 && seed.bytes().all(base32) {
+        Ok(())
+    } else {
+        Err("does not hold one user seed: 58 characters that begin with SU")
+    }
+}
+
+fn is_token(text: &str) -> Result<(), &'static str> {
+    let token = text.trim();
+    if !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err("does not hold one token of visible characters")
+    }
+}
+
+fn holds_pem(text: &str, label: &str) -> bool {
+    // "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY".
+    text.lines()
+        .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{label}-----")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `validate` says of settings whose files have these texts.
+    fn findings(files: &[(&str, &str)], more: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut toml = format!("url = \"nats://h:1\"\n{more}\n");
+        for (key, text) in files {
+            std::fs::write(folder.path().join(key), text).expect("written");
+            toml.push_str(&format!("{key} = \"{key}\"\n"));
+        }
+        let mut config: NatsConfig = toml::from_str(&toml).expect("TOML");
+        config.resolve_paths(folder.path());
+        let shown = folder.path().display().to_string();
+        let line = |finding: Finding| finding.to_string().replace(&shown, "DIR");
+        config.validate().into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn credentials_are_checked_and_never_shown() {
+        let seed = format!("SU{}", "A".repeat(56));
+        let creds = "-----BEGIN NATS USER JWT-----\nx\n-----BEGIN USER NKEY SEED-----\ny\n";
+        let cert = "-----BEGIN CERTIFICATE-----\n";
+        let key = "-----BEGIN EC PRIVATE KEY-----\n";
+        for (files, said) in [
+            (&[("creds_file", creds)][..], &[][..]),
+            (
+                &[("creds_file", "hunter2")],
+                &["nats.creds_file: DIR/creds_file is no credentials file"],
+            ),
+            (&[("nkey_file", seed.as_str())], &[]),
+            (
+                &[("nkey_file", "SAhunter2")],
+                &["nats.nkey_file: DIR/nkey_file does not hold one user seed"],
+            ),
+            (&[("token_file", "hunter2\n")], &[]),
+            (
+                &[("token_file", "two words")],
+                &["nats.token_file: DIR/token_file does not hold one token"],
+            ),
+            (
+                &[("creds_file", creds), ("token_file", "t")],
+                &["nats.token_file: creds_file is given too: a connection has one identity"],
+            ),
+            (&[("ca_file", cert)], &[]),
+            (
+                &[("ca_file", "DER")],
+                &["nats.ca_file: DIR/ca_file has no PEM block CERTIFICATE"],
+            ),
+            (&[("cert_file", cert), ("key_file", key)], &[]),
+            (
+                &[("cert_file", cert)],
+                &["nats.key_file: cert_file is given without it"],
+            ),
+            (
+                &[("key_file", key)],
+                &["nats.cert_file: key_file is given without it"],
+            ),
+            (
+                &[("cert_file", cert), ("key_file", cert)],
+                &["nats.key_file: DIR/key_file has no PEM block PRIVATE KEY"],
+            ),
+        ] {
+            let found = findings(files, "");
+            assert_eq!(found.len(), said.len(), "{files:?}: {found:?}");
+            for (found, said) in found.iter().zip(said) {
+                assert!(found.starts_with(said), "{said} in {found}");
+                assert!(!found.contains("hunter2"), "a secret is shown: {found}");
+            }
+        }
+        let absent = findings(&[], "token_file = \"none\"");
+        assert!(
+            absent[0].starts_with("nats.token_file: DIR/none cannot be read: "),
+            "{absent:?}"
+        );
+    }
+
+    #[test]
+    fn a_prefix_may_not_be_where_messages_are_published_to() {
+        for (serve, key) in [
+            ("{ prefix = \"gateway\" }", None),
+            ("{ prefix = \"eu.gateway\", in_flight_max = 1 }", None),
+            ("{ prefix = \"in\" }", Some("nats.serve.prefix")),
+            ("{ prefix = \"shadow\" }", Some("nats.serve.prefix")),
+            ("{ prefix = \"$JS\" }", Some("nats.serve.prefix")),
+            ("{ prefix = \"a.*\" }", Some("nats.serve.prefix")),
+            ("{ prefix = \"\" }", Some("nats.serve.prefix")),
+            ("{ queue_group = \"\" }", Some("nats.serve.queue_group")),
+            ("{ queue_group = \"a b\" }", Some("nats.serve.queue_group")),
+            ("{ in_flight_max = 0 }", Some("nats.serve.in_flight_max")),
+            ("{ in_flight_max = 65_537 }", Some("nats.serve.in_flight_max")),
+        ] {
+            let found = findings(&[], &format!("serve = {serve}"));
+            let first = found
+                .first()
+                .map(|line| line.split(": ").next().unwrap_or_default());
+            assert_eq!(first, key, "{serve}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Any tower service on a NATS subscription: message in, request through the stack, reply out.
+//!
+//! [`serve`] takes a [`Source`] (a core subscription, or a JetStream pull consumer) and a service, and runs until its stop
+//! token is cancelled. A message becomes an `http::Request`: `POST /<subject>`, the message's headers as HTTP headers, the
+//! payload as its body, and in its extensions [`Subject`](arqon_message::Subject), the tenant that a canonical subject
+//! names ([`TenantId`](arqon_message::TenantId)) and [`Protocol::Nats`](arqon_message::Protocol). So it passes
+//! *the same* stack as an HTTP publish: [`subjects`] names the subject for a [`Stack`](crate::Stack).
+//!
+//! ```no_run
+//! # async fn run(client: async_nats::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use arqon::{SubjectPattern, nats::{self, serve::Source}};
+//! use axum::{Router, routing::post};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let app = Router::new().route("/{subject}", post(|body: String| async move { body.to_uppercase() }));
+//! let stop = CancellationToken::new();
+//! let source = Source::requests(&client, SubjectPattern::parse("rpc.>")?).queue_group("workers");
+//! // Each message on rpc.> is answered; after `stop.cancel()` what was taken is answered still.
+//! let served = nats::serve(source, app).in_flight_max(64).run(stop).await?;
+//! println!("{} requests, {} refused", served.total(), served.refused);
+//! # Ok(()) }
+//! ```
+//!
+//! A JetStream consumer is one call away: `Source::consumer(&client, stream.get_consumer("workers").await?)`.
+//!
+//! # Answers
+//!
+//! | the service answers | core | JetStream |
+//! | --- | --- | --- |
+//! | below 400 | reply: its headers and body | ack |
+//! | 4xx | reply with `Nats-Service-Error-Code` and `Nats-Service-Error`, the problem as payload | term: the same message would be refused again |
+//! | 408, 425, 429, 5xx, an error, a panic, no answer in time | the same | nak, with `Retry-After` or a growing delay |
+//! | nothing: the message cannot be a request (subject, headers, size) | the same, 400 or 413 | term (poison) |
+//!
+//! A JetStream message that was delivered [`deliveries_max`](Serve::deliveries_max) times and failed is poison too: it is
+//! terminated and logged, so that it does not go round for ever. Long calls are kept alive with progress acknowledgements.
+//!
+//! # Trust
+//!
+//! Whoever may publish on the subject is trusted with the tenant it names: bind subjects to accounts or permissions in
+//! NATS. Headers `x-arqon-*` are taken off all the same, but for the shadow marker: what was mirrored once is not mirrored
+//! again (DESIGN 10). `Nats-*` headers stay for the service to see and are never forwarded by a publisher.
+//!
+//! # Under load
+//!
+//! At most [`in_flight_max`](Serve::in_flight_max) messages are worked on; more wait in the client's bounded subscription
+//! queue (core: what does not fit there is lost and told as a slow consumer) or in the stream. With more than one in flight
+//! order is not kept.
+//!
+//! # Cancellation
+//!
+//! Dropping the future of [`run`](Serve::run) drops every call under way: core messages are lost without a reply, JetStream
+//! messages come again once their ack wait is over. Cancelling its token drains instead.
+
+mod answer;
+mod core;
+mod jetstream;
+mod request;
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arqon_message::{BoxError, MAX_BODY_BYTES, SubjectLayer, SubjectPattern};
+use async_nats::{Client, jetstream::consumer::PullConsumer};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use metrics::{Counter, Gauge, Histogram};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use self::answer::Outcome;
+
+/// How many messages are worked on at once, unless set otherwise.
+pub const IN_FLIGHT_MAX: usize = 64;
+/// How long one call may take, its body included, unless set otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a drain may take, unless set otherwise.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+/// How often a JetStream message may come before it is poison, unless set otherwise.
+pub const DELIVERIES_MAX: u64 = 16;
+/// How long the client may take to accept a reply or an acknowledgement: its queue is full while NATS is away.
+const SEND_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// Where messages come from.
+#[derive(Debug)]
+pub struct Source {
+    client: Client,
+    kind: Kind,
+    strip_prefix: Option<String>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Core {
+        pattern: SubjectPattern,
+        queue_group: Option<String>,
+    },
+    JetStream(Box<PullConsumer>),
+}
+
+impl Source {
+    /// Core NATS: at most once, and a reply to each message that asks for one.
+    #[must_use]
+    pub fn requests(client: &Client, pattern: SubjectPattern) -> Self {
+        Self {
+            client: client.clone(),
+            kind: Kind::Core {
+                pattern,
+                queue_group: None,
+            },
+            strip_prefix: None,
+        }
+    }
+
+    /// A JetStream pull consumer: at least once, with ack, nak and term.
+    #[must_use]
+    pub fn consumer(client: &Client, consumer: PullConsumer) -> Self {
+        Self {
+            client: client.clone(),
+            kind: Kind::JetStream(Box::new(consumer)),
+            strip_prefix: None,
+        }
+    }
+
+    /// Shares the subscription with all that name the same group: each message goes to one of them. A JetStream consumer
+    /// is shared by its name anyway.
+    #[must_use]
+    pub fn queue_group(mut self, name: impl Into<String>) -> Self {
+        if let Kind::Core { queue_group, .. } = &mut self.kind {
+            *queue_group = Some(name.into());
+        }
+        self
+    }
+
+    /// Takes `prefix.` off every subject: what comes on `gateway.in.t.acme.x` is `in.t.acme.x` to the service. A message on
+    /// another subject is refused.
+    #[must_use]
+    pub fn strip_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.strip_prefix = Some(prefix.into());
+        self
+    }
+}
+
+/// Serves what comes from `source` with `service`; see the [module docs](self).
+pub fn serve<S>(source: Source, service: S) -> Serve<S> {
+    Serve {
+        source,
+        service,
+        limits: Limits {
+            in_flight_max: IN_FLIGHT_MAX,
+            deadline: DEADLINE,
+            drain_timeout: DRAIN_TIMEOUT,
+            deliveries_max: DELIVERIES_MAX,
+            max_body_bytes: MAX_BODY_BYTES,
+        },
+    }
+}
+
+/// A layer that takes the subject which [`serve`] put into the extensions, for a [`Stack`](crate::Stack).
+#[must_use]
+pub fn subjects() -> SubjectLayer {
+    SubjectLayer::with(|parts: &http::request::Parts| {
+        Ok(parts.extensions.get::<arqon_message::Subject>().cloned())
+    })
+}
+
+/// A service about to be served.
+#[derive(Debug)]
+#[must_use = "nothing is served before `run`"]
+pub struct Serve<S> {
+    source: Source,
+    service: S,
+    limits: Limits,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    in_flight_max: usize,
+    deadline: Duration,
+    drain_timeout: Duration,
+    deliveries_max: u64,
+    max_body_bytes: usize,
+}
+
+impl<S> Serve<S> {
+    /// How many messages are worked on at once, at least 1. Default 64; 1 keeps the order.
+    pub fn in_flight_max(mut self, max: usize) -> Self {
+        self.limits.in_flight_max = max.max(1);
+        self
+    }
+
+    /// How long one call may take, its body included. Default 30 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.limits.deadline = deadline;
+        self
+    }
+
+    /// How long a drain may take before calls under way are dropped. Default 25 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.drain_timeout = timeout;
+        self
+    }
+
+    /// How often a JetStream message may come before a further failure makes it poison, at least 1. Default 16.
+    pub fn deliveries_max(mut self, max: u64) -> Self {
+        self.limits.deliveries_max = max.max(1);
+        self
+    }
+
+    /// The largest payload that is served, in bytes. Default 1 MiB; more is poison.
+    pub fn max_body_bytes(mut self, max: usize) -> Self {
+        self.limits.max_body_bytes = max;
+        self
+    }
+
+    /// Serves until `stop`, then takes no more, lets what was taken end, and tells how it went.
+    ///
+    /// NATS may be away, and may go away: core subscriptions come back with the connection, a consumer is asked again with
+    /// a growing pause.
+    ///
+    /// # Errors
+    /// When the subscription cannot be made, or the client was closed.
+    pub async fn run<B>(self, stop: CancellationToken) -> Result<Served, ServeError>
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<BoxError>,
+    {
+        let Self {
+            source,
+            service,
+            limits,
+        } = self;
+        let Source {
+            client,
+            kind,
+            strip_prefix,
+        } = source;
+        let name = match kind {
+            Kind::Core { .. } => "core",
+            Kind::JetStream(_) => "jetstream",
+        };
+        let server = Arc::new(Server {
+            client,
+            service,
+            limits,
+            strip_prefix,
+            served: Counts::default(),
+            metrics: Metrics::of(name),
+        });
+        match kind {
+            Kind::Core { pattern, queue_group } => {
+                self::core::run(&server, &pattern, queue_group, stop).await?;
+            }
+            Kind::JetStream(consumer) => self::jetstream::run(&server, &consumer, stop).await,
+        }
+        Ok(server.served.read())
+    }
+}
+
+/// How many messages were served, by how it went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Served {
+    /// Answered below 400.
+    pub ok: u64,
+    /// Refused for good: 4xx.
+    pub refused: u64,
+    /// Failed, and worth another try.
+    pub failed: u64,
+    /// No request could be made of them, or they failed too often.
+    pub poison: u64,
+}
+
+impl Served {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.ok + self.refused + self.failed + self.poison
+    }
+}
+
+/// Why serving ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The subscription could not be made.
+    #[error("cannot subscribe to {pattern:?}")]
+    Subscribe {
+        /// What was subscribed to.
+        pattern: String,
+        /// Why not.
+        #[source]
+        source: async_nats::SubscribeError,
+    },
+    /// The client was closed, so no message will come any more.
+    #[error("the NATS client was closed")]
+    Closed,
+}
+
+/// What every call shares.
+struct Server<S> {
+    client: Client,
+    service: S,
+    limits: Limits,
+    strip_prefix: Option<String>,
+    served: Counts,
+    metrics: Metrics,
+}
+
+impl<S> Server<S> {
+    fn count(&self, outcome: Outcome) {
+        let (count, metric) = match outcome {
+            Outcome::Ok => (&self.served.ok, &self.metrics.ok),
+            Outcome::Refused => (&self.served.refused, &self.metrics.refused),
+            Outcome::Failed => (&self.served.failed, &self.metrics.failed),
+            Outcome::Poison => (&self.served.poison, &self.metrics.poison),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        metric.increment(1);
+    }
+
+    /// Waits for the client to take what is sent, but not for ever.
+    async fn send<E: Into<BoxError>>(
+        &self,
+        what: &'static str,
+        sending: impl Future<Output = Result<(), E>>,
+    ) {
+        match tokio::time::timeout(SEND_TIMEOUT, sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error = error.into();
+                tracing::warn!(component = "nats", %error, "{what} could not be sent");
+            }
+            Err(_) => tracing::warn!(component = "nats", "{what} could not be sent in time"),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    ok: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+    poison: AtomicU64,
+}
+
+impl Counts {
+    fn read(&self) -> Served {
+        Served {
+            ok: self.ok.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            poison: self.poison.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The handles of one source's metrics.
+struct Metrics {
+    ok: Counter,
+    refused: Counter,
+    failed: Counter,
+    poison: Counter,
+    in_flight: Gauge,
+    duration: Histogram,
+}
+
+impl Metrics {
+    fn of(source: &'static str) -> Self {
+        let of = |outcome: &'static str| {
+            let counter =
+                metrics::counter!("shield_nats_served_total", "source" => source, "outcome" => outcome);
+            counter.increment(0);
+            counter
+        };
+        let in_flight = metrics::gauge!("shield_nats_serve_in_flight", "source" => source);
+        in_flight.set(0.0);
+        Self {
+            ok: of("ok"),
+            refused: of("refused"),
+            failed: of("failed"),
+            poison: of("poison"),
+            in_flight,
+            duration: metrics::histogram!("shield_nats_serve_duration_seconds", "source" => source),
+        }
+    }
+}
+
+/// Puts the metrics of [`serve`] at 0, both sources, whether or not anything is served.
+pub fn register_metrics() {
+    for source in ["core", "jetstream"] {
+        let _ = Metrics::of(source);
+    }
+}

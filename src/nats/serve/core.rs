@@ -1,0 +1,111 @@
+//! Core subscriptions: a reply to each message that asks for one.
+
+use std::sync::Arc;
+
+use arqon_message::{BoxError, SubjectPattern};
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tower_service::Service;
+
+use super::{SEND_TIMEOUT, ServeError, Server};
+
+pub(super) async fn run<S, B>(
+    server: &Arc<Server<S>>,
+    pattern: &SubjectPattern,
+    queue_group: Option<String>,
+    stop: CancellationToken,
+) -> Result<(), ServeError>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    let text = pattern.as_str().to_owned();
+    let subscribed = match queue_group {
+        Some(group) => server.client.queue_subscribe(text, group).await,
+        None => server.client.subscribe(text).await,
+    };
+    let mut messages = subscribed.map_err(|source| ServeError::Subscribe {
+        pattern: pattern.as_str().to_owned(),
+        source,
+    })?;
+    let mut working = JoinSet::new();
+    let stopped = take(server, &mut messages, &mut working, &stop).await;
+    let drain = async {
+        if stopped && messages.drain().await.is_ok() {
+            // What the server sent before it heard of it; the stream ends behind the last one.
+            take(server, &mut messages, &mut working, &CancellationToken::new()).await;
+        }
+        while working.join_next().await.is_some() {}
+    };
+    if timeout(server.limits.drain_timeout, drain).await.is_err() {
+        tracing::warn!(
+            component = "nats",
+            open = working.len(),
+            "messages were still worked on when the drain's time was up"
+        );
+        working.shutdown().await;
+    }
+    let _ = timeout(SEND_TIMEOUT, server.client.flush()).await;
+    if stopped { Ok(()) } else { Err(ServeError::Closed) }
+}
+
+/// Works on what comes until `stop` (true), or until the subscription ends (false).
+async fn take<S, B>(
+    server: &Arc<Server<S>>,
+    messages: &mut Subscriber,
+    working: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> bool
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    loop {
+        let has_room = working.len() < server.limits.in_flight_max;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return true,
+            Some(_) = working.join_next() => {}
+            message = messages.next(), if has_room => match message {
+                Some(message) => {
+                    let server = Arc::clone(server);
+                    working.spawn(async move { server.reply(message).await });
+                }
+                None => return false,
+            },
+        }
+    }
+}
+
+impl<S, B> Server<S>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    async fn reply(&self, message: Message) {
+        let answer = self.answer(&message).await;
+        self.count(answer.outcome);
+        let Some(to) = message.reply else {
+            return;
+        };
+        let replying = self
+            .client
+            .publish_with_headers(to, answer.headers, answer.payload);
+        self.send("a reply", replying).await;
+    }
+}
