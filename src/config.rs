@@ -4,6 +4,8 @@
 //! before the defaults; `RON_BUS_CAPACITY` and its like are the bus's own variables. Paths are relative to the file. Every finding is
 //! reported at once, with its key, its value and what would mend it; an unknown key is an error.
 
+mod auth;
+mod edge;
 mod gateway;
 mod nats;
 mod read;
@@ -26,6 +28,8 @@ use serde_json::Value;
 pub(crate) use self::nats::without_user;
 use self::read::Known;
 pub use self::{
+    auth::{AuthConfig, IssuerConfig},
+    edge::{RateLimitConfig, TlsConfig, WebSocketConfig},
     gateway::{BusSection, GatewayConfig, LogFormat, TelemetryConfig, amnesia, control_token},
     nats::{NatsConfig, NatsServeConfig},
     read::Finding,
@@ -38,6 +42,8 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// `[nats]`; `None` is the embedded engine.
     pub nats: Option<NatsConfig>,
+    /// `[auth]`; `None` authenticates nobody.
+    pub auth: Option<AuthConfig>,
     /// `[bus]`
     pub bus: BusSection,
     /// `[telemetry]`
@@ -79,6 +85,7 @@ pub type Override = (&'static str, String);
 const SECTIONS: &[&str] = &[
     "gateway",
     "nats",
+    "auth",
     "bus",
     "telemetry",
     "platform",
@@ -89,22 +96,7 @@ const SECTIONS: &[&str] = &[
 ];
 
 /// Sections and keys of DESIGN 14 that this version does not have yet: naming them is better than ignoring them.
-const NOT_YET: &[(&str, &str)] = &[
-    (
-        "auth",
-        "bearer tokens are not checked yet: authenticate in front, and listen on loopback",
-    ),
-    ("gateway.tls", "TLS is not served yet: terminate it in front"),
-    (
-        "gateway.trusted_peers",
-        "forwarded addresses are not honoured yet: remove the key",
-    ),
-    (
-        "gateway.rate_limit",
-        "rates are not limited yet: limit them in front",
-    ),
-    ("telemetry.otlp", "traces are not exported yet: remove the key"),
-];
+const NOT_YET: &[(&str, &str)] = &[("telemetry.otlp", "traces are not exported yet: remove the key")];
 
 impl Config {
     /// Reads `file` (none: defaults), the environment and `flags`.
@@ -167,9 +159,11 @@ impl Config {
         }
         let known = known();
         let nats = root.get("nats").is_some();
+        let auth = root.get("auth").is_some();
         let mut config = Self {
             gateway: read::section(&mut root, "gateway", &known, &mut findings),
             nats: Some(read::section(&mut root, "nats", &known, &mut findings)).filter(|_| nats),
+            auth: Some(read::section(&mut root, "auth", &known, &mut findings)).filter(|_| auth),
             bus: read::section(&mut root, "bus", &known, &mut findings),
             telemetry: read::section(&mut root, "telemetry", &known, &mut findings),
             platform: PlatformConfig {
@@ -197,6 +191,17 @@ impl Config {
     pub fn validate(&self) -> Vec<Finding> {
         let mut findings = self.gateway.validate();
         findings.extend(self.nats.iter().flat_map(NatsConfig::validate));
+        match &self.auth {
+            Some(auth) => findings.extend(auth.validate()),
+            None if self.gateway.listen.ip().is_loopback() => {}
+            None => findings.push(Finding::new(
+                "gateway.listen",
+                format!(
+                    "{} is not a loopback address: without [auth] only 127.0.0.1 or [::1] may be served; name issuers, or put an authenticating proxy in front",
+                    self.gateway.listen
+                ),
+            )),
+        }
         findings.extend(self.bus.validate());
         let platform = &self.platform;
         findings.extend(
@@ -305,16 +310,31 @@ impl Config {
                 rule.prefix.as_str(),
             )
         });
+        let tenant = if self.auth.is_some() {
+            "<tenant>"
+        } else {
+            "default"
+        };
         let unmatched = policies
             .chain(mappings)
             .chain(rules)
-            .filter(|(_, pattern)| !may_match(pattern));
-        unmatched
+            .filter(|(_, pattern)| !may_match(pattern, self.auth.is_none().then_some(tenant)));
+        let mut warnings: Vec<_> = unmatched
             .map(|(key, pattern)| {
-                let message = format!("{pattern:?} matches no message: subjects are in.t.default.<suffix>");
+                let message = format!("{pattern:?} matches no message: subjects are in.t.{tenant}.<suffix>");
                 Finding::new(key, message)
             })
-            .collect()
+            .collect();
+        if !self.gateway.listen.ip().is_loopback() && self.gateway.tls.is_none() {
+            warnings.push(Finding::new(
+                "gateway.tls",
+                format!(
+                    "{} is served without TLS: tokens travel in clear text, unless a proxy in front ends TLS",
+                    self.gateway.listen
+                ),
+            ));
+        }
+        warnings
     }
 
     fn resolve_paths(&mut self, base: &Path) {
@@ -322,19 +342,22 @@ impl Config {
         if let Some(nats) = &mut self.nats {
             nats.resolve_paths(base);
         }
+        if let Some(auth) = &mut self.auth {
+            auth.resolve_paths(base);
+        }
         self.platform.overseer.resolve_paths(base);
         self.platform.registry.resolve_paths(base);
         self.platform.rollout.resolve_paths(base);
     }
 }
 
-/// Whether a pattern can match any `in.t.default.<suffix>`.
-fn may_match(pattern: &str) -> bool {
+/// Whether a pattern can match any `in.t.<tenant>.<suffix>`; no tenant is any tenant.
+fn may_match(pattern: &str, tenant: Option<&str>) -> bool {
     let mut tokens = pattern.split('.');
-    for expected in ["in", "t", "default"] {
+    for expected in [Some("in"), Some("t"), tenant] {
         match tokens.next() {
             Some(">") => return true,
-            Some(token) if token == "*" || token == expected => {}
+            Some(token) if token == "*" || expected.is_none_or(|expected| token == expected) => {}
             _ => return false,
         }
     }
@@ -358,8 +381,13 @@ fn environment() -> Env {
 fn known() -> Vec<Known> {
     vec![
         Known::of::<GatewayConfig>("gateway"),
+        Known::of::<TlsConfig>("gateway.tls"),
+        Known::of::<RateLimitConfig>("gateway.rate_limit"),
+        Known::of::<WebSocketConfig>("gateway.websocket"),
         Known::of::<NatsConfig>("nats"),
         Known::of::<NatsServeConfig>("nats.serve"),
+        Known::of::<AuthConfig>("auth"),
+        Known::of::<IssuerConfig>("auth.issuers"),
         Known::of::<BusSection>("bus"),
         Known::of::<TelemetryConfig>("telemetry"),
         Known::of::<OverseerConfig>("platform.overseer"),

@@ -22,7 +22,7 @@
 //! ```
 //!
 //! [`config::Config`] and [`platform::Platform`] make a whole program of a `gateway.toml`; `memory` is the embedded
-//! engine, `nats` (a feature) the distributed one. Features: `nats`, `axum` (extractors), `cli` (the operator's command
+//! engine, `nats` (a feature) the distributed one. Features: `nats`, `jwt` (bearer tokens), `axum` (extractors), `cli` (the operator's command
 //! line), `full`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -54,7 +54,7 @@ pub use ron_bus as bus;
 pub use self::events::RequestBus;
 pub use self::{
     events::{BusLayer, WireEvent},
-    stack::{Stack, Stacked},
+    stack::{Authentication, Stack, Stacked},
 };
 
 #[cfg(doctest)]

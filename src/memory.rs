@@ -46,6 +46,8 @@ struct Shared {
 struct Subscriber {
     pattern: SubjectPattern,
     queue: mpsc::Sender<Message>,
+    /// The first message that has no room ends the subscription.
+    lossless: bool,
 }
 
 impl Broker {
@@ -63,6 +65,26 @@ impl Broker {
         &self,
         pattern: SubjectPattern,
     ) -> Result<mpsc::Receiver<Message>, TooManySubscriptions> {
+        self.add(pattern, false)
+    }
+
+    /// As [`subscribe`](Self::subscribe), but the first message that has no room ends the subscription: whoever reads it to
+    /// its end has missed nothing before.
+    ///
+    /// # Errors
+    /// When [`SUBSCRIPTIONS_MAX`] subscriptions live.
+    pub fn subscribe_lossless(
+        &self,
+        pattern: SubjectPattern,
+    ) -> Result<mpsc::Receiver<Message>, TooManySubscriptions> {
+        self.add(pattern, true)
+    }
+
+    fn add(
+        &self,
+        pattern: SubjectPattern,
+        lossless: bool,
+    ) -> Result<mpsc::Receiver<Message>, TooManySubscriptions> {
         let mut subscribers = self
             .shared
             .subscribers
@@ -73,22 +95,34 @@ impl Broker {
             return Err(TooManySubscriptions);
         }
         let (queue, messages) = mpsc::channel(SUBSCRIPTION_MESSAGES_MAX);
-        subscribers.push(Subscriber { pattern, queue });
+        subscribers.push(Subscriber {
+            pattern,
+            queue,
+            lossless,
+        });
         Ok(messages)
     }
 
-    /// Hands a message to every subscriber; a full queue loses it.
+    /// Hands a message to every subscriber; a full queue loses it, and ends a lossless subscription.
     pub fn publish(&self, message: &Message) {
-        let subscribers = self
+        let mut subscribers = self
             .shared
             .subscribers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        for subscriber in subscribers.iter().filter(|s| s.pattern.matches(&message.subject)) {
-            if let Err(mpsc::error::TrySendError::Full(_)) = subscriber.queue.try_send(message.clone()) {
+        subscribers.retain(|subscriber| {
+            if !subscriber.pattern.matches(&message.subject) {
+                return true;
+            }
+            let full = matches!(
+                subscriber.queue.try_send(message.clone()),
+                Err(mpsc::error::TrySendError::Full(_))
+            );
+            if full {
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
             }
-        }
+            !(full && subscriber.lossless)
+        });
     }
 
     /// How many deliveries slow subscribers lost so far.

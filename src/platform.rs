@@ -13,7 +13,7 @@ use ron_bus::Bus;
 
 use crate::{
     config::{Finding, InvalidConfig, PlatformConfig},
-    edge::reserved::ReservedHeadersLayer,
+    edge::{limit::TenantLimitLayer, reserved::ReservedHeadersLayer},
     events::{self, BusLayer},
     stack::Stack,
     supervise::{Crash, Supervisor},
@@ -210,7 +210,8 @@ impl Platform {
         })
     }
 
-    /// The layers in their order, for a stack whose subjects `subject` names.
+    /// The layers in their order, for a stack whose subjects `subject` names; nobody is authenticated and nothing limited
+    /// until its `auth` and `limit` are set.
     #[must_use]
     pub fn stack(&self, subject: SubjectLayer) -> Stack {
         let Layers {
@@ -222,6 +223,8 @@ impl Platform {
         } = self.layers.clone();
         Stack {
             reserved: ReservedHeadersLayer::new(),
+            auth: None,
+            limit: TenantLimitLayer::default(),
             subject,
             bus,
             overseer,

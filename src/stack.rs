@@ -10,12 +10,27 @@ use arqon_schema::{Schema, SchemaLayer};
 use arqon_shadow::{Shadow, ShadowLayer};
 
 use crate::{
-    edge::reserved::{ReservedHeaders, ReservedHeadersLayer},
+    edge::{
+        limit::{TenantLimit, TenantLimitLayer},
+        reserved::{ReservedHeaders, ReservedHeadersLayer},
+    },
     events::{BusLayer, WithBus},
 };
 
+/// What authenticates requests in a [`Stack`].
+#[cfg(feature = "jwt")]
+pub type Authentication = crate::edge::jwt::JwtLayer;
+/// What authenticates requests in a [`Stack`]: nothing, without the feature `jwt`.
+#[cfg(not(feature = "jwt"))]
+pub type Authentication = std::convert::Infallible;
+
+#[cfg(feature = "jwt")]
+type Authenticated<S> = crate::edge::jwt::Jwt<S>;
+#[cfg(not(feature = "jwt"))]
+type Authenticated<S> = S;
+
 /// All layers of a message stack, put around a publisher or any other service in the one order that holds:
-/// reserved headers, subject, bus, Overseer, Schema, Rollout, Shadow.
+/// reserved headers, authentication, limits, subject, bus, Overseer, Schema, Rollout, Shadow.
 ///
 /// `ServiceBuilder` applies top to bottom, so the first pushed is the outermost; `Router::layer` is the other way round:
 /// the last one is the outermost.
@@ -51,6 +66,10 @@ use crate::{
 pub struct Stack {
     /// Outermost: what a client may not say.
     pub reserved: ReservedHeadersLayer,
+    /// Who the client is; `None` lets everybody in.
+    pub auth: Option<Authentication>,
+    /// How much one tenant may ask for.
+    pub limit: TenantLimitLayer,
     /// Names the subject.
     pub subject: SubjectLayer,
     /// Hands out the bus.
@@ -66,15 +85,24 @@ pub struct Stack {
 }
 
 /// What [`Stack`] makes of a service.
-pub type Stacked<S> = ReservedHeaders<WithSubject<WithBus<Overseer<Schema<Rollout<Shadow<S>>>>>>>;
+pub type Stacked<S> =
+    ReservedHeaders<Authenticated<TenantLimit<WithSubject<WithBus<Overseer<Schema<Rollout<Shadow<S>>>>>>>>>;
 
 impl<S> Layer<S> for Stack {
     type Service = Stacked<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        #[cfg(feature = "jwt")]
+        let auth = crate::edge::jwt::Optional(self.auth.clone());
+        #[cfg(not(feature = "jwt"))]
+        let auth = tower_layer::Identity::new();
         ServiceBuilder::new()
             // First, so that nothing below can be told a decision by a client.
             .layer(self.reserved)
+            // Before whatever costs something, and before whatever asks for the tenant.
+            .layer(auth)
+            // As soon as the tenant is known: no policy runs and no bus is used for what is over its share.
+            .layer(self.limit.clone())
             // Before whatever decides by subject.
             .layer(self.subject.clone())
             // Before everything that may publish or subscribe, foreign layers included.

@@ -60,6 +60,8 @@ async fn stack(bus: &Bus) -> (Stack, RecordingSink) {
 
     let stack = Stack {
         reserved: ReservedHeadersLayer::new(),
+        auth: None,
+        limit: Default::default(),
         subject: SubjectLayer::from_path("/").tenant(TenantId::new("acme").expect("tenant")),
         bus: BusLayer::new(bus.clone()),
         overseer: overseer.expect("loads"),

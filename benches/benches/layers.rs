@@ -147,6 +147,8 @@ fn idle() -> Stack {
         ShadowLayer::channel(&ShadowConfig::default(), RecordingSink::new(1)).expect("no rule is valid");
     Stack {
         reserved: ReservedHeadersLayer::new(),
+        auth: None,
+        limit: Default::default(),
         subject: SubjectLayer::from_path("/"),
         bus: BusLayer::new(arqon::bus::Bus::new(16).expect("capacity")),
         overseer: OverseerLayer::new(OverseerConfig::default()).expect("no policy is valid"),

@@ -8,7 +8,8 @@ use std::{
 use ron_bus::BusConfig;
 use serde::{Deserialize, Serialize};
 
-use super::Finding;
+use super::{Finding, RateLimitConfig, TlsConfig, WebSocketConfig};
+use crate::edge::peers::TrustedPeers;
 
 /// `[gateway]`: the listeners and their limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,25 @@ pub struct GatewayConfig {
     pub control_token_file: Option<PathBuf>,
     /// How many connections are served at once; more wait in the listen queue. Default 10,000.
     pub max_connections: usize,
+    /// How many requests one HTTP/2 connection may have open, 1 to 10,000. Default 256.
+    pub max_streams: u32,
+    /// How many requests are served at once; more are answered 503 `overloaded`. From four fifths of it, no new WebSocket
+    /// session is opened and HTTP/1 connections are closed with their answer. Default 4,096.
+    pub max_requests: usize,
+    /// How many bytes all bodies that are being served may have, as they announce it (the largest body, where they do
+    /// not); more are answered 503 `overloaded`. Default 268,435,456.
+    pub max_requests_bytes: usize,
+    /// The certificate of the public listener; absent: plain HTTP.
+    pub tls: Option<TlsConfig>,
+    /// Proxies of ours, as addresses or networks such as `10.0.0.0/8`: their `X-Forwarded-For` names the client, and the
+    /// shadow marker stays on what they send. Default none.
+    pub trusted_peers: Vec<String>,
+    /// How much one tenant may ask for; absent: no limit.
+    pub rate_limit: Option<RateLimitConfig>,
+    /// How many requests and frames of one tenant are served at once, 1 to 1,000,000; absent: no limit of its own.
+    pub tenant_concurrency: Option<u32>,
+    /// `[gateway.websocket]`
+    pub websocket: WebSocketConfig,
     /// How long a request's head may take, in milliseconds. Default 10,000.
     pub header_timeout_ms: u64,
     /// How long nothing may come of a body, in milliseconds. Default 30,000.
@@ -46,6 +66,14 @@ impl Default for GatewayConfig {
             max_body_bytes: arqon_message::MAX_BODY_BYTES,
             control_token_file: None,
             max_connections: 10_000,
+            max_streams: 256,
+            max_requests: 4_096,
+            max_requests_bytes: 268_435_456,
+            tls: None,
+            trusted_peers: Vec::new(),
+            rate_limit: None,
+            tenant_concurrency: None,
+            websocket: WebSocketConfig::default(),
             header_timeout_ms: 10_000,
             body_idle_timeout_ms: 30_000,
             request_timeout_ms: 60_000,
@@ -65,15 +93,6 @@ impl GatewayConfig {
         let mut findings = Vec::new();
         let mut refuse =
             |key: &str, message: String| findings.push(Finding::new(format!("gateway.{key}"), message));
-        if !self.listen.ip().is_loopback() {
-            refuse(
-                "listen",
-                format!(
-                    "{} is not a loopback address: without authentication only 127.0.0.1 or [::1] may be served; put an authenticating proxy in front",
-                    self.listen
-                ),
-            );
-        }
         if self.listen == self.admin_listen && self.listen.port() != 0 {
             refuse(
                 "admin_listen",
@@ -117,12 +136,54 @@ impl GatewayConfig {
         {
             refuse("control_token_file", error);
         }
+        self.check_edge(&mut refuse);
         findings
+    }
+
+    fn check_edge(&self, refuse: &mut dyn FnMut(&str, String)) {
+        if !(1..=10_000).contains(&self.max_streams) {
+            refuse(
+                "max_streams",
+                format!("{} is not within 1 to 10000", self.max_streams),
+            );
+        }
+        if !(1..=1_000_000).contains(&self.max_requests) {
+            refuse(
+                "max_requests",
+                format!("{} is not within 1 to 1000000", self.max_requests),
+            );
+        }
+        if !(self.max_body_bytes..=1 << 40).contains(&self.max_requests_bytes) {
+            let message = format!(
+                "{} is not within gateway.max_body_bytes ({}) to 1 TiB: no body could be served",
+                self.max_requests_bytes, self.max_body_bytes
+            );
+            refuse("max_requests_bytes", message);
+        }
+        if let Some(most) = self
+            .tenant_concurrency
+            .filter(|most| !(1..=1_000_000).contains(most))
+        {
+            refuse("tenant_concurrency", format!("{most} is not within 1 to 1000000"));
+        }
+        if let Err((at, message)) = TrustedPeers::parse(&self.trusted_peers) {
+            refuse(&format!("trusted_peers[{at}]"), message);
+        }
+        if let Some(tls) = &self.tls {
+            tls.check(refuse);
+        }
+        if let Some(rate) = &self.rate_limit {
+            rate.check(refuse);
+        }
+        self.websocket.check(refuse);
     }
 
     pub(super) fn resolve_paths(&mut self, base: &Path) {
         if let Some(path) = &mut self.control_token_file {
             *path = base.join(&path);
+        }
+        if let Some(tls) = &mut self.tls {
+            tls.resolve_paths(base);
         }
     }
 }

@@ -36,12 +36,11 @@ fn every_finding_comes_in_one_run_and_names_key_value_and_fix() {
     let text = findings.join("\n");
     for said in [
         "gatway: unknown section; did you mean `[gateway]`?",
-        "gateway.listen: 0.0.0.0:80 is not a loopback address",
         "gateway.max_body_bytes: 0 is not within 1 to",
         "gateway.max_conections: unknown key; did you mean `max_connections`?",
         "nats.url: \"http://x\" is not a NATS URL",
         "nats.publish_timeout_ms: ",
-        "auth: bearer tokens are not checked yet",
+        "auth.issuers: 0 issuers are not within 1 to 64",
         "platform.mirroring.rules[0].percent",
         "0.1",
     ] {
@@ -59,6 +58,45 @@ fn the_limits_hold_at_their_borders() {
         ("[gateway]\nmax_connections = 0", false),
         ("[gateway]\nlisten = \"[::1]:0\"", true),
         ("[gateway]\nlisten = \"nowhere\"", false),
+        ("[gateway]\nlisten = \"0.0.0.0:80\"", false),
+        ("[gateway]\nmax_streams = 10_000", true),
+        ("[gateway]\nmax_streams = 10_001", false),
+        ("[gateway]\nmax_streams = 0", false),
+        ("[gateway]\nmax_requests = 1", true),
+        ("[gateway]\nmax_requests = 0", false),
+        ("[gateway]\nmax_requests_bytes = 1_048_576", true),
+        ("[gateway]\nmax_requests_bytes = 1_048_575", false),
+        ("[gateway]\ntenant_concurrency = 0", false),
+        ("[gateway]\nrate_limit = { per_second = 1, burst = 1 }", true),
+        ("[gateway]\nrate_limit = { per_second = 0 }", false),
+        ("[gateway]\nrate_limit = { burst = 1_000_001 }", false),
+        ("[gateway]\nrate_limit = { per_seconds = 1 }", false),
+        ("[gateway]\ntrusted_peers = [\"10.0.0.0/8\", \"::1\"]", true),
+        ("[gateway]\ntrusted_peers = [\"10.0.0.1/8\"]", false),
+        ("[gateway]\ntrusted_peers = [\"proxy.example\"]", false),
+        (
+            "[gateway]\ntls = { cert = \"no/such.pem\", key = \"no/such.pem\" }",
+            false,
+        ),
+        ("[gateway]\ntls = {}", false),
+        ("[gateway.websocket]\nmax_message_bytes = 0", false),
+        ("[gateway.websocket]\nping_seconds = 60", false),
+        ("[gateway.websocket]\nping_seconds = 59", true),
+        ("[gateway.websocket]\nidle_seconds = 86_401", false),
+        ("[gateway.websocket]\nsend_timeout_ms = 0", false),
+        ("[auth]", false),
+        (
+            "[auth]\nissuers = [{ issuer = \"i\", audience = \"a\", jwks_url = \"https://i/\" }]",
+            true,
+        ),
+        (
+            "[auth]\nissuers = [{ issuer = \"i\", jwks_url = \"https://i/\" }]",
+            false,
+        ),
+        (
+            "[auth]\nissuers = [{ issuer = \"i\", audience = \"a\", jwks_url = \"https://i/\", secret = \"x\" }]",
+            false,
+        ),
         ("[gateway]\nlisten = \"127.0.0.1:9901\"", false),
         ("[nats]\nurl = \"nats://h:1\"\nstream = \"A_b-1\"", true),
         ("[nats]\nurl = \"nats://h:1\"\nstream = \"a.b\"", false),
@@ -258,7 +296,7 @@ fn the_reference_is_valid_with_every_key_on() {
     for finding in &findings {
         assert!(absent.iter().any(|said| finding.contains(said)), "{finding}");
     }
-    assert_eq!(findings.len(), 9, "{findings:?}");
+    assert_eq!(findings.len(), 14, "{findings:?}");
 }
 
 #[test]
@@ -267,6 +305,7 @@ fn the_values_shown_are_the_defaults() {
     let shown = serde_json::to_value(shown).expect("JSON");
     let own = serde_json::to_value(Config {
         nats: Some(NatsConfig::default()),
+        auth: Some(AuthConfig::default()),
         ..Config::default()
     })
     .expect("JSON");
@@ -283,6 +322,8 @@ fn the_values_shown_are_the_defaults() {
         }
         for section in [
             "gateway",
+            "gateway/websocket",
+            "auth",
             "nats",
             "bus",
             "telemetry",
@@ -326,6 +367,24 @@ fn rules_that_match_no_message_are_warned_about_and_others_are_not() {
     let keys: Vec<_> = config.warnings().into_iter().map(|warning| warning.key).collect();
     let rule = |at: usize| format!("platform.mirroring.rules[{at}].prefix");
     assert_eq!(keys, [rule(3), rule(4), rule(5)]);
+}
+
+#[test]
+fn with_authentication_any_address_may_be_served_and_any_tenant_may_come() {
+    let issuers = "issuers = [{ issuer = \"i\", audience = [\"a\", \"b\"], jwks_url = \"https://i/keys\" }]";
+    let config = load(&format!(
+        "[gateway]\nlisten = \"0.0.0.0:80\"\n[auth]\n{issuers}\n[platform.mirroring]\nrules = [\
+         {{ prefix = \"in.t.acme.>\", percent = 1.0 }}, {{ prefix = \"in.x.>\", percent = 1.0 }}]"
+    ))
+    .expect("valid");
+    let warned: Vec<_> = config.warnings().into_iter().map(|warning| warning.key).collect();
+    assert_eq!(warned, ["platform.mirroring.rules[1].prefix", "gateway.tls"]);
+    assert_eq!(config.auth.expect("there").issuers[0].audience, ["a", "b"]);
+    let without = load("[gateway]\nlisten = \"0.0.0.0:80\"").expect_err("refused");
+    assert!(
+        without[0].starts_with("gateway.listen: 0.0.0.0:80 is not a loopback address: without [auth]"),
+        "{without:?}"
+    );
 }
 
 #[test]

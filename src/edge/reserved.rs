@@ -4,7 +4,8 @@
 //! could send them could make consumers skip side effects, or pick its own variant. [`ReservedHeadersLayer`] stands
 //! outermost at an untrusted edge and takes them out, however they are spelled: names are compared without regard to
 //! case, and with `_` and `.` read as `-`, because some consumers read them so. It also takes such names out of
-//! `Connection` and out of trailers. A signed `x-arqon-pin` moves into the extension [`Pin`].
+//! `Connection` and out of trailers. A signed `x-arqon-pin` moves into the extension [`Pin`]. Only on what a trusted peer sent
+//! ([`FromTrustedPeer`]) the shadow marker stays. `shield_reserved_headers_total` counts what was taken out.
 //!
 //! ```
 //! use arqon::edge::reserved::ReservedHeadersLayer;
@@ -28,6 +29,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
+
+use super::peers::FromTrustedPeer;
 
 /// What all reserved names begin with, normalised.
 const RESERVED_PREFIX: &str = "x-arqon-";
@@ -70,14 +73,7 @@ impl ReservedHeadersLayer {
         if headers.keys().any(|name| is_reserved(name.as_str())) {
             pin = headers.get(PIN).cloned().map(Pin);
             let marker = self.keep_marker && arqon_shadow::is_shadow(headers);
-            let reserved: Vec<_> = headers
-                .keys()
-                .filter(|name| is_reserved(name.as_str()))
-                .cloned()
-                .collect();
-            for name in reserved {
-                headers.remove(name);
-            }
+            take_reserved(headers);
             if marker {
                 headers.insert(arqon_shadow::SHADOW, HeaderValue::from_static("true"));
             }
@@ -86,6 +82,19 @@ impl ReservedHeadersLayer {
             strip_tokens(headers, &list);
         }
         pin
+    }
+}
+
+/// Takes reserved headers out, and counts them: a client that sends some is mistaken or tries something.
+fn take_reserved(headers: &mut HeaderMap) {
+    let reserved: Vec<_> = headers
+        .keys()
+        .filter(|name| is_reserved(name.as_str()))
+        .cloned()
+        .collect();
+    metrics::counter!("shield_reserved_headers_total").increment(reserved.len() as u64);
+    for name in reserved {
+        headers.remove(name);
     }
 }
 
@@ -140,7 +149,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if let Some(pin) = self.layer.strip(request.headers_mut()) {
+        let trusted = request.extensions().get::<FromTrustedPeer>().is_some();
+        let layer = ReservedHeadersLayer {
+            keep_marker: self.layer.keep_marker || trusted,
+        };
+        if let Some(pin) = layer.strip(request.headers_mut()) {
             request.extensions_mut().insert(pin);
         }
         self.inner
@@ -167,14 +180,7 @@ impl<B: Body<Data = Bytes>> Body for WithoutReservedTrailers<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         self.project().body.poll_frame(cx).map_ok(|mut frame| {
             if let Some(trailers) = frame.trailers_mut() {
-                let reserved: Vec<_> = trailers
-                    .keys()
-                    .filter(|name| is_reserved(name.as_str()))
-                    .cloned()
-                    .collect();
-                for name in reserved {
-                    trailers.remove(name);
-                }
+                take_reserved(trailers);
             }
             frame
         })
@@ -264,6 +270,16 @@ mod tests {
         let (headers, _) = seen(ReservedHeadersLayer::keeping_shadow_marker(), request()).await;
         assert_eq!(headers.len(), 1);
         assert!(arqon_shadow::is_shadow(&headers));
+    }
+
+    #[tokio::test]
+    async fn what_a_trusted_peer_sent_keeps_the_marker_and_nothing_else() {
+        let request = Request::builder()
+            .extension(FromTrustedPeer)
+            .header("x-arqon-shadow", "true")
+            .header("x-arqon-variant", "1");
+        let (headers, _) = seen(ReservedHeadersLayer::new(), request).await;
+        assert_eq!((headers.len(), arqon_shadow::is_shadow(&headers)), (1, true));
     }
 
     #[tokio::test]

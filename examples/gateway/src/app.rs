@@ -11,7 +11,7 @@ use std::{
 
 use arqon::{
     OverseerLayer, RolloutLayer, TenantId,
-    bus::{Bus, BusMetrics, Event, OverflowWarning},
+    bus::{Bus, BusMetrics, Event},
     config::{self, Config, NatsConfig},
     memory::{self, Broker},
     nats,
@@ -27,6 +27,8 @@ use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
     admin::{self, Admin},
+    bus,
+    edge::Edge,
     feed::{self, Pump},
     hub::Hub,
     ingress,
@@ -173,13 +175,14 @@ impl Gateway {
             Some(path) => Some(Arc::from(config::control_token(path)?)),
             None => None,
         };
-        let bus = make_bus(&config)?;
+        let bus = bus::new(&config)?;
         // Before anything is published: readers of the feed miss nothing that the start tells.
         let (feed, pump) = feed::feed(bus.observe("events"), feed_capacity(bus.capacity()));
 
         let readiness = Readiness::default();
         let tasks = Supervisor::new(bus.clone());
         let stop_admin = CancellationToken::new();
+        let edge = Edge::new(&config, &readiness, &tasks, &stop_admin)?;
         let engine = engine(&config, &readiness, &tasks, &stop_admin).await?;
         let platform = match &engine {
             Engine::Memory(broker) => {
@@ -192,11 +195,15 @@ impl Gateway {
         readiness.add("policies", platform.policies_ready());
         readiness.add("tasks", {
             let (of_layers, own) = (platform.tasks_ready(), tasks.clone());
-            move || of_layers().and_then(|()| own.alive(&["edge", "admin", "readiness", "stream", "ingress"]))
+            move || {
+                of_layers()
+                    .and_then(|()| own.alive(&["edge", "admin", "readiness", "stream", "ingress", "auth"]))
+            }
         });
 
         let tenant = TenantId::new("default").map_err(|error| error.to_string())?;
-        let stack = platform.stack(routes::subjects(tenant.clone()));
+        let mut stack = platform.stack(routes::subjects());
+        edge.protect(&mut stack);
         let upgrade = (stack.overseer.clone(), stack.rollout.clone());
         let (service, hub, broker) = message_service(&stack, &engine, gateway.max_body_bytes);
         let draining = Arc::new(AtomicBool::new(false));
@@ -248,8 +255,8 @@ impl Gateway {
         this.serve(
             &config,
             (public, operators),
-            this.public_routes(service, upgrade, hub, tenant, &config),
-            admin,
+            this.public_routes(service, upgrade, (hub, edge.clone()), tenant, &config),
+            (admin, edge),
         );
         this.watch_readiness(metrics);
         let ended = this.ingress_ended.clone().drop_guard();
@@ -279,7 +286,7 @@ impl Gateway {
         &self,
         stack: MessageService,
         (overseer, rollout): (OverseerLayer, RolloutLayer),
-        hub: Hub,
+        (hub, edge): (Hub, Edge),
         tenant: TenantId,
         config: &Config,
     ) -> Router {
@@ -289,8 +296,8 @@ impl Gateway {
             rollout,
             shadow: self.shared.platform.shadow.clone(),
             tenant,
+            edge,
             hub,
-            max_body_bytes: config.gateway.max_body_bytes,
             request_timeout: Duration::from_millis(config.gateway.request_timeout_ms),
             cors_origins: config.gateway.cors_origins.clone().into(),
             sessions: self.sessions.clone(),
@@ -298,16 +305,23 @@ impl Gateway {
         })
     }
 
-    fn serve(&self, config: &Config, listeners: (TcpListener, TcpListener), public: Router, admin: Admin) {
+    fn serve(
+        &self,
+        config: &Config,
+        listeners: (TcpListener, TcpListener),
+        public: Router,
+        (admin, edge): (Admin, Edge),
+    ) {
         let gateway = &config.gateway;
         let limits = Limits {
             max_connections: gateway.max_connections,
+            max_streams: gateway.max_streams,
             header_timeout: Duration::from_millis(gateway.header_timeout_ms),
             body_idle_timeout: Duration::from_millis(gateway.body_idle_timeout_ms),
             drain_bytes: gateway.max_body_bytes.saturating_mul(2),
             drain_timeout: self.drain_timeout,
         };
-        let serving = server::serve(listeners.0, public, limits, self.stop_public.clone());
+        let serving = server::serve(listeners.0, public, limits, Some(edge), self.stop_public.clone());
         let ended = self.edge_ended.clone().drop_guard();
         let serving = async move {
             serving.await;
@@ -319,7 +333,13 @@ impl Gateway {
             drain_timeout: ADMIN_DRAIN,
             ..limits
         };
-        let serving = server::serve(listeners.1, admin::router(admin), limits, self.stop_admin.clone());
+        let serving = server::serve(
+            listeners.1,
+            admin::router(admin),
+            limits,
+            None,
+            self.stop_admin.clone(),
+        );
         self.shared.tasks.run("admin", unfailing(serving));
     }
 
@@ -427,25 +447,6 @@ impl Gateway {
 async fn unfailing(task: impl Future<Output = ()>) -> Result<(), String> {
     task.await;
     Ok(())
-}
-
-/// The bus, with its losses in the log and the host's label.
-fn make_bus(config: &Config) -> Result<Bus, String> {
-    let mut counted = BusMetrics::new().with_warning(Arc::new(|warning: &OverflowWarning| {
-        tracing::warn!(
-            component = "bus",
-            subscriber = warning.subscriber,
-            lost = warning.lost,
-            dropped_total = warning.dropped_total,
-            held_back = warning.held_back,
-            depth = warning.depth,
-            "a subscriber fell behind and lost events"
-        );
-    }));
-    if let Some(on) = config::amnesia().map_err(|finding| finding.to_string())? {
-        counted = counted.with_amnesia(on);
-    }
-    Bus::with_metrics(config.bus.to_config(), Arc::new(counted)).map_err(|error| format!("bus: {error}"))
 }
 
 async fn engine(

@@ -1,14 +1,27 @@
-//! Frames of the subprotocol `arqon.v1.json` (DESIGN 10): text in, text out, nothing else.
+//! Frames of a WebSocket session, in both subprotocols (DESIGN 10): what a client sends, what it gets.
 
-use arqon::{Code, Problem, Subject, SubjectPattern, TenantId};
-use base64::{Engine, engine::general_purpose::STANDARD};
+mod json;
+mod proto;
+
+use std::borrow::Cow;
+
+use arqon::{Code, Problem, Subject, SubjectPattern, TenantId, publish::Message};
+use axum::extract::ws::Message as WsMessage;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value, json, value::RawValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
 
 /// How many headers a frame may have.
 const HEADERS_MAX: usize = 64;
+
+/// How frames are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// `arqon.v1.json`: text.
+    Json,
+    /// `arqon.v1.proto`: binary.
+    Proto,
+}
 
 /// What a client sent.
 #[derive(Debug)]
@@ -24,241 +37,84 @@ pub(crate) enum Frame {
     Subscribe { id: Value, pattern: SubjectPattern },
 }
 
+/// What a client gets.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The message was taken: the body of the 202 answer.
+    Ack { id: Value, body: Bytes },
+    /// The frame was refused. Without an id it could not be read.
+    Nack { id: Value, problem: Problem },
+    /// Deliveries will come.
+    Subscribed { id: Value, pattern: SubjectPattern },
+    /// A message that a subscription covers.
+    Delivery(Message),
+}
+
 /// A frame that cannot be taken: the `id` to answer under, and why.
 pub(crate) type Refused = Box<(Value, Problem)>;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a JSON object")]
-struct Raw<'a> {
-    #[serde(default)]
-    id: Value,
-    subject: Option<String>,
-    #[serde(default)]
-    headers: Map<String, Value>,
-    #[serde(default, deserialize_with = "given")]
-    payload: Option<String>,
-    #[serde(borrow, default, deserialize_with = "given")]
-    json: Option<&'a RawValue>,
-    subscribe: Option<String>,
-}
+impl Dialect {
+    pub(crate) const ALL: [Self; 2] = [Self::Json, Self::Proto];
 
-/// A key that is there has a value: `null` is the JSON text `null`, and no payload.
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(value).map(Some)
-}
-
-/// Reads one text frame; the subject and the pattern are the tenant's own.
-pub(crate) fn read(text: &str, tenant: &TenantId) -> Result<Frame, Refused> {
-    // A list would do for serde: its values in the order of the keys.
-    if !text.trim_start().starts_with('{') {
-        return Err(invalid(Value::Null, "the frame is not a JSON object"));
-    }
-    let raw: Raw<'_> = serde_json::from_str(text)
-        .map_err(|error| invalid(Value::Null, format!("the frame cannot be read: {error}")))?;
-    if raw.id.is_array() || raw.id.is_object() {
-        return Err(invalid(Value::Null, "`id` has to be a string or a number"));
-    }
-    let id = raw.id.clone();
-    match (&raw.subscribe, &raw.subject) {
-        (Some(pattern), None) => {
-            let pattern = SubjectPattern::for_tenant(tenant, pattern).map_err(|error| {
-                Box::new((id.clone(), Problem::new(Code::SubjectInvalid, error.to_string())))
-            })?;
-            Ok(Frame::Subscribe { id, pattern })
+    /// The subprotocol's name.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "arqon.v1.json",
+            Self::Proto => "arqon.v1.proto",
         }
-        (None, Some(_)) => publish(raw, tenant),
-        _ => Err(invalid(id, "a frame has either `subject` or `subscribe`")),
+    }
+
+    /// Whether its frames are of this kind.
+    pub(crate) const fn takes(self, message: &WsMessage) -> bool {
+        matches!(
+            (self, message),
+            (Self::Json, WsMessage::Text(_)) | (Self::Proto, WsMessage::Binary(_))
+        )
+    }
+
+    /// Reads one frame; the subject and the pattern are the tenant's own.
+    pub(crate) fn read(self, message: &WsMessage, tenant: &TenantId) -> Result<Frame, Refused> {
+        match (self, message) {
+            (Self::Json, WsMessage::Text(text)) => json::read(text, tenant),
+            (Self::Proto, WsMessage::Binary(bytes)) => proto::read(bytes, tenant),
+            _ => Err(invalid(Value::Null, "the subprotocol has no such frames")),
+        }
+    }
+
+    /// Writes one answer.
+    pub(crate) fn write(self, answer: &Answer) -> WsMessage {
+        match self {
+            Self::Json => WsMessage::Text(json::write(answer).into()),
+            Self::Proto => WsMessage::Binary(proto::write(answer).into()),
+        }
     }
 }
 
-fn publish(raw: Raw<'_>, tenant: &TenantId) -> Result<Frame, Refused> {
-    let id = raw.id;
-    let subject = Subject::for_tenant(tenant, raw.subject.unwrap_or_default())
-        .map_err(|error| Box::new((id.clone(), Problem::from(error))))?;
-    let mut headers = read_headers(raw.headers).map_err(|detail| invalid(id.clone(), detail))?;
-    let payload = match (raw.payload, raw.json) {
-        (Some(payload), None) => STANDARD
-            .decode(payload)
-            .map_err(|error| invalid(id.clone(), format!("`payload` is not base64: {error}")))?
-            .into(),
-        (None, Some(json)) => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            Bytes::copy_from_slice(json.get().as_bytes())
-        }
-        (None, None) => Bytes::new(),
-        (Some(_), Some(_)) => return Err(invalid(id, "a frame has either `payload` or `json`")),
-    };
-    Ok(Frame::Publish {
-        id,
-        subject,
-        headers,
-        payload,
-    })
-}
-
-fn invalid(id: Value, detail: impl Into<std::borrow::Cow<'static, str>>) -> Refused {
+fn invalid(id: Value, detail: impl Into<Cow<'static, str>>) -> Refused {
     Box::new((id, Problem::new(Code::FrameInvalid, detail)))
 }
 
-fn read_headers(raw: Map<String, Value>) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in raw {
-        let bad = |what: &str| format!("header {name:?} {what}");
-        let header: HeaderName = name.parse().map_err(|_| bad("is not a header name"))?;
-        let values = match value {
-            Value::Array(values) => values,
-            value => vec![value],
-        };
-        for value in values {
-            let Value::String(value) = value else {
-                return Err(bad("has a value that is not a string"));
-            };
-            let value =
-                HeaderValue::from_str(&value).map_err(|_| bad("has a value that no header can have"))?;
-            if headers.len() >= HEADERS_MAX || headers.try_append(header.clone(), value).is_err() {
-                return Err(format!("a frame has at most {HEADERS_MAX} headers"));
-            }
-        }
-    }
-    Ok(headers)
+fn subject(id: &Value, tenant: &TenantId, suffix: &str) -> Result<Subject, Refused> {
+    Subject::for_tenant(tenant, suffix).map_err(|error| Box::new((id.clone(), Problem::from(error))))
 }
 
-/// The answer to a frame that was published: `body` is the 202 answer.
-pub(crate) fn ack(id: &Value, body: &[u8]) -> String {
-    let ack: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    json!({ "id": id, "ack": ack }).to_string()
+fn pattern(id: &Value, tenant: &TenantId, suffix: &str) -> Result<SubjectPattern, Refused> {
+    SubjectPattern::for_tenant(tenant, suffix)
+        .map_err(|error| Box::new((id.clone(), Problem::new(Code::SubjectInvalid, error.to_string()))))
 }
 
-/// The answer to a frame that was refused.
-pub(crate) fn nack(id: &Value, problem: &Problem) -> String {
-    json!({ "id": id, "nack": problem }).to_string()
+/// Adds one header of a frame.
+fn add(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), String> {
+    let bad = |what: &str| format!("header {name:?} {what}");
+    let parsed: HeaderName = name.parse().map_err(|_| bad("is not a header name"))?;
+    let value = HeaderValue::from_str(value).map_err(|_| bad("has a value that no header can have"))?;
+    if headers.len() >= HEADERS_MAX || headers.try_append(parsed, value).is_err() {
+        return Err(format!("a frame has at most {HEADERS_MAX} headers"));
+    }
+    Ok(())
 }
 
-/// A message that a subscription delivers, under the tenant's suffix. The payload is base64.
-pub(crate) fn deliver(message: &arqon::publish::Message) -> String {
-    let mut headers = Map::new();
-    for name in message.headers.keys() {
-        let values: Vec<_> = message
-            .headers
-            .get_all(name)
-            .iter()
-            .map(|v| Value::from(String::from_utf8_lossy(v.as_bytes())))
-            .collect();
-        let value = if values.len() == 1 {
-            values.into_iter().next().unwrap_or_default()
-        } else {
-            Value::Array(values)
-        };
-        headers.insert(name.as_str().to_owned(), value);
-    }
-    let subject = message.subject.suffix().unwrap_or(message.subject.as_str());
-    json!({ "subject": subject, "headers": headers, "payload": STANDARD.encode(&message.payload) })
-        .to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(text: &str) -> (Value, Problem) {
-        *read(text, &TenantId::new("acme").expect("tenant")).expect_err(text)
-    }
-
-    fn published(text: &str) -> (Value, Subject, HeaderMap, Bytes) {
-        match read(text, &TenantId::new("acme").expect("tenant")) {
-            Ok(Frame::Publish {
-                id,
-                subject,
-                headers,
-                payload,
-            }) => (id, subject, headers, payload),
-            other => panic!("{text}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_publish_frame_is_a_request() {
-        let (id, subject, headers, payload) = published(
-            r#"{"id":"1","subject":"users","headers":{"X-A":"1","x-b":["2","3"]},"payload":"CgJ1MQ=="}"#,
-        );
-        assert_eq!(
-            (id, subject.as_str(), &payload[..]),
-            (json!("1"), "in.t.acme.users", &b"\x0a\x02u1"[..])
-        );
-        assert_eq!((headers.len(), headers["x-a"].to_str().ok()), (3, Some("1")));
-    }
-
-    #[test]
-    fn json_keeps_its_own_text_and_names_its_type() {
-        let (_, _, headers, payload) = published(r#"{"id":1,"subject":"a","json":{"a":1, "a":2}}"#);
-        assert_eq!(
-            payload, r#"{"a":1, "a":2}"#,
-            "a duplicate name is for the schema to find"
-        );
-        assert_eq!(headers[CONTENT_TYPE], "application/json");
-    }
-
-    #[test]
-    fn an_unreadable_frame_has_no_id_and_a_bad_one_keeps_its_own() {
-        for text in [
-            "",
-            "{",
-            "[]",
-            "null",
-            "7",
-            r#"{"id":"1","subject":"a","extra":1}"#,
-            r#"{"id":"1","id":"2"}"#,
-        ] {
-            let (id, problem) = refused(text);
-            assert_eq!((id, problem.code), (Value::Null, Code::FrameInvalid), "{text}");
-        }
-        for (text, code) in [
-            (r#"{"id":"1"}"#, Code::FrameInvalid),
-            (r#"{"id":"1","subject":"a","subscribe":"b"}"#, Code::FrameInvalid),
-            (r#"{"id":"1","subject":"a","payload":"!"}"#, Code::FrameInvalid),
-            (
-                r#"{"id":"1","subject":"a","payload":"","json":{}}"#,
-                Code::FrameInvalid,
-            ),
-            (
-                r#"{"id":"1","subject":"a","headers":{"a b":"1"}}"#,
-                Code::FrameInvalid,
-            ),
-            (
-                r#"{"id":"1","subject":"a","headers":{"a":"1\r\nb"}}"#,
-                Code::FrameInvalid,
-            ),
-            (
-                r#"{"id":"1","subject":"a","headers":{"a":1}}"#,
-                Code::FrameInvalid,
-            ),
-            (r#"{"id":"1","subject":"a b"}"#, Code::SubjectInvalid),
-            (r#"{"id":"1","subject":"a.*"}"#, Code::SubjectInvalid),
-            (r#"{"id":"1","subscribe":"a..b"}"#, Code::SubjectInvalid),
-        ] {
-            let (id, problem) = refused(text);
-            assert_eq!((id, problem.code), (json!("1"), code), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_subscription_stays_within_the_tenant() {
-        let Ok(Frame::Subscribe { pattern, .. }) = read(
-            r#"{"id":"1","subscribe":">"}"#,
-            &TenantId::new("acme").expect("tenant"),
-        ) else {
-            panic!("a subscription");
-        };
-        assert_eq!(pattern.as_str(), "in.t.acme.>");
-    }
-
-    #[test]
-    fn the_headers_are_bounded() {
-        let frame = |n: usize| {
-            let headers: Map<_, _> = (0..n).map(|i| (format!("h{i}"), json!("1"))).collect();
-            json!({"id": "1", "subject": "a", "headers": headers}).to_string()
-        };
-        assert_eq!(published(&frame(HEADERS_MAX)).2.len(), HEADERS_MAX);
-        assert_eq!(refused(&frame(HEADERS_MAX + 1)).1.code, Code::FrameInvalid);
-    }
+/// The suffix that a tenant knows a message by.
+fn suffix(message: &Message) -> &str {
+    message.subject.suffix().unwrap_or(message.subject.as_str())
 }

@@ -3,8 +3,9 @@
 use arqon::{Code, Problem, Subject, SubjectPattern, memory::Broker, publish::Message};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::ws::Deliveries;
 
 /// Where published messages are heard.
 #[derive(Clone)]
@@ -14,24 +15,26 @@ pub(crate) enum Hub {
 }
 
 impl Hub {
-    /// Sends what the pattern covers to `deliver` until the handle is dropped. A session that reads too slowly holds
-    /// back this subscription only, whose own bounded queue then loses the newest messages.
+    /// Sends what the pattern covers to the session until the handle is dropped. A session that takes nothing for its send
+    /// timeout, or for which the broker had no more room, has lost a message and ends.
     pub(crate) async fn subscribe(
         &self,
         pattern: SubjectPattern,
-        deliver: mpsc::Sender<Message>,
+        deliveries: &Deliveries,
     ) -> Result<AbortOnDropHandle<()>, Problem> {
+        let deliver = deliveries.end();
         let task = match self {
             Self::Memory(broker) => {
                 let mut messages = broker
-                    .subscribe(pattern)
+                    .subscribe_lossless(pattern)
                     .map_err(|error| Problem::new(Code::Overloaded, error.to_string()))?;
                 tokio::spawn(async move {
                     while let Some(message) = messages.recv().await {
-                        if deliver.send(message).await.is_err() {
+                        if !deliver.hand(message).await {
                             return;
                         }
                     }
+                    deliver.lose();
                 })
             }
             Self::Nats(client) => {
@@ -45,7 +48,7 @@ impl Hub {
                 tokio::spawn(async move {
                     while let Some(message) = messages.next().await {
                         let Some(message) = taken(message) else { continue };
-                        if deliver.send(message).await.is_err() {
+                        if !deliver.hand(message).await {
                             return;
                         }
                     }

@@ -5,8 +5,10 @@
 mod admin;
 mod app;
 mod body;
+mod bus;
 mod console;
 mod demo;
+mod edge;
 mod feed;
 mod frame;
 mod hub;
@@ -16,6 +18,7 @@ mod readiness;
 mod reload;
 mod routes;
 mod server;
+mod tls;
 mod ws;
 
 use std::{
@@ -131,9 +134,12 @@ async fn main() -> ExitCode {
 /// What `serve` would say of the file before it listens: values, and what they name.
 async fn check(file: &Path) -> ExitCode {
     let checked = match Config::load(Some(file), &[]) {
-        Ok(config) => Platform::check(&app::effective(config.clone()).platform)
-            .await
-            .map(|()| config),
+        Ok(config) => match edge::check(&config) {
+            Ok(()) => Platform::check(&app::effective(config.clone()).platform)
+                .await
+                .map(|()| config),
+            Err(findings) => Err(findings),
+        },
         Err(findings) => Err(findings),
     };
     match checked {

@@ -11,7 +11,7 @@ use axum::{
     body::Body,
     extract::{FromRequestParts, Request, WebSocketUpgrade},
     response::{IntoResponse, Response},
-    routing::{any, get, post_service},
+    routing::{MethodRouter, any, get, post_service},
 };
 use http::{
     HeaderName, HeaderValue, Method, StatusCode,
@@ -30,14 +30,14 @@ use tower_http::{
     trace::TraceLayer,
 };
 
-use crate::{hub::Hub, ws::Session};
+use crate::{edge::Edge, frame::Dialect, hub::Hub, ws::Session};
 
 /// The whole message stack, with the publisher at its bottom.
 pub(crate) type MessageService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
 
-/// The only subprotocol so far.
-const SUBPROTOCOL: &str = "arqon.v1.json";
 const PUBLISH: &str = "/v1/publish/";
+/// What a message to a client may have besides its payload, in bytes.
+const WRITE_BYTES_MAX: usize = 1024 * 1024;
 /// What is left as it is in a path: RFC 3986's unreserved characters.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -52,9 +52,10 @@ pub(crate) struct Public {
     pub(crate) overseer: OverseerLayer,
     pub(crate) rollout: RolloutLayer,
     pub(crate) shadow: ShadowHandle,
+    /// Whose everything is where nobody is authenticated.
     pub(crate) tenant: TenantId,
+    pub(crate) edge: Edge,
     pub(crate) hub: Hub,
-    pub(crate) max_body_bytes: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) cors_origins: Arc<[String]>,
     pub(crate) sessions: TaskTracker,
@@ -63,22 +64,21 @@ pub(crate) struct Public {
 
 /// The routes of the public listener.
 pub(crate) fn router(public: Public) -> Router {
-    // The upgrade passes what every request passes, up to the policies; it has no payload and no subject.
-    let upgrade = ServiceBuilder::new()
-        .layer(ReservedHeadersLayer::new())
-        .layer(public.overseer.clone());
+    let upgrade = upgrade(&public);
+    let mut publish = post_service(public.stack.clone());
+    if public.edge.auth.is_none() {
+        publish = publish.layer(Extension(public.tenant.clone()));
+    }
     let cors = cors(&public.cors_origins);
     let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, public.request_timeout);
     Router::new()
         .route(
             "/v1/publish/{suffix}",
-            post_service(public.stack.clone()).fallback(|request| method_not_allowed(request, "POST")),
+            publish.fallback(|request| method_not_allowed(request, "POST")),
         )
         .route(
             "/v1/ws",
-            get(websocket)
-                .layer(upgrade)
-                .fallback(|request| method_not_allowed(request, "GET")),
+            upgrade.fallback(|request| method_not_allowed(request, "GET")),
         )
         .fallback(any(not_found))
         .layer(Extension(public))
@@ -106,6 +106,19 @@ pub(crate) fn router(public: Public) -> Router {
                 .map_response(too_slow)
                 .layer(timeout),
         )
+}
+
+/// The upgrade passes what every request passes, up to the policies; it has no payload and no subject.
+fn upgrade(public: &Public) -> MethodRouter {
+    let mut upgrade: MethodRouter = get(websocket)
+        .layer::<_, Infallible>(public.overseer.clone())
+        .layer(public.edge.limit.clone());
+    upgrade = match public.edge.auth.clone() {
+        Some(auth) => upgrade.layer(auth),
+        None => upgrade.layer(Extension(public.tenant.clone())),
+    };
+    // The last one is the outermost.
+    upgrade.layer(ReservedHeadersLayer::new())
 }
 
 /// What pages of these origins may do; None where there are none.
@@ -136,8 +149,8 @@ fn too_slow(response: Response) -> Response {
 }
 
 /// Names the subject of a request: what a frame named already, else `in.t.<tenant>.<suffix>` of the publish route.
-pub(crate) fn subjects(tenant: TenantId) -> SubjectLayer {
-    SubjectLayer::with(move |parts: &Parts| {
+pub(crate) fn subjects() -> SubjectLayer {
+    SubjectLayer::with(|parts: &Parts| {
         if let Some(subject) = parts.extensions.get::<Subject>() {
             return Ok(Some(subject.clone()));
         }
@@ -150,7 +163,9 @@ pub(crate) fn subjects(tenant: TenantId) -> SubjectLayer {
                 "the suffix is not UTF-8 once it is percent-decoded",
             )
         })?;
-        let tenant = parts.extensions.get::<TenantId>().unwrap_or(&tenant);
+        let Some(tenant) = parts.extensions.get::<TenantId>() else {
+            return Err(Problem::new(Code::TenantInvalid, "the request has no tenant"));
+        };
         Ok(Some(Subject::for_tenant(tenant, suffix)?))
     })
 }
@@ -169,29 +184,39 @@ async fn websocket(Extension(public): Extension<Public>, request: Request) -> Re
             return refuse(Problem::new(Code::FrameInvalid, detail), &parts);
         }
     };
-    let upgrade = upgrade
-        .protocols([SUBPROTOCOL])
-        // base64 makes 4 bytes of 3, and headers come on top.
-        .max_message_size(public.max_body_bytes.saturating_mul(2).saturating_add(64 * 1024))
-        .max_frame_size(public.max_body_bytes.saturating_mul(2).saturating_add(64 * 1024));
-    if upgrade.selected_protocol().is_none() {
-        let detail = format!("ask for the subprotocol {SUBPROTOCOL} in Sec-WebSocket-Protocol");
-        return refuse(Problem::new(Code::FrameInvalid, detail), &parts);
+    if !public.edge.allows_origin(&parts.headers) {
+        let detail = "pages of this origin may not open a WebSocket; see gateway.cors_origins";
+        let problem = Problem::new(Code::FrameInvalid, detail).with_status(StatusCode::FORBIDDEN);
+        return refuse(problem, &parts);
     }
-    let tenant = parts
-        .extensions
-        .get::<TenantId>()
-        .cloned()
-        .unwrap_or(public.tenant);
-    let session = Session::of(
-        &parts,
-        tenant,
-        (&public.rollout, &public.shadow),
-        public.stack,
-        public.hub,
-        public.stop,
-    );
-    let tracker = public.sessions;
+    if let Err(problem) = public.edge.load.allows_session() {
+        return refuse(problem, &parts);
+    }
+    let limits = public.edge.websocket;
+    let upgrade = upgrade
+        .protocols(Dialect::ALL.map(Dialect::name))
+        .max_message_size(limits.max_message_bytes)
+        .max_frame_size(limits.max_message_bytes)
+        // Each message is flushed, so this holds the one that is being written.
+        .write_buffer_size(0)
+        .max_write_buffer_size(WRITE_BYTES_MAX + public.edge.max_body_bytes.saturating_mul(2));
+    let chosen = upgrade.selected_protocol().cloned();
+    let Some(dialect) = Dialect::ALL
+        .into_iter()
+        .find(|dialect| chosen.as_ref().is_some_and(|name| name == dialect.name()))
+    else {
+        let [json, proto] = Dialect::ALL.map(Dialect::name);
+        let detail = format!("ask for the subprotocol {json} or {proto} in Sec-WebSocket-Protocol");
+        return refuse(Problem::new(Code::FrameInvalid, detail), &parts);
+    };
+    let Some(tenant) = parts.extensions.get::<TenantId>().cloned() else {
+        return refuse(
+            Problem::new(Code::TenantInvalid, "the request has no tenant"),
+            &parts,
+        );
+    };
+    let tracker = public.sessions.clone();
+    let session = Session::of(&parts, dialect, tenant, public);
     upgrade.on_upgrade(move |socket| async move { tracker.track_future(session.run(socket)).await })
 }
 

@@ -1,166 +1,245 @@
 //! WebSocket sessions: every frame is a request on the same stack as an HTTP publish.
 
-use std::time::Duration;
+mod slow;
+
+use std::time::{Duration, SystemTime};
 
 use arqon::{
-    Claims, Code, ConnectionId, Problem, Protocol, Rejection, RemoteAddr, RolloutLayer, Subject, TenantId,
-    TraceKey, collect,
-    publish::Message,
+    Claims, Code, ConnectionId, Problem, Protocol, Rejection, RemoteAddr, Subject, TenantId, TraceKey,
+    collect,
+    edge::{jwt::Verified, peers::FromTrustedPeer},
     rollout::SessionVariant,
-    shadow::{SessionPin, ShadowHandle},
+    shadow::SessionPin,
 };
 use axum::{
     body::Body,
     extract::ws::{CloseFrame, Message as WsMessage, Utf8Bytes, WebSocket, close_code},
 };
 use http::{Method, Request, request::Parts};
-use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::timeout};
-use tokio_util::sync::CancellationToken;
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
+pub(crate) use self::slow::Deliveries;
 use crate::{
-    frame::{self, Frame},
-    hub::Hub,
-    routes::MessageService,
+    frame::{Answer, Dialect, Frame},
+    routes::{self, Public},
 };
 
-/// How long a peer may take to take one frame before it is given up as too slow.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer of the stack that goes into an ack, in bytes.
 const ACK_BYTES_MAX: usize = 64 * 1024;
 /// How many subscriptions one session may have.
 const SUBSCRIPTIONS_MAX: usize = 64;
-/// How many deliveries may wait for one session.
-const DELIVERIES_MAX: usize = 256;
+/// How long a peer may take to answer a close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a session keeps of its upgrade request.
 #[derive(Clone)]
 pub(crate) struct Session {
+    dialect: Dialect,
     tenant: TenantId,
     key: Option<TraceKey>,
     connection: Option<ConnectionId>,
     claims: Option<Claims>,
+    verified: Option<Verified>,
     remote: Option<RemoteAddr>,
+    trusted: Option<FromTrustedPeer>,
     variant: SessionVariant,
     /// The mirror's border as it was at the upgrade.
     pin: SessionPin,
-    stack: MessageService,
-    hub: Hub,
-    stop: CancellationToken,
+    public: Public,
 }
 
+/// Why the session ends, as the close frame says it.
+type Ending = (u16, &'static str);
+
 impl Session {
-    pub(crate) fn of(
-        upgrade: &Parts,
-        tenant: TenantId,
-        (rollout, shadow): (&RolloutLayer, &ShadowHandle),
-        stack: MessageService,
-        hub: Hub,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(crate) fn of(upgrade: &Parts, dialect: Dialect, tenant: TenantId, public: Public) -> Self {
         let extensions = &upgrade.extensions;
         Self {
+            dialect,
             tenant,
             key: TraceKey::from_request(&upgrade.headers, extensions),
             connection: extensions.get().copied(),
             claims: extensions.get().cloned(),
+            verified: extensions.get().cloned(),
             remote: extensions.get().copied(),
-            variant: rollout.session(&upgrade.headers, extensions),
-            pin: shadow.session(),
-            stack,
-            hub,
-            stop,
+            trusted: extensions.get().copied(),
+            variant: public.rollout.session(&upgrade.headers, extensions),
+            pin: public.shadow.session(),
+            public,
         }
     }
 
-    /// Serves the session until the peer closes, a policy ends it, or the gateway drains.
+    /// Serves the session until the peer closes or is gone, its token ends, a policy ends it, or the gateway drains.
     pub(crate) async fn run(self, mut socket: WebSocket) {
-        let (deliver, mut deliveries) = mpsc::channel(DELIVERIES_MAX);
+        let Some((code, reason)) = self.serve(&mut socket).await else {
+            return;
+        };
+        metrics::counter!("shield_websocket_closed_total", "code" => code.to_string()).increment(1);
+        let frame = CloseFrame {
+            code,
+            reason: Utf8Bytes::from_static(reason),
+        };
+        let closing = async {
+            if socket.send(WsMessage::Close(Some(frame))).await.is_ok() {
+                // The peer answers with its own close frame; what else it sends is not read any more.
+                while let Some(Ok(_)) = socket.recv().await {}
+            }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
+    }
+
+    /// `None` when the peer has closed, or is not there any more.
+    async fn serve(&self, socket: &mut WebSocket) -> Option<Ending> {
+        let mut deliveries = Deliveries::new(self.send_timeout());
         let mut subscriptions = Vec::new();
+        let limits = self.public.edge.websocket;
+        let (ping, idle) = (
+            Duration::from_secs(limits.ping_seconds),
+            Duration::from_secs(limits.idle_seconds),
+        );
+        let mut heard = Instant::now();
+        let mut pinged = heard;
         loop {
-            let reply = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => {
-                    return close(&mut socket, close_code::AWAY, "the gateway is going away").await;
-                }
-                Some(message) = deliveries.recv() => Reply::Text(frame::deliver(&message)),
-                received = socket.recv() => match received {
-                    None => return,
-                    Some(Err(error)) => return fail(&mut socket, &error).await,
-                    Some(Ok(WsMessage::Text(text))) => {
-                        self.answer(&text, &deliver, &mut subscriptions).await
-                    }
-                    Some(Ok(WsMessage::Binary(_))) => {
-                        return close(&mut socket, close_code::UNSUPPORTED, "arqon.v1.json has text frames only").await;
-                    }
-                    Some(Ok(WsMessage::Ping(_) | WsMessage::Pong(_))) => Reply::Nothing,
-                    Some(Ok(WsMessage::Close(_))) => return,
+            let next_ping = heard.max(pinged) + ping;
+            let wake = self
+                .ends()
+                .into_iter()
+                .fold(next_ping.min(heard + idle), Instant::min);
+            let (message, ends) = tokio::select! {
+                () = self.public.stop.cancelled() => return Some((close_code::AWAY, "the gateway is going away")),
+                delivered = deliveries.next() => match delivered {
+                    Some(message) => (self.dialect.write(&Answer::Delivery(message)), false),
+                    None => return Some(SLOW),
                 },
-            };
-            let (text, ends) = match reply {
-                Reply::Nothing => continue,
-                Reply::Text(text) => (text, false),
-                Reply::Last(text) => (text, true),
-            };
-            match timeout(SEND_TIMEOUT, socket.send(WsMessage::Text(text.into()))).await {
-                Ok(Ok(())) if ends => {
-                    return close(&mut socket, close_code::POLICY, "a policy ended the session").await;
+                received = socket.recv() => {
+                    heard = Instant::now();
+                    match received? {
+                        Err(error) => return Some(broken(&error)),
+                        Ok(WsMessage::Ping(_) | WsMessage::Pong(_)) => continue,
+                        Ok(WsMessage::Close(_)) => return None,
+                        Ok(message) if self.dialect.takes(&message) => {
+                            let (answer, ends) = self.answer(&message, &deliveries, &mut subscriptions).await;
+                            (self.dialect.write(&answer), ends)
+                        }
+                        Ok(_) => return Some((close_code::UNSUPPORTED, "the subprotocol has no such frames")),
+                    }
                 }
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => return close(&mut socket, close_code::AGAIN, "the peer reads too slowly").await,
+                () = sleep_until(wake) => {
+                    if !self.still_holds() {
+                        return Some(EXPIRED);
+                    }
+                    if heard.elapsed() >= idle {
+                        return Some((close_code::AWAY, "nothing was heard for too long"));
+                    }
+                    pinged = Instant::now();
+                    (WsMessage::Ping(Vec::new().into()), false)
+                }
+            };
+            tokio::select! {
+                sent = timeout(self.send_timeout(), socket.send(message)) => match sent {
+                    Ok(sent) => sent.ok()?,
+                    Err(_) => return Some(SLOW),
+                },
+                () = self.public.stop.cancelled() => {
+                    return Some((close_code::AWAY, "the gateway is going away"));
+                }
+            }
+            if ends {
+                return Some(if self.still_holds() {
+                    (close_code::POLICY, "a policy ended the session")
+                } else {
+                    EXPIRED
+                });
             }
         }
     }
 
+    fn send_timeout(&self) -> Duration {
+        Duration::from_millis(self.public.edge.websocket.send_timeout_ms)
+    }
+
+    /// When the token ends, by the wall clock as it stands now; it is looked at again with each ping.
+    fn ends(&self) -> Option<Instant> {
+        let left = self.verified.as_ref()?.ends().saturating_sub(now());
+        // Far ahead is never; `Instant` does not reach as far as a token may.
+        Some(Instant::now() + Duration::from_secs(left.min(86_400)))
+    }
+
+    fn still_holds(&self) -> bool {
+        self.verified
+            .as_ref()
+            .is_none_or(|verified| verified.holds_at(now()))
+    }
+
+    /// The answer to one frame, and whether the session ends with it.
     async fn answer(
         &self,
-        text: &str,
-        deliver: &mpsc::Sender<Message>,
-        subscriptions: &mut Vec<tokio_util::task::AbortOnDropHandle<()>>,
-    ) -> Reply {
-        match frame::read(text, &self.tenant) {
-            Err(refused) => Reply::Text(frame::nack(&refused.0, &refused.1)),
+        message: &WsMessage,
+        deliveries: &Deliveries,
+        subscriptions: &mut Vec<AbortOnDropHandle<()>>,
+    ) -> (Answer, bool) {
+        match self.dialect.read(message, &self.tenant) {
+            Err(refused) => {
+                let (id, problem) = *refused;
+                (Answer::Nack { id, problem }, false)
+            }
             Ok(Frame::Publish {
                 id,
                 subject,
                 headers,
                 payload,
             }) => {
+                let place = match self.public.edge.load.enter(payload.len()) {
+                    Ok(place) => place,
+                    Err(problem) => return (Answer::Nack { id, problem }, false),
+                };
                 let mut request = Request::new(Body::from(payload));
                 *request.headers_mut() = headers;
-                self.publish(&id, subject, request).await
+                let answered = self.publish(id, subject, request).await;
+                drop(place);
+                answered
             }
             Ok(Frame::Subscribe { id, pattern }) => {
-                if subscriptions.len() >= SUBSCRIPTIONS_MAX {
-                    let detail = format!("a session has at most {SUBSCRIPTIONS_MAX} subscriptions");
-                    return Reply::Text(frame::nack(&id, &Problem::new(Code::Overloaded, detail)));
-                }
-                let suffix = pattern.as_str().to_owned();
-                match self.hub.subscribe(pattern, deliver.clone()).await {
-                    Ok(subscription) => {
-                        subscriptions.push(subscription);
-                        Reply::Text(json!({ "id": id, "ack": { "subscribed": suffix } }).to_string())
+                let limit = self
+                    .public
+                    .edge
+                    .limit
+                    .admit(Some(&self.tenant))
+                    .map_err(|over| over.problem());
+                let problem = match limit {
+                    Err(problem) => problem,
+                    Ok(_) if subscriptions.len() >= SUBSCRIPTIONS_MAX => {
+                        let detail = format!("a session has at most {SUBSCRIPTIONS_MAX} subscriptions");
+                        Problem::new(Code::Overloaded, detail)
                     }
-                    Err(problem) => Reply::Text(frame::nack(&id, &problem)),
-                }
+                    Ok(_permit) => match self.public.hub.subscribe(pattern.clone(), deliveries).await {
+                        Ok(subscription) => {
+                            subscriptions.push(subscription);
+                            return (Answer::Subscribed { id, pattern }, false);
+                        }
+                        Err(problem) => problem,
+                    },
+                };
+                (Answer::Nack { id, problem }, false)
             }
         }
     }
 
     /// A frame is `POST /v1/publish/<suffix>` with the frame's headers only.
-    async fn publish(&self, id: &Value, subject: Subject, mut request: Request<Body>) -> Reply {
+    async fn publish(&self, id: Value, subject: Subject, mut request: Request<Body>) -> (Answer, bool) {
         *request.method_mut() = Method::POST;
         let path = format!(
             "/v1/publish/{}",
-            crate::routes::escape(subject.suffix().unwrap_or_default())
+            routes::escape(subject.suffix().unwrap_or_default())
         );
         match path.parse() {
             Ok(uri) => *request.uri_mut() = uri,
             Err(_) => {
                 let problem = Problem::new(Code::SubjectInvalid, "the subject makes no path");
-                return Reply::Text(frame::nack(id, &problem));
+                return (Answer::Nack { id, problem }, false);
             }
         }
         let key = TraceKey::of_trace(request.headers()).or(self.key);
@@ -179,64 +258,52 @@ impl Session {
         if let Some(claims) = &self.claims {
             extensions.insert(claims.clone());
         }
+        if let Some(verified) = &self.verified {
+            extensions.insert(verified.clone());
+        }
         if let Some(remote) = self.remote {
             extensions.insert(remote);
         }
-        let response = match self.stack.clone().oneshot(request).await {
+        if let Some(trusted) = self.trusted {
+            extensions.insert(trusted);
+        }
+        let response = match self.public.stack.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
         if let Some(rejection) = response.extensions().get::<Rejection>() {
-            let text = frame::nack(id, rejection.problem());
-            return if rejection.closes_session() {
-                Reply::Last(text)
-            } else {
-                Reply::Text(text)
-            };
+            let problem = rejection.problem().clone();
+            return (Answer::Nack { id, problem }, rejection.closes_session());
         }
         let status = response.status();
         match collect(response.into_body(), ACK_BYTES_MAX).await {
-            Ok(body) if status.is_success() => Reply::Text(frame::ack(id, &body.bytes)),
+            Ok(body) if status.is_success() => (Answer::Ack { id, body: body.bytes }, false),
             _ => {
                 let problem = Problem::new(Code::Internal, format!("the handler answered {status}"));
-                Reply::Text(frame::nack(id, &problem))
+                (Answer::Nack { id, problem }, false)
             }
         }
     }
 }
 
-enum Reply {
-    Nothing,
-    Text(String),
-    /// The session ends with it.
-    Last(String),
+const SLOW: Ending = (close_code::AGAIN, "the peer reads too slowly");
+const EXPIRED: Ending = (close_code::POLICY, "the token has expired");
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(u64::MAX, |since| since.as_secs())
 }
 
-async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {
-    let frame = CloseFrame {
-        code,
-        reason: Utf8Bytes::from_static(reason),
-    };
-    let closing = async {
-        if socket.send(WsMessage::Close(Some(frame))).await.is_ok() {
-            // The peer answers with its own close frame; what else it sends is not read any more.
-            while let Some(Ok(_)) = socket.recv().await {}
-        }
-    };
-    let _ = timeout(Duration::from_secs(2), closing).await;
-}
-
-/// A frame that breaks RFC 6455: say which way, and close.
-async fn fail(socket: &mut WebSocket, error: &axum::Error) {
+/// A frame that breaks RFC 6455: which way.
+fn broken(error: &axum::Error) -> Ending {
     let said = error.to_string();
-    let (code, reason) = if said.contains("too long") || said.contains("Space limit") {
+    if said.contains("too long") || said.contains("Space limit") {
         (close_code::SIZE, "the message is too large")
-    } else if said.contains("UTF-8") {
+    } else if said.contains("UTF-8") || said.contains("utf-8") {
         (close_code::INVALID, "text has to be UTF-8")
     } else {
         (close_code::PROTOCOL, "the frame breaks the protocol")
-    };
-    close(socket, code, reason).await;
+    }
 }
 
 #[cfg(test)]

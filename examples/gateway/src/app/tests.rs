@@ -129,8 +129,9 @@ async fn subscriber_found_in_a_request(gateway: &Gateway) -> Subscriber {
     };
     let app: Router = Router::new().route("/v1/publish/{*suffix}", post(handler));
     let tenant = TenantId::new("default").expect("a tenant");
-    let stack = gateway.platform().stack(routes::subjects(tenant)).layer(App(app));
-    let request = Request::post("/v1/publish/a").body(Body::empty()).expect("valid");
+    let stack = gateway.platform().stack(routes::subjects()).layer(App(app));
+    let request = Request::post("/v1/publish/a").extension(tenant);
+    let request = request.body(Body::empty()).expect("valid");
     let answer = stack.oneshot(request).await.expect("a router does not fail");
     assert_eq!(answer.status(), StatusCode::OK);
     found.lock().expect("no panic").take().expect("the handler ran")

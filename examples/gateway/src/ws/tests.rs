@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use arqon::{
     Claims, TenantId,
     bus::Bus,
-    config::PlatformConfig,
+    config::{Config, PlatformConfig},
     memory::{self, Broker},
     overseer::{OverseerConfig, PolicyConfig},
     platform::Platform,
+    supervise::Supervisor,
 };
 use axum::body::Body;
 use futures_util::{SinkExt, StreamExt};
@@ -20,7 +21,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
+    edge::Edge,
     hub::Hub,
+    readiness::Readiness,
     routes::{self, MessageService, Public},
 };
 
@@ -50,7 +53,7 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
         .await
         .expect("started");
     let tenant = TenantId::new("default").expect("a tenant");
-    let stack = platform.stack(routes::subjects(tenant.clone()));
+    let stack = platform.stack(routes::subjects());
     let service: MessageService = BoxCloneSyncService::new(
         ServiceBuilder::new()
             .map_response(|response: http::Response<_>| response.map(Body::new))
@@ -62,8 +65,14 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
         rollout: stack.rollout.clone(),
         shadow: platform.shadow.clone(),
         tenant,
+        edge: Edge::new(
+            &Config::default(),
+            &Readiness::default(),
+            &Supervisor::new(bus),
+            &CancellationToken::new(),
+        )
+        .expect("nothing to read"),
         hub: Hub::Memory(broker),
-        max_body_bytes: 65_536,
         request_timeout: std::time::Duration::from_secs(60),
         cors_origins: std::sync::Arc::default(),
         sessions: TaskTracker::new(),

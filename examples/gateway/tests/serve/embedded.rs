@@ -316,9 +316,19 @@ async fn a_subscription_gets_the_tenants_messages_with_what_the_layers_added() {
 #[tokio::test]
 async fn a_binary_frame_and_a_message_over_the_cap_close_the_session() {
     let gateway = Gateway::ready(CONFIG, &[]).await;
+    let mut socket = open(&gateway, &[JSON]).await.expect("upgraded");
+    socket
+        .send(Message::text("x".repeat(262_144)))
+        .await
+        .expect("sent");
+    assert_eq!(
+        next(&mut socket).await["nack"]["code"],
+        "frame.invalid",
+        "at the cap it is read"
+    );
     for (frame, code) in [
         (Message::binary(vec![1, 2, 3]), 1003),
-        (Message::text("x".repeat(2 * 65_536 + 64 * 1024 + 1)), 1009),
+        (Message::text("x".repeat(262_145)), 1009),
     ] {
         let mut socket = open(&gateway, &[JSON]).await.expect("upgraded");
         let _ = socket.send(frame).await;

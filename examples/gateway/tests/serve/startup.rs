@@ -78,7 +78,7 @@ fn a_port_in_use_is_named() {
 fn sections_of_the_contract_that_are_not_there_yet_are_refused_and_not_ignored() {
     let said = refused("[auth]\nissuers = []\n[telemetry]\notlp = \"http://127.0.0.1:4317\"\n");
     assert!(
-        said.contains("auth: ") && said.contains("telemetry.otlp: "),
+        said.contains("auth.issuers: ") && said.contains("telemetry.otlp: "),
         "{said}"
     );
 }
