@@ -147,6 +147,9 @@ struct PolicyRun {
 enum SchemaCommand {
     /// Checks payloads against a message.
     Check(SchemaCheck),
+    #[cfg(feature = "nats")]
+    #[command(flatten)]
+    Bucket(schema::BucketCommand),
 }
 
 #[derive(Debug, clap::Args)]
@@ -257,6 +260,8 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
         Command::Policy(PolicyCommand::Bench(bench)) => policy::bench(bench, json, out),
         Command::Policy(PolicyCommand::Replay(replay)) => replay::replay(replay, json, out),
         Command::Schema(SchemaCommand::Check(check)) => schema::check(check, json, out),
+        #[cfg(feature = "nats")]
+        Command::Schema(SchemaCommand::Bucket(command)) => schema::run(command, json, out),
         Command::Sample { percent, seed } => sample::sample(*percent, *seed, json, io::stdin().lock(), out),
         Command::Gov(command) => gov::run(command, json, out),
         Command::Audit(audit::AuditCommand::Verify(verify)) => audit::verify(verify, json, out),

@@ -4,7 +4,7 @@ mod redact;
 mod wire;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -144,6 +144,9 @@ pub(crate) fn panic_text(died: tokio::task::JoinError) -> String {
     }
 }
 
+/// The most schemas whose refusal is remembered.
+const ILL_MAX: usize = arqon_schema::SCHEMAS_MAX;
+
 /// Publishes, and does not mind when nobody listens.
 fn tell(bus: &Bus, event: Event) {
     let _unheard = bus.publish(event);
@@ -185,18 +188,49 @@ pub(crate) fn of_overseer(bus: Bus) -> arqon_overseer::OnEvent {
     })
 }
 
-/// Reports of the registry.
+/// Reports of the registry (ADR 31). What is in force changes, by a revision or by a deletion: `SchemaChanged`. An update that
+/// is refused, and a store that lost or went back, change nothing that is in force: then the health of `schema:<id>` or of
+/// `registry` flips, and flips back with the next good one.
 pub(crate) fn of_schema(bus: Bus) -> arqon_schema::EventSink {
-    Arc::new(move |event| {
-        if let arqon_schema::Event::SchemaChanged { id, revision } = event {
-            tell(
-                &bus,
-                Event::SchemaChanged {
-                    schema_id: id.as_ref().to_owned(),
-                    revision,
-                },
-            );
+    use arqon_schema::Event as Fact;
+
+    let ill = Mutex::new(HashSet::<String>::new());
+    let health = move |bus: &Bus, service: String, ok: bool| {
+        let mut ill = ill.lock().unwrap_or_else(PoisonError::into_inner);
+        let flipped = if ok {
+            ill.remove(&service)
+        } else {
+            ill.len() < ILL_MAX && ill.insert(service.clone())
+        };
+        if flipped {
+            tell(bus, Event::Health { service, ok });
         }
+    };
+    let changed = |id: &str, revision| Event::SchemaChanged {
+        schema_id: id.to_owned(),
+        revision,
+    };
+    Arc::new(move |event| match event {
+        Fact::SchemaChanged { id, revision } => {
+            tell(&bus, changed(&id, revision));
+            health(&bus, format!("schema:{id}"), true);
+        }
+        Fact::SchemaDeleted { id, revision } => {
+            tracing::warn!(component = "registry", schema_id = %id, revision, "schema deleted");
+            tell(&bus, changed(&id, revision));
+            health(&bus, format!("schema:{id}"), true);
+        }
+        Fact::SchemaRefused { id, .. } | Fact::RevisionRegressed { id, .. } => {
+            health(&bus, format!("schema:{id}"), false);
+        }
+        Fact::SchemaMended { id, .. } => health(&bus, format!("schema:{id}"), true),
+        Fact::StoreEmptied { .. } => health(&bus, "registry".to_owned(), false),
+        Fact::StoreMended => health(&bus, "registry".to_owned(), true),
+        Fact::SchemaHeldBack { id, revision } => {
+            tracing::info!(component = "registry", schema_id = %id, revision, "a pin keeps a newer revision out");
+        }
+        // Its change follows; the alarm is a counter and in the log.
+        _ => {}
     })
 }
 

@@ -1,13 +1,14 @@
 //! `[platform.*]` made into layers, handles and tasks.
 
 mod governance;
+mod schemas;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use arqon_message::SubjectLayer;
 use arqon_overseer::{OverseerHandle, OverseerLayer};
 use arqon_rollout::RolloutLayer;
-use arqon_schema::{DirStore, Registry, SchemaLayer, SchemaStore};
+use arqon_schema::{DirStore, Registry, RegistryWriter, SchemaLayer, SchemaStore};
 use arqon_shadow::{ShadowHandle, ShadowLayer, Sink};
 use ron_bus::Bus;
 
@@ -45,6 +46,7 @@ pub struct Platform {
     pub rollout: arqon_rollout::Handle,
     /// Mirrors.
     pub shadow: ShadowHandle,
+    schemas: RegistryWriter,
     layers: Layers,
     tasks: Supervisor,
 }
@@ -98,7 +100,7 @@ impl Platform {
             Some(bucket) => {
                 let client = clients.primary.clone();
                 let store = crate::nats::schemas::KvSchemas::new(client, bucket, &config.registry);
-                Schemas::Kv(Box::new(store))
+                Schemas::Kv(Box::new(store.replicas(clients.replicas)))
             }
             None => Schemas::Dir,
         };
@@ -121,6 +123,8 @@ impl Platform {
         config.rollout.catalog = config.rollout.catalog.filter(|catalog| catalog.kv.is_none());
         if config.registry.kv_bucket.take().is_some() {
             config.registry.mappings.clear();
+            config.registry.pins.clear();
+            config.registry.last_known_good = None;
         }
         let bus = Bus::with_metrics(ron_bus::BusConfig::default(), Arc::default())
             .map_err(|error| InvalidConfig(vec![Finding::new("bus", error.to_string())]))?;
@@ -172,7 +176,7 @@ impl Platform {
                     None
                 }
             };
-        let (Some((overseer, policies)), Some((schema, registry)), Some((rollout, governance)), Some(shadow)) =
+        let (Some((overseer, policies)), Some((schema, schemas)), Some((rollout, governance)), Some(shadow)) =
             (overseer, schema, rollout, shadow)
         else {
             tasks.stop().await;
@@ -196,7 +200,8 @@ impl Platform {
         });
         Ok(Self {
             overseer: policies,
-            schema: registry,
+            schema: schemas.registry(),
+            schemas,
             rollout: governance,
             shadow: mirror,
             layers: Layers {
@@ -245,18 +250,6 @@ impl Platform {
         }
     }
 
-    /// For `/readyz`: whether the schemas were read, or why not.
-    pub fn schemas_ready(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
-        let registry = self.schema.clone();
-        move || {
-            if registry.config().mappings.is_empty() || registry.is_ready() {
-                Ok(())
-            } else {
-                Err("the schema store has not been read yet".to_owned())
-            }
-        }
-    }
-
     /// For `/readyz`: whether every policy has a module, or which has none.
     pub fn policies_ready(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
         let overseer = self.overseer.clone();
@@ -273,18 +266,8 @@ impl Platform {
         move || tasks.alive(&["schemas", "governance"])
     }
 
-    /// The registry as `/v1/state` shows it.
-    #[must_use]
-    pub fn schema_state(&self) -> serde_json::Value {
-        serde_json::json!({
-            "schemas": self.schema.schemas(),
-            "age_seconds": self.schema.age().as_secs(),
-            "unavailable": self.schema.unavailable().iter().map(|mapping| &mapping.schema_id).collect::<Vec<_>>(),
-        })
-    }
-
-    /// Takes over what can change while requests run: all of `[platform.overseer]`, and `enabled`, `seed` and `rules` of
-    /// `[platform.mirroring]`. A request that has begun ends under what it began with. Every policy is read and loaded
+    /// Takes over what can change while requests run: all of `[platform.overseer]`, `enabled`, `seed` and `rules` of
+    /// `[platform.mirroring]`, and `pins` of `[platform.registry]`. A request that has begun ends under what it began with. Every policy is read and loaded
     /// anew, also what was uploaded since; with `keep_policies` Overseer stays as it is.
     ///
     /// # Errors
@@ -305,7 +288,9 @@ impl Platform {
         }
         self.shadow
             .reload(&config.mirroring)
-            .map_err(|error| InvalidConfig(error.findings().iter().map(refuse).collect()))
+            .map_err(|error| InvalidConfig(error.findings().iter().map(refuse).collect()))?;
+        self.schemas.pin(config.registry.pins.clone());
+        Ok(())
     }
 
     /// The tasks behind the layers that died.
@@ -368,7 +353,7 @@ async fn start_schemas(
     schemas: Schemas,
     bus: &Bus,
     tasks: &Supervisor,
-) -> Result<(SchemaLayer, Registry), Vec<Finding>> {
+) -> Result<(SchemaLayer, RegistryWriter), Vec<Finding>> {
     let mut registry = config.registry.clone();
     if !registry.enabled {
         registry.mappings.clear();
@@ -386,6 +371,9 @@ async fn start_schemas(
     match (schemas, dir) {
         #[cfg(feature = "nats")]
         (Schemas::Kv(store), _) => {
+            // Before anything listens: the first request is judged by the copy, if the server is away.
+            store.restore(&writer).await;
+            let writer = writer.clone();
             tasks.run("schemas", async move {
                 store.run(writer).await.map_err(|error| error.to_string())
             });
@@ -405,6 +393,7 @@ async fn start_schemas(
                 }
             }
             not_in_the_folder(&registry, &dir)?;
+            let writer = writer.clone();
             tasks.run("schemas", async move {
                 store.run(writer).await.map_err(|error| error.to_string())
             });
@@ -415,7 +404,7 @@ async fn start_schemas(
         }
         (Schemas::Dir, None) => {}
     }
-    Ok((SchemaLayer::new(registry.clone()), registry))
+    Ok((SchemaLayer::new(registry), writer))
 }
 
 fn overseer_findings(error: &arqon_overseer::BuildError) -> Vec<Finding> {

@@ -11,6 +11,8 @@ use std::{io::Write, path::PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
+#[cfg(feature = "nats")]
+pub(super) use self::print::utc;
 use self::{
     keys::{NamedKey, duration_us},
     target::Target,

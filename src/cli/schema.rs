@@ -1,5 +1,10 @@
 //! `arqon schema`
 
+#[cfg(feature = "nats")]
+mod push;
+#[cfg(feature = "nats")]
+mod store;
+
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
@@ -22,6 +27,38 @@ pub(super) enum Encoding {
     Proto,
     /// The Protobuf JSON mapping.
     Json,
+}
+
+/// What the bucket is asked.
+#[cfg(feature = "nats")]
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum BucketCommand {
+    /// Writes schemas into the bucket, each only if it may follow what is there and nobody else wrote meanwhile.
+    Push(push::Push),
+    /// Lists the schemas of the bucket.
+    List(store::At),
+    /// Shows one schema: what it declares, and the revisions that are kept.
+    Get(store::Get),
+    /// Shows what differs between two revisions, or a revision and a file, and what that breaks; 1 if it breaks BACKWARD.
+    Diff(store::Diff),
+    /// Deletes a schema: gateways refuse its subjects from then on.
+    Rm(store::Named),
+    /// Writes an older revision again, as the newest: gateways take it although it breaks.
+    Rollback(store::Rollback),
+}
+
+#[cfg(feature = "nats")]
+pub(super) fn run(command: &BucketCommand, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    super::gov::runtime()?.block_on(async {
+        match command {
+            BucketCommand::Push(push) => push::push(push, json, out).await,
+            BucketCommand::List(at) => store::list(at, json, out).await,
+            BucketCommand::Get(get) => store::get(get, json, out).await,
+            BucketCommand::Diff(diff) => store::diff(diff, json, out).await,
+            BucketCommand::Rm(named) => store::rm(named, json, out).await,
+            BucketCommand::Rollback(rollback) => store::rollback(rollback, json, out).await,
+        }
+    })
 }
 
 pub(super) fn check(check: &SchemaCheck, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {

@@ -10,6 +10,7 @@ const SWAPPED: &[&str] = &[
     "platform.mirroring.enabled",
     "platform.mirroring.seed",
     "platform.mirroring.rules",
+    "platform.registry.pins",
 ];
 
 /// The task that looks at the policies' files is started once.

@@ -1,36 +1,51 @@
 //! Schemas in a NATS KV bucket (DESIGN 7): watched, reconciled, never the truth by themselves.
 
-use std::{sync::Arc, time::Duration};
+pub(crate) mod bucket;
+mod watch;
 
-use arqon_schema::{Change, Entry, RegistryConfig, RegistryWriter, SchemaStore, StoreError};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use arqon_message::{BoxError, ConnectionId};
+use arqon_schema::{
+    Applied, ApplyError, Change, Copies, Entry, RegistryConfig, RegistryWriter, SchemaStore, StoreError,
+};
 use async_nats::{
     Client,
-    jetstream::{
-        self,
-        kv::{self, Operation, Store},
-    },
+    connection::State,
+    jetstream::{self},
 };
-use futures_util::{StreamExt, TryStreamExt};
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use arqon_message::BoxError;
+use self::{
+    bucket::{Bucket, Position, Record},
+    watch::Watch,
+};
 
-/// How many revisions a bucket that we make keeps of each schema.
-const HISTORY: i64 = 16;
 /// How long one read of the bucket may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest time between two full reads.
+/// The longest time between two looks at the whole bucket.
 const RECONCILE: Duration = Duration::from_secs(30);
 /// Waiting after an error: doubled each time, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How often the connection is looked at.
+const LOOK: Duration = Duration::from_millis(250);
 
-/// Feeds a registry from a bucket: a full read, then every change as it is watched, and a full read again every 30
-/// seconds and after every error. What was in force stays in force while the bucket cannot be read.
+/// Feeds a registry from a bucket: a full read, then every change as it is watched, and a full read again after every
+/// error, every reconnect, and every 30 seconds if anything was written since. What was in force stays in force while the
+/// bucket cannot be read; only a deletion in the bucket unloads a schema, never its absence (ADR 17).
+///
+/// The watch carries no schemas, only which keys were written; those are read from the bucket's leader. So what a flood of
+/// updates holds in memory is their names, and a schema written a hundred times while one is compiled is read once.
 #[derive(Clone, Debug)]
 pub struct KvSchemas {
+    client: Client,
     jetstream: jetstream::Context,
     bucket: Arc<str>,
+    replicas: usize,
     reconcile: Duration,
+    copies: Option<Copies>,
+    /// What this program's consumers are called.
+    name: Arc<str>,
 }
 
 impl KvSchemas {
@@ -41,94 +56,288 @@ impl KvSchemas {
         let reconcile = RECONCILE
             .min(Duration::from_secs(config.cache_ttl_seconds) / 3)
             .max(Duration::from_secs(1));
+        let copies = config.last_known_good.as_ref();
         Self {
-            jetstream: jetstream::new(client),
+            jetstream: jetstream::new(client.clone()),
+            client,
             bucket: bucket.into(),
+            replicas: 1,
             reconcile,
+            copies: copies.map(|path| Copies::new(path, bucket)),
+            name: format!("arqon-schemas-{:016x}", ConnectionId::mint().as_u128() as u64).into(),
         }
     }
 
-    async fn store(&self) -> Result<Store, BoxError> {
-        if let Ok(store) = self.jetstream.get_key_value(self.bucket.as_ref()).await {
-            return Ok(store);
-        }
-        let config = kv::Config {
-            bucket: self.bucket.to_string(),
-            history: HISTORY,
-            ..kv::Config::default()
+    /// How many servers keep the bucket if it is made.
+    #[must_use]
+    pub const fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Puts the last known good copy in force, if there is one. A copy that cannot be used is told, and changes nothing.
+    pub async fn restore(&self, writer: &RegistryWriter) {
+        let Some(copies) = self.copies.clone() else {
+            return;
         };
-        Ok(self.jetstream.create_key_value(config).await?)
-    }
-
-    /// Reads everything.
-    async fn read(store: &Store, writer: &RegistryWriter) -> Result<(), BoxError> {
-        let keys: Vec<String> = store.keys().await?.try_collect().await?;
-        let mut entries = Vec::with_capacity(keys.len());
-        for id in keys {
-            // A key that went between the two reads is gone.
-            if let Some(entry) = store
-                .entry(&id)
-                .await?
-                .filter(|entry| entry.operation == Operation::Put)
-            {
-                entries.push(Entry {
-                    id,
-                    revision: entry.revision,
-                    bytes: entry.value,
-                });
+        let path = copies.path().display().to_string();
+        let writer = writer.clone();
+        let restored = tokio::task::spawn_blocking(move || copies.restore(&writer)).await;
+        match restored {
+            Ok(Ok(restored)) => {
+                if !restored.damaged.is_empty() {
+                    let damaged = restored.damaged.join(", ");
+                    tracing::warn!(
+                        component = "registry",
+                        path,
+                        damaged,
+                        "damaged copies are left out"
+                    );
+                }
+                let (schemas, age) = (restored.applied.changed, restored.age.unwrap_or_default());
+                tracing::info!(
+                    component = "registry",
+                    path,
+                    schemas,
+                    age_seconds = age.as_secs(),
+                    "last known good schemas"
+                );
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(component = "registry", error = %error, "the last known good schemas are not used");
+            }
+            Err(died) => {
+                tracing::warn!(component = "registry", error = %died, "the last known good schemas are not used");
             }
         }
-        writer.contact();
-        // What was refused is in the log and on the bus; the last good one stays.
-        let _refused = writer.apply_in_background(Change::Reset { entries }).await;
-        Ok(())
     }
 
     /// Follows the bucket until something goes wrong.
-    async fn follow(&self, writer: &RegistryWriter, backoff: &mut Duration) -> Result<(), BoxError> {
-        let store = timeout(READ_TIMEOUT, self.store()).await??;
-        // The watch begins before the read, so that no change falls between them.
-        let mut changes = store.watch_all().await?;
+    async fn follow(
+        &self,
+        writer: &RegistryWriter,
+        backoff: &mut Duration,
+        copied: &mut bool,
+    ) -> Result<(), BoxError> {
+        let mut repinned = writer.repinned();
+        repinned.mark_unchanged();
+        let bucket = timeout(READ_TIMEOUT, self.open(writer)).await??;
+        let connects = self.connects();
+        let mut read = self.read(&bucket, writer, copied).await?;
+        // Consumers of an earlier watch that could not be removed then.
+        timeout(READ_TIMEOUT, bucket.sweep(&self.name)).await??;
+        let mut watch = timeout(
+            READ_TIMEOUT,
+            Watch::start(&bucket, &self.name, read.last_sequence),
+        )
+        .await??;
+        *backoff = BACKOFF.0;
         let mut reconcile = interval(self.reconcile);
+        reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        reconcile.reset();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                change = changes.next() => match change {
-                    Some(Ok(entry)) => {
+                dirty = watch.written() => match dirty? {
+                    Some(subjects) => {
+                        let (entries, gone) = timeout(READ_TIMEOUT, self.fetch(&bucket, writer, subjects)).await??;
                         writer.contact();
-                        let change = match entry.operation {
-                            Operation::Put => Change::Put { id: entry.key, revision: entry.revision, bytes: entry.value },
-                            Operation::Delete | Operation::Purge => Change::Delete { id: entry.key },
-                        };
-                        let _refused = writer.apply_in_background(change).await;
+                        let applied = writer.apply_in_background(Change::Merge { entries, gone }).await;
+                        self.keep(writer, &applied, copied).await;
                     }
-                    // The watcher mends itself if it is polled on; what it missed, the next full read brings.
-                    Some(Err(error)) => {
-                        tracing::warn!(component = "registry", error = %error, "watching the schema bucket failed");
-                        reconcile.reset_immediately();
-                    }
-                    None => return Err("the watch ended".into()),
+                    // Too many to count.
+                    None => read = self.read(&bucket, writer, copied).await?,
                 },
+                _ = repinned.changed() => read = self.read(&bucket, writer, copied).await?,
+                _ = look.tick() => {
+                    if self.connects() != connects {
+                        return Err("the connection was lost meanwhile".into());
+                    }
+                }
                 _ = reconcile.tick() => {
-                    timeout(READ_TIMEOUT, Self::read(&store, writer)).await??;
-                    *backoff = BACKOFF.0;
+                    let now = timeout(READ_TIMEOUT, bucket.position()).await??;
+                    writer.contact();
+                    if now.is_another_bucket(&read) {
+                        return Err("the bucket was replaced, or has lost what was written last".into());
+                    }
+                    // What an earlier look found, the watch has told by now.
+                    if watch.is_behind(read.last_sequence) {
+                        return Err("the watch missed what was written".into());
+                    }
+                    if now != read {
+                        read = self.read(&bucket, writer, copied).await?;
+                    } else {
+                        self.touch(writer, copied).await;
+                    }
                 }
             }
         }
     }
+
+    /// How often the connection was made.
+    fn connects(&self) -> u64 {
+        let statistics = self.client.statistics();
+        statistics.connects.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    async fn open(&self, writer: &RegistryWriter) -> Result<Bucket, BoxError> {
+        if let Some(bucket) = Bucket::open(&self.jetstream, &self.bucket).await? {
+            return Ok(bucket);
+        }
+        // A bucket made in the place of a lost one counts on from what was in force: what is written into it is newer.
+        let known = writer.revisions().into_values().max();
+        Bucket::create(
+            &self.jetstream,
+            &self.bucket,
+            self.replicas,
+            known.unwrap_or(0) + 1,
+        )
+        .await
+    }
+
+    /// Reads everything.
+    async fn read(
+        &self,
+        bucket: &Bucket,
+        writer: &RegistryWriter,
+        copied: &mut bool,
+    ) -> Result<Position, BoxError> {
+        let reading = async {
+            let position = bucket.position().await?;
+            let subjects = bucket.subjects().await?;
+            Ok::<_, BoxError>((position, self.fetch(bucket, writer, subjects).await?))
+        };
+        let (position, (entries, gone)) = timeout(READ_TIMEOUT, reading).await??;
+        writer.contact();
+        let change = Change::Listing {
+            entries,
+            gone,
+            unread: Vec::new(),
+        };
+        // What was refused is in the log, in the state and on the bus; the last good one stays.
+        let applied = writer.apply_in_background(change).await;
+        self.keep(writer, &applied, copied).await;
+        Ok(position)
+    }
+
+    /// The newest revisions of those subjects, and what is pinned.
+    async fn fetch(
+        &self,
+        bucket: &Bucket,
+        writer: &RegistryWriter,
+        subjects: BTreeSet<String>,
+    ) -> Result<(Vec<Entry>, Vec<(String, u64)>), BoxError> {
+        let (mut entries, mut gone) = (Vec::new(), Vec::new());
+        for record in bucket.last_of(subjects).await? {
+            if record.deleted {
+                gone.push((record.key, record.revision));
+            } else {
+                entries.push(entry(record));
+            }
+        }
+        let in_force = writer.revisions();
+        for (id, revision) in writer.pins().iter() {
+            let there = |entry: &Entry| entry.id == *id && entry.revision == *revision;
+            if in_force.get(id) == Some(revision) && !entries.iter().any(|entry| entry.id == *id) {
+                continue;
+            }
+            if entries.iter().any(there) {
+                continue;
+            }
+            match bucket.at(id, *revision).await? {
+                Some(record) if !record.deleted => entries.push(entry(record)),
+                _ if in_force.get(id) == Some(revision) => {}
+                _ => {
+                    let (id, revision) = (id.clone(), *revision);
+                    writer.refuse(&id.clone(), revision, ApplyError::PinNotThere { id, revision });
+                }
+            }
+        }
+        Ok((entries, gone))
+    }
+
+    /// Writes the copy anew where something changed, or was never written.
+    async fn keep(&self, writer: &RegistryWriter, applied: &Applied, copied: &mut bool) {
+        if applied.changed > 0 || !*copied {
+            *copied = self.on_disk(writer, Copies::save).await;
+        } else {
+            self.touch(writer, copied).await;
+        }
+    }
+
+    /// Says that the copy is as good as new.
+    async fn touch(&self, writer: &RegistryWriter, copied: &mut bool) {
+        if *copied {
+            *copied = self.on_disk(writer, |copies, _| copies.touch()).await;
+        }
+    }
+
+    async fn on_disk(
+        &self,
+        writer: &RegistryWriter,
+        write: impl FnOnce(&Copies, &RegistryWriter) -> Result<(), StoreError> + Send + 'static,
+    ) -> bool {
+        let Some(copies) = self.copies.clone() else {
+            return true;
+        };
+        let writer = writer.clone();
+        let written = tokio::task::spawn_blocking(move || write(&copies, &writer)).await;
+        match written {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(component = "registry", error = %error, "the last known good schemas are not on disk");
+                false
+            }
+            Err(died) => {
+                tracing::warn!(component = "registry", error = %died, "the last known good schemas are not on disk");
+                false
+            }
+        }
+    }
+
+    /// Waits before the next try: for the connection if there is none, else for the back-off.
+    async fn wait(&self, backoff: &mut Duration) {
+        // Up to a quarter more, so that gateways do not come back in step.
+        let jitter = ConnectionId::mint().as_u128() as u32 % 256;
+        if self.client.connection_state() == State::Connected {
+            sleep(*backoff + *backoff * jitter / 1_024).await;
+            *backoff = (*backoff * 2).min(BACKOFF.1).min(self.reconcile.max(BACKOFF.0));
+            return;
+        }
+        let mut look = interval(LOOK);
+        while self.client.connection_state() != State::Connected {
+            look.tick().await;
+        }
+        sleep(BACKOFF.0 * jitter / 256).await;
+    }
+}
+
+fn entry(record: Record) -> Entry {
+    Entry::new(record.key, record.revision, record.value).breaking(record.breaking)
 }
 
 impl SchemaStore for KvSchemas {
     async fn run(self, writer: RegistryWriter) -> Result<(), StoreError> {
         let mut backoff = BACKOFF.0;
+        let mut copied = false;
+        let mut said: Option<(String, Instant)> = None;
         loop {
-            let Err(error) = self.follow(&writer, &mut backoff).await else {
-                continue;
-            };
-            tracing::warn!(component = "registry", error = %error, bucket = %self.bucket, "the schema bucket cannot be read");
-            // Up to a quarter more, so that gateways do not come back in step.
-            let jitter = arqon_message::ConnectionId::mint().as_u128() as u32 % 256;
-            sleep(backoff + backoff * jitter / 1_024).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
+            if self.client.connection_state() == State::Connected {
+                let Err(error) = self.follow(&writer, &mut backoff, &mut copied).await else {
+                    continue;
+                };
+                let error = error.to_string();
+                // The same thing once a minute: a server that is away for a day fills no disk.
+                let again = said
+                    .as_ref()
+                    .is_some_and(|(last, at)| *last == error && at.elapsed() < Duration::from_secs(60));
+                if !again {
+                    tracing::warn!(component = "registry", error, bucket = %self.bucket, "the schema bucket is read anew");
+                    said = Some((error, Instant::now()));
+                }
+            }
+            self.wait(&mut backoff).await;
         }
     }
 }

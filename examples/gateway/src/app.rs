@@ -191,7 +191,7 @@ impl Gateway {
             Engine::Nats { clients, .. } => Platform::start_with_nats(&config.platform, clients, &bus).await,
         }
         .map_err(|findings| findings.to_string())?;
-        readiness.add("schemas", platform.schemas_ready());
+        readiness.add_noted("schemas", platform.schemas_ready(), platform.schemas_note());
         readiness.add("policies", platform.policies_ready());
         readiness.add("tasks", {
             let (of_layers, own) = (platform.tasks_ready(), tasks.clone());

@@ -13,6 +13,9 @@ pub(crate) struct Check {
     /// Why not, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
+    /// What to know although it holds, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
 }
 
 impl Check {
@@ -21,6 +24,7 @@ impl Check {
             name,
             ok: result.is_ok(),
             reason: result.err(),
+            note: None,
         }
     }
 }
@@ -42,6 +46,21 @@ impl Readiness {
     ) {
         let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         probes.push(Box::new(move || Check::of(name, probe())));
+    }
+
+    /// Adds a condition, and what to know of it while it holds; both must return at once.
+    pub(crate) fn add_noted(
+        &self,
+        name: &'static str,
+        probe: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+        note: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) {
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.push(Box::new(move || {
+            let check = Check::of(name, probe());
+            let note = if check.ok { note() } else { None };
+            Check { note, ..check }
+        }));
     }
 
     /// What holds now.

@@ -1,5 +1,7 @@
 //! `[platform.registry]`: which subjects carry which contract, and what happens when one is broken.
 
+mod store;
+
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
@@ -8,7 +10,11 @@ use std::{
 use arqon_message::{MAX_BODY_BYTES, SubjectPattern, TenantId};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Finding;
+pub use self::store::{OnIncompatible, OnRegression, PINS_MAX, Pins};
+use crate::{
+    compat::{Compatibility, Profile},
+    error::Finding,
+};
 
 /// Largest `max_body_bytes`.
 pub const MAX_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -16,6 +22,8 @@ pub const MAX_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const MAPPINGS_MAX: usize = 10_000;
 /// Most schemas of one registry, tenants' own included.
 pub const SCHEMAS_MAX: usize = 4_096;
+/// Most schemas of one tenant's own: one tenant's flood leaves room for the others.
+pub const TENANT_SCHEMAS_MAX: usize = 256;
 /// The bucket that the source names (S3-13).
 pub const KV_BUCKET: &str = "ARQON_SCHEMAS";
 
@@ -31,12 +39,25 @@ pub struct RegistryConfig {
     pub kv_bucket: Option<String>,
     /// The folder with the schemas, relative to the config file; excludes `kv_bucket`.
     pub dir: Option<PathBuf>,
+    /// A file with the last known good schemas, relative to the config file, for a start while the bucket is away;
+    /// needs `kv_bucket`.
+    pub last_known_good: Option<PathBuf>,
     /// How old the registry's last contact with its store may be, in seconds.
     pub cache_ttl_seconds: u64,
     /// What happens to a subject that no mapping matches.
     pub unmapped: Unmapped,
     /// What happens when the registry is older than `cache_ttl_seconds`.
     pub on_stale: OnStale,
+    /// How an update must relate to what is in force; see [`guard`](Self::guard) for the default.
+    pub compatibility: Option<Compatibility>,
+    /// What compatible means.
+    pub profile: Profile,
+    /// What happens to an update that is not compatible.
+    pub on_incompatible: OnIncompatible,
+    /// What happens when the store offers an older revision than the one in force.
+    pub on_regression: OnRegression,
+    /// Revisions that stay in force whatever is written; needs `kv_bucket`.
+    pub pins: Pins,
     /// Whether a violation is refused or only counted.
     pub mode: Mode,
     /// Largest payload that is checked, in bytes; more is 413.
@@ -51,9 +72,15 @@ impl Default for RegistryConfig {
             enabled: true,
             kv_bucket: None,
             dir: None,
+            last_known_good: None,
             cache_ttl_seconds: 300,
             unmapped: Unmapped::default(),
             on_stale: OnStale::default(),
+            compatibility: None,
+            profile: Profile::default(),
+            on_incompatible: OnIncompatible::default(),
+            on_regression: OnRegression::default(),
+            pins: Pins::new(),
             mode: Mode::default(),
             max_body_bytes: MAX_BODY_BYTES,
             mappings: Vec::new(),
@@ -243,10 +270,10 @@ pub enum Mode {
 }
 
 impl RegistryConfig {
-    /// Makes `dir` absolute: it is relative to the folder of the config file.
+    /// Makes `dir` and `last_known_good` absolute: they are relative to the folder of the config file.
     pub fn resolve_paths(&mut self, base: &Path) {
-        if let Some(dir) = &mut self.dir {
-            *dir = base.join(&*dir);
+        for path in [&mut self.dir, &mut self.last_known_good].into_iter().flatten() {
+            *path = base.join(&*path);
         }
     }
 
@@ -272,6 +299,14 @@ impl RegistryConfig {
                 "a bucket is named by A-Z a-z 0-9 _ -, such as ARQON_SCHEMAS",
             );
         }
+        self.validate_store(&mut findings);
+        let mut find = |key: String, value: String, fix: &str| {
+            findings.push(Finding {
+                key,
+                value,
+                fix: fix.to_owned(),
+            });
+        };
         if self.cache_ttl_seconds == 0 {
             find(
                 "cache_ttl_seconds".to_owned(),
@@ -368,6 +403,25 @@ pub(crate) fn is_schema_id(text: &str) -> bool {
 
 fn is_key(text: &str) -> bool {
     text.len() <= 255 && text.split('.').all(is_token)
+}
+
+/// The store key of a schema id: the id, or `t.<tenant>.<schema id>` for a tenant's own; `None` if it is no schema id.
+///
+/// ```
+/// use arqon_message::TenantId;
+/// use arqon_schema::store_key;
+///
+/// assert_eq!(store_key(None, "v1.users").as_deref(), Some("v1.users"));
+/// assert_eq!(store_key(Some(&TenantId::new("acme")?), "v1.users").as_deref(), Some("t.acme.v1.users"));
+/// assert_eq!(store_key(None, "v1 users"), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use]
+pub fn store_key(tenant: Option<&TenantId>, schema_id: &str) -> Option<String> {
+    is_schema_id(schema_id).then(|| match tenant {
+        Some(tenant) => format!("t.{tenant}.{schema_id}"),
+        None => schema_id.to_owned(),
+    })
 }
 
 /// Splits a store key into the tenant of a tenant's own schema and the schema id.

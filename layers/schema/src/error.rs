@@ -155,7 +155,9 @@ pub enum ApplyError {
         breaks: Vec<Break>,
     },
     /// The revision is below the one in use.
-    #[error("schema {id}: revision {revision} is below revision {current} in use; nothing is changed")]
+    #[error(
+        "schema {id}: revision {revision} is not above revision {current} in use, and says something else; nothing is changed"
+    )]
     Regression {
         /// The schema id.
         id: String,
@@ -164,8 +166,8 @@ pub enum ApplyError {
         /// The revision in use.
         current: u64,
     },
-    /// A full listing came back empty although schemas were there; they stay.
-    #[error("the store came back empty; the {kept} schemas in use stay")]
+    /// A full listing lacks schemas that are in use, and tells no deletion; they stay.
+    #[error("the store has lost {kept} schemas that are in use; they stay")]
     Emptied {
         /// How many schemas stay.
         kept: usize,
@@ -173,6 +175,17 @@ pub enum ApplyError {
     /// More schemas than [`SCHEMAS_MAX`](crate::SCHEMAS_MAX).
     #[error("more than {0} schemas")]
     TooMany(usize),
+    /// More schemas of one tenant than [`TENANT_SCHEMAS_MAX`](crate::TENANT_SCHEMAS_MAX).
+    #[error("more than {0} schemas of one tenant")]
+    TooManyOfTenant(usize),
+    /// The store has not kept the pinned revision.
+    #[error("schema {id}: the store has no revision {revision}, which is pinned")]
+    PinNotThere {
+        /// The schema id.
+        id: String,
+        /// The pinned revision.
+        revision: u64,
+    },
     /// The background worker went away.
     #[error("the compiler task was cancelled")]
     Cancelled,
@@ -189,6 +202,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What the system said.
         cause: io::Error,
+    },
+    /// A file of copies that is none, or is damaged.
+    #[error("{} is no file of schema copies, or is damaged: {problem}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// Some schemas are refused; the others are in use.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]

@@ -17,6 +17,8 @@ pub enum Event {
     SchemaDeleted {
         /// The store key.
         id: Arc<str>,
+        /// The revision of the deletion; 0 where the store counts none.
+        revision: u64,
     },
     /// An update was refused; the last good revision stays in force.
     SchemaRefused {
@@ -36,11 +38,35 @@ pub enum Event {
         /// The revision that was offered.
         to: u64,
     },
-    /// A full listing came back empty; nothing was unloaded.
+    /// After a refused update the store has again what is in force.
+    SchemaMended {
+        /// The store key.
+        id: Arc<str>,
+        /// The revision in force.
+        revision: u64,
+    },
+    /// A pin keeps a newer revision out.
+    SchemaHeldBack {
+        /// The store key.
+        id: Arc<str>,
+        /// The newer revision.
+        revision: u64,
+    },
+    /// An update came in force although it is not compatible with the one before it: as configured, or as whoever wrote it
+    /// meant. Its [`SchemaChanged`](Self::SchemaChanged) follows.
+    ContractBroken {
+        /// The store key.
+        id: Arc<str>,
+        /// The revision that breaks.
+        revision: u64,
+    },
+    /// A full listing lacks schemas that are in force, and tells no deletion: they stay.
     StoreEmptied {
-        /// How many schemas stay in force.
+        /// How many stay in force.
         kept: usize,
     },
+    /// The store has again all that is in force.
+    StoreMended,
 }
 
 /// Where facts go. Called on the writer's thread; it must not block.

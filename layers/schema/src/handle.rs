@@ -1,11 +1,12 @@
 //! [`Registry`] and [`RegistryWriter`]: the schemas in force, and the one way to change them.
 
+mod writer;
+
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,12 +15,12 @@ use arc_swap::ArcSwap;
 use arqon_message::{Subject, SubjectPattern, SubjectTrie, TenantId};
 use serde::Serialize;
 
+pub use self::writer::{Applied, RegistryWriter};
 use crate::{
-    compat::{Compatibility, Profile},
-    config::{MappingConfig, OnStale, RegistryConfig},
-    error::{ApplyError, ConfigError, Finding},
-    event::{Event, EventSink},
-    registry::{Binding, Change, Entry, Snapshot, Terms},
+    config::{MappingConfig, OnStale, Pins, RegistryConfig},
+    error::{ConfigError, Finding},
+    event::EventSink,
+    registry::{Binding, Snapshot},
 };
 
 /// Makes a registry without schemas: the half a [`SchemaLayer`](crate::SchemaLayer) reads and the half a
@@ -60,18 +61,15 @@ pub fn channel_with(
     }
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(Snapshot::new(config.mappings.len())),
+        pins: ArcSwap::from_pointee(config.pins.clone()),
         config,
         routes,
         started: Instant::now(),
         contact: AtomicU64::new(0),
-        ready: AtomicBool::new(false),
+        origin: AtomicU8::new(Origin::Nowhere as u8),
     });
-    let writer = Arc::new(Writer {
-        shared: Arc::clone(&shared),
-        turn: Mutex::new(None),
-        events,
-    });
-    Ok((Registry { shared }, RegistryWriter { inner: writer }))
+    let writer = RegistryWriter::new(Arc::clone(&shared), events);
+    Ok((Registry { shared }, writer))
 }
 
 /// The start, on a scale that also holds contacts of earlier processes.
@@ -82,10 +80,13 @@ struct Shared {
     /// Pattern to index into `config.mappings`.
     routes: SubjectTrie<usize>,
     snapshot: ArcSwap<Snapshot>,
+    /// Swapped by the writer only.
+    pins: ArcSwap<Pins>,
     started: Instant,
     /// The last contact in milliseconds, [`STARTED`] being the time of `started`; 0 while nobody reports contact.
     contact: AtomicU64,
-    ready: AtomicBool,
+    /// An [`Origin`].
+    origin: AtomicU8,
 }
 
 impl Shared {
@@ -128,6 +129,30 @@ pub enum Route {
     Bound(Arc<Binding>),
 }
 
+/// Where what is in force comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Origin {
+    /// Nothing was read yet.
+    Nowhere = 0,
+    /// The last known good copy on disk; the store was not read yet.
+    Copy = 1,
+    /// The store was read completely at least once; it may have been empty.
+    Store = 2,
+}
+
+/// The newest update of a schema that was refused, for a status page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedInfo {
+    /// The store key.
+    pub id: String,
+    /// The refused revision.
+    pub revision: u64,
+    /// Why, in one line.
+    pub reason: String,
+}
+
 /// One schema in force, for a status page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SchemaInfo {
@@ -137,6 +162,10 @@ pub struct SchemaInfo {
     pub revision: u64,
     /// How many mappings use it.
     pub mappings: usize,
+    /// Whether a pin keeps this revision.
+    pub pinned: bool,
+    /// The newest revision that the pin keeps out.
+    pub held_back: Option<u64>,
 }
 
 impl Registry {
@@ -180,7 +209,36 @@ impl Registry {
     /// Whether the store was read completely at least once. An empty store counts, an unread one does not.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.ready.load(Ordering::Acquire)
+        self.origin() == Origin::Store
+    }
+
+    /// Where what is in force comes from.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        match self.shared.origin.load(Ordering::Acquire) {
+            0 => Origin::Nowhere,
+            1 => Origin::Copy,
+            _ => Origin::Store,
+        }
+    }
+
+    /// Whether mapped subjects are refused because the store was not heard of for too long.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let config = &self.shared.config;
+        config.on_stale == OnStale::Reject && self.age().as_secs() >= config.cache_ttl_seconds
+    }
+
+    /// The newest update of each schema that was refused and not followed by a good one, sorted by id.
+    #[must_use]
+    pub fn refused(&self) -> Vec<RefusedInfo> {
+        self.shared.snapshot.load().refused()
+    }
+
+    /// The schemas in force that the store does not have, nor their deletion, sorted.
+    #[must_use]
+    pub fn lost(&self) -> Vec<String> {
+        self.shared.snapshot.load().lost()
     }
 
     /// The mappings whose schema is not there: their subjects are refused with 503.
@@ -197,144 +255,6 @@ impl Registry {
     /// Every schema in force, sorted by id.
     #[must_use]
     pub fn schemas(&self) -> Vec<SchemaInfo> {
-        self.shared.snapshot.load().infos()
-    }
-}
-
-struct Writer {
-    shared: Arc<Shared>,
-    /// Held while a change is compiled: one at a time, in order.
-    turn: Mutex<Option<(Compatibility, Profile)>>,
-    events: EventSink,
-}
-
-/// The half of a registry that changes it. Cheap to clone; changes are applied one at a time.
-#[derive(Clone)]
-pub struct RegistryWriter {
-    inner: Arc<Writer>,
-}
-
-impl fmt::Debug for RegistryWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryWriter").finish_non_exhaustive()
-    }
-}
-
-/// What a change did.
-#[derive(Debug, Default)]
-#[must_use = "a refused update keeps the last good schema, and somebody should hear of it"]
-pub struct Applied {
-    /// Schemas whose revision in force changed, deleted ones included.
-    pub changed: usize,
-    /// What was refused. The last good revision of each stays in force.
-    pub refused: Vec<ApplyError>,
-}
-
-impl RegistryWriter {
-    /// Compiles the change and, if it is good, puts it in force for every request that starts afterwards, all at
-    /// once. Takes up to tens of milliseconds: call it where blocking is allowed, or use
-    /// [`apply_in_background`](Self::apply_in_background).
-    pub fn apply(&self, change: Change) -> Applied {
-        let Writer { shared, turn, events } = &*self.inner;
-        // A panic while holding it cannot have left half a change: the snapshot is swapped last.
-        let guard = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = shared.snapshot.load_full();
-        let reset = matches!(change, Change::Reset { .. });
-        let mut outcome = before.apply(
-            Terms {
-                config: &shared.config,
-                guard: *guard,
-            },
-            change,
-        );
-        if let Some(snapshot) = outcome.snapshot.take() {
-            shared.snapshot.store(Arc::new(snapshot));
-        }
-        if reset {
-            shared.ready.store(true, Ordering::Release);
-        }
-        for refused in &outcome.refused {
-            crate::metrics::load_error();
-            tracing::warn!(component = %"registry", error = %refused, "schema update refused, the last good one stays");
-        }
-        outcome.events.into_iter().for_each(|event: Event| events(event));
-        Applied {
-            changed: outcome.changed,
-            refused: outcome.refused,
-        }
-    }
-
-    /// From now on an update must also be compatible with the revision in force. The older ones are not kept here: the
-    /// transitive modes compare with the one in force as the others do, and with all when a schema is pushed.
-    pub fn require_compatibility(&self, compatibility: Compatibility, profile: Profile) {
-        *self.inner.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some((compatibility, profile));
-    }
-
-    /// [`apply`](Self::apply) on Tokio's blocking pool.
-    ///
-    /// # Cancellation
-    ///
-    /// Dropping the future does not take the change back.
-    ///
-    /// # Panics
-    ///
-    /// Outside a Tokio runtime.
-    pub async fn apply_in_background(&self, change: Change) -> Applied {
-        let writer = self.clone();
-        match tokio::task::spawn_blocking(move || writer.apply(change)).await {
-            Ok(applied) => applied,
-            Err(_) => Applied {
-                changed: 0,
-                refused: vec![ApplyError::Cancelled],
-            },
-        }
-    }
-
-    /// Tells that the store was heard of just now: a successful read, an update, a heartbeat. From the first call on
-    /// the registry has an age; a store that cannot go away never calls this.
-    pub fn contact(&self) {
-        self.inner
-            .shared
-            .contact
-            .store(self.inner.shared.now(), Ordering::Relaxed);
-    }
-
-    /// Tells that what is in force is known since that long ago only: read from a copy, not from the store.
-    pub fn contact_was(&self, age: Duration) {
-        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        self.inner.shared.contact.store(
-            self.inner.shared.now().saturating_sub(age).max(1),
-            Ordering::Relaxed,
-        );
-    }
-
-    /// Everything in force: what a store of copies keeps.
-    #[must_use]
-    pub fn entries(&self) -> Vec<Entry> {
-        self.inner.shared.snapshot.load().entries()
-    }
-
-    /// Tells that the store was read completely, although not all of it could be used.
-    /// [`Change::Reset`] does this by itself.
-    pub fn mark_ready(&self) {
-        self.inner.shared.ready.store(true, Ordering::Release);
-    }
-
-    /// The reading half.
-    #[must_use]
-    pub fn registry(&self) -> Registry {
-        Registry {
-            shared: Arc::clone(&self.inner.shared),
-        }
-    }
-
-    /// The revision in force of each schema, by store key: what a store compares its listing with.
-    #[must_use]
-    pub fn revisions(&self) -> HashMap<String, u64> {
-        self.registry()
-            .schemas()
-            .into_iter()
-            .map(|info| (info.id, info.revision))
-            .collect()
+        self.shared.snapshot.load().infos(&self.shared.pins.load())
     }
 }

@@ -59,6 +59,7 @@ mod json;
 mod layer;
 mod media_type;
 mod metrics;
+mod outline;
 mod path;
 mod plan;
 mod registry;
@@ -76,18 +77,24 @@ pub use self::{
     admission::SCHEMA_HEADER,
     compat::{Break, Compatibility, Profile, compare},
     config::{
-        Encoding, KV_BUCKET, Level, MAPPINGS_MAX, MAX_BODY_BYTES_MAX, MappingConfig, Mode, OnStale,
-        RegistryConfig, SCHEMAS_MAX, UnknownName, Unmapped,
+        Encoding, KV_BUCKET, Level, MAPPINGS_MAX, MAX_BODY_BYTES_MAX, MappingConfig, Mode, OnIncompatible,
+        OnRegression, OnStale, PINS_MAX, Pins, RegistryConfig, SCHEMAS_MAX, TENANT_SCHEMAS_MAX, UnknownName,
+        Unmapped, store_key,
     },
     descriptors::{DESCRIPTOR_BYTES_MAX, Descriptors},
     error::{ApplyError, ConfigError, Finding, LoadError, StoreError},
     event::{Event, EventSink},
     future::ResponseFuture,
-    handle::{Applied, Registry, RegistryWriter, Route, SchemaInfo, channel, channel_with},
+    handle::{
+        Applied, Origin, RefusedInfo, Registry, RegistryWriter, Route, SchemaInfo, channel, channel_with,
+    },
     layer::SchemaLayer,
     registry::{Binding, Change, Entry, ValidatedBy},
     service::Schema,
-    store::{Copies, DirStore, MemoryStore, SchemaStore},
+    store::{
+        Copies, DirStore, MemoryStore, Restored, SchemaStore, compile_folder, read_schema, schema_files,
+        schema_id,
+    },
     validator::Validator,
     violation::{VIOLATIONS_MAX, Violations, rule},
 };

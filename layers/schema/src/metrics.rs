@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge, Histogram};
 
-use crate::config::{Mode, OnStale, RegistryConfig};
+use crate::config::{Mode, OnIncompatible, OnRegression, OnStale, RegistryConfig};
 
 /// Handles of one layer. Install the recorder before the layer is built.
 #[derive(Clone, Debug)]
@@ -53,6 +53,18 @@ impl Metrics {
             "shield_schema_relaxed",
             "1 where the configuration lets through what the default refuses"
         );
+        metrics::describe_counter!(
+            "shield_schema_load_errors_total",
+            "updates of schemas that were refused"
+        );
+        metrics::counter!("shield_schema_load_errors_total").increment(0);
+        metrics::describe_counter!(
+            "shield_schema_alarms_total",
+            "what an operator of the schema store has to look at"
+        );
+        for alarm in Alarm::ALL {
+            metrics::counter!("shield_schema_alarms_total", "alarm" => alarm.as_str()).increment(0);
+        }
         let age = metrics::gauge!("shield_schema_registry_age_seconds");
         age.set(0.0);
         Self {
@@ -74,7 +86,14 @@ impl Metrics {
 /// `shield_schema_relaxed{what}`: where an operator chose to let pass; told at the start too.
 pub(crate) fn relaxed(config: &RegistryConfig) {
     let serves = config.on_stale == OnStale::Serve;
-    for (what, on) in [("mode", config.mode == Mode::Monitor), ("on_stale", serves)] {
+    let accepts = config.on_incompatible == OnIncompatible::Accept;
+    let adopts = config.on_regression == OnRegression::Adopt;
+    for (what, on) in [
+        ("mode", config.mode == Mode::Monitor),
+        ("on_stale", serves),
+        ("on_incompatible", accepts),
+        ("on_regression", adopts),
+    ] {
         metrics::gauge!("shield_schema_relaxed", "what" => what).set(if on { 1.0 } else { 0.0 });
         if on {
             tracing::warn!(
@@ -83,6 +102,37 @@ pub(crate) fn relaxed(config: &RegistryConfig) {
                 "contracts are not always enforced, as configured"
             );
         }
+    }
+}
+
+/// `shield_schema_alarms_total{alarm}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// The store went back.
+    Regressed,
+    /// The store lost schemas.
+    Emptied,
+    /// An incompatible update came in force.
+    Broken,
+    /// The file of copies cannot be written or read.
+    Copies,
+}
+
+impl Alarm {
+    const ALL: [Self; 4] = [Self::Regressed, Self::Emptied, Self::Broken, Self::Copies];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Regressed => "registry_regressed",
+            Self::Emptied => "registry_emptied",
+            Self::Broken => "contract_broken",
+            Self::Copies => "copies",
+        }
+    }
+
+    /// Counts it. Rare, so the handle is looked up each time.
+    pub(crate) fn raise(self) {
+        metrics::counter!("shield_schema_alarms_total", "alarm" => self.as_str()).increment(1);
     }
 }
 

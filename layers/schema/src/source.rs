@@ -18,13 +18,18 @@ pub(crate) fn compile_file(path: &Path) -> Result<Vec<u8>, LoadError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    compile(name, IncludeFileResolver::new(folder.to_owned()))
+    compile(&[name], IncludeFileResolver::new(folder.to_owned()))
+}
+
+/// Compiles files of a folder, named relative to it, into one set.
+pub(crate) fn compile_files(folder: &Path, names: &[String]) -> Result<Vec<u8>, LoadError> {
+    compile(names, IncludeFileResolver::new(folder.to_owned()))
 }
 
 /// Compiles source text under that file name.
 pub(crate) fn compile_text(name: &str, source: &str) -> Result<Vec<u8>, LoadError> {
     compile(
-        name,
+        &[name],
         Text {
             name: name.to_owned(),
             source: source.to_owned(),
@@ -32,16 +37,20 @@ pub(crate) fn compile_text(name: &str, source: &str) -> Result<Vec<u8>, LoadErro
     )
 }
 
-fn compile(name: &str, resolver: impl FileResolver + 'static) -> Result<Vec<u8>, LoadError> {
+fn compile(names: &[impl AsRef<str>], resolver: impl FileResolver + 'static) -> Result<Vec<u8>, LoadError> {
     contained(|| {
         let mut chain = ChainFileResolver::new();
         chain.add(resolver);
         chain.add(GoogleFileResolver::new());
         let mut compiler = Compiler::with_file_resolver(chain);
         compiler.include_imports(true).include_source_info(false);
-        compiler
-            .open_file(name)
-            .map_err(|error| LoadError::Compile(error.to_string()))?;
+        for name in names {
+            compiler.open_file(name.as_ref()).map_err(|error| {
+                // The words alone do not say where.
+                let file = error.file().unwrap_or(name.as_ref());
+                LoadError::Compile(format!("{file}: {error}"))
+            })?;
+        }
         Ok(compiler.encode_file_descriptor_set())
     })
 }

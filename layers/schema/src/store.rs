@@ -2,11 +2,17 @@
 
 mod copies;
 mod dir;
+mod files;
 mod memory;
 
 use std::future::Future;
 
-pub use self::{copies::Copies, dir::DirStore, memory::MemoryStore};
+pub use self::{
+    copies::{Copies, Restored},
+    dir::DirStore,
+    files::{compile_folder, read_schema, schema_files, schema_id},
+    memory::MemoryStore,
+};
 use crate::{error::StoreError, handle::RegistryWriter};
 
 /// A source of schemas.

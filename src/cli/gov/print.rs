@@ -154,7 +154,7 @@ pub(super) fn ago(micros: u64) -> String {
 }
 
 /// Microseconds since the Unix epoch as `2026-11-21 07:15:02 UTC` (civil from days, Howard Hinnant's algorithm).
-pub(super) fn utc(micros: u64) -> String {
+pub(in crate::cli) fn utc(micros: u64) -> String {
     let seconds = micros / 1_000_000;
     let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let era = days / 146_097;

@@ -48,7 +48,7 @@ pub(crate) async fn open(gateway: &Gateway, headers: &[(&'static str, &'static s
     }
 }
 
-async fn next(socket: &mut Socket) -> Value {
+pub(crate) async fn next(socket: &mut Socket) -> Value {
     match timeout(PATIENCE, socket.next())
         .await
         .expect("in time")

@@ -9,4 +9,5 @@ mod mirror;
 mod nats;
 mod policies;
 mod process;
+mod schema;
 mod startup;

@@ -35,7 +35,8 @@ rules = [{{ prefix = "in.t.default.{unique}.>", percent = "100%" }}]
     )
 }
 
-fn descriptors(source: &str) -> Vec<u8> {
+/// The descriptor set of a source, gzipped.
+pub(crate) fn descriptors(source: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("temporary folder");
     let file = folder.path().join("s.proto");
     std::fs::write(&file, source).expect("written");

@@ -4,6 +4,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +65,7 @@ pub(crate) struct Gateway {
     arguments: Vec<String>,
     environment: Vec<(&'static str, &'static str)>,
     blocks: Option<u32>,
+    logged: bool,
 }
 
 pub(crate) struct Answer {
@@ -118,8 +123,19 @@ impl Gateway {
             arguments,
             environment: environment.to_vec(),
             blocks: None,
+            logged: false,
         };
         gateway.start_again();
+        gateway
+    }
+
+    /// Starts again with its log in the file `gateway.log` of its folder, and waits until it is ready.
+    pub(crate) async fn logged(config: &str) -> Self {
+        let mut gateway = Self::start(config, &[]);
+        gateway.kill();
+        gateway.logged = true;
+        gateway.start_again();
+        gateway.becomes_ready(true).await;
         gateway
     }
 
@@ -150,11 +166,20 @@ impl Gateway {
             ]);
             command.env("RUST_LOG", "warn");
         }
+        let log = if self.logged {
+            let log = std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(self.path("gateway.log"));
+            Stdio::from(log.expect("opened"))
+        } else {
+            Stdio::inherit()
+        };
         let child = command
             .args(&self.arguments)
             .envs(self.environment.iter().copied())
             .current_dir(self.folder.path())
-            .stderr(Stdio::inherit())
+            .stderr(log)
             .spawn()
             .expect("the gateway starts");
         self.child = Some(child);
@@ -288,24 +313,32 @@ pub(crate) async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T 
     }
 }
 
-/// A network between a gateway and a server, which can be cut.
+/// A network between a gateway and a server, which can be cut, or lose what the server delivers of some subjects.
 pub(crate) struct Proxy {
     address: SocketAddr,
     up: tokio::sync::watch::Sender<bool>,
+    eaten: Arc<AtomicUsize>,
 }
 
 impl Proxy {
     /// Passes everything on to the server of `url`.
     pub(crate) async fn to(url: &str) -> Self {
+        Self::eating(url, None).await
+    }
+
+    /// Passes everything on but the messages whose subject starts with `lost`, and heartbeats: both are eaten.
+    pub(crate) async fn eating(url: &str, lost: Option<&str>) -> Self {
         let server: SocketAddr = url.trim_start_matches("nats://").parse().expect("an address");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port");
         let address = listener.local_addr().expect("bound");
         let (up, is_up) = tokio::sync::watch::channel(true);
+        let eaten = Arc::new(AtomicUsize::new(0));
+        let (lost, counting) = (lost.map(str::to_owned), Arc::clone(&eaten));
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let mut is_up = is_up.clone();
+                let (mut is_up, lost, eaten) = (is_up.clone(), lost.clone(), Arc::clone(&counting));
                 tokio::spawn(async move {
                     // What is connected while the network is cut stands still, and is lost when it heals.
                     if is_up.wait_for(|up| *up).await.is_err() {
@@ -314,14 +347,20 @@ impl Proxy {
                     let Ok(mut server) = tokio::net::TcpStream::connect(server).await else {
                         return;
                     };
+                    let passing = async {
+                        match lost {
+                            None => drop(tokio::io::copy_bidirectional(&mut client, &mut server).await),
+                            Some(lost) => drop(pass(&mut client, &mut server, &lost, &eaten).await),
+                        }
+                    };
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        () = passing => {}
                         _ = is_up.wait_for(|up| !up) => {}
                     }
                 });
             }
         });
-        Self { address, up }
+        Self { address, up, eaten }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -334,5 +373,49 @@ impl Proxy {
 
     pub(crate) fn heal(&self) {
         self.up.send_replace(true);
+    }
+
+    /// How many messages were eaten.
+    pub(crate) fn eaten(&self) -> usize {
+        self.eaten.load(Ordering::Relaxed)
+    }
+}
+
+/// Passes on the bytes of a client, and the frames of a server but those that are lost.
+async fn pass(
+    client: &mut tokio::net::TcpStream,
+    server: &mut tokio::net::TcpStream,
+    lost: &str,
+    eaten: &AtomicUsize,
+) -> std::io::Result<()> {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
+
+    let ((mut from_client, mut to_client), (from_server, mut to_server)) = (client.split(), server.split());
+    let up = copy(&mut from_client, &mut to_server);
+    let down = async {
+        let mut frames = BufReader::new(from_server);
+        loop {
+            let mut frame = Vec::new();
+            if frames.read_until(b'\n', &mut frame).await? == 0 {
+                return Ok(());
+            }
+            let line = String::from_utf8_lossy(&frame).into_owned();
+            let words: Vec<_> = line.split_whitespace().collect();
+            if let ["MSG" | "HMSG", subject, .., bytes] = words[..] {
+                let start = frame.len();
+                frame.resize(start + bytes.parse::<usize>().unwrap_or_default() + 2, 0);
+                frames.read_exact(&mut frame[start..]).await?;
+                let heartbeat = frame[start..].starts_with(b"NATS/1.0 100");
+                if heartbeat || subject.starts_with(lost) {
+                    eaten.fetch_add(usize::from(!heartbeat), Ordering::Relaxed);
+                    continue;
+                }
+            }
+            to_client.write_all(&frame).await?;
+        }
+    };
+    tokio::select! {
+        copied = up => copied.map(drop),
+        ended = down => ended,
     }
 }

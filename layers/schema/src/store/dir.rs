@@ -1,24 +1,21 @@
 //! [`DirStore`]: a folder of schemas, watched.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
-    fs,
+    collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
 use notify::{RecursiveMode, Watcher};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{SchemaStore, memory::done};
+use super::{SchemaStore, files::schema_files, memory::done};
 use crate::{
-    config::SCHEMAS_MAX,
     descriptors::read_set,
     error::{ApplyError, StoreError},
     handle::{Applied, RegistryWriter},
@@ -29,8 +26,6 @@ use crate::{
 const RECONCILE: Duration = Duration::from_secs(30);
 /// Editors write in several steps: wait this long after the first sign.
 const SETTLE: Duration = Duration::from_millis(50);
-/// Endings of files that hold a descriptor set, before an optional `.gz`.
-const SETS: [&str; 5] = ["binpb", "pb", "fds", "desc", "protoset"];
 
 /// A folder of schemas: `.proto` sources, or descriptor sets (`.binpb`, `.pb`, `.fds`, `.desc`, `.protoset`, each
 /// also with `.gz`). The schema id is the file's name without its ending: `v1.events.user_created.proto`. A tenant's
@@ -66,12 +61,15 @@ impl DirStore {
 
     /// Reads the folder and tells the registry.
     fn sync(&self, writer: &RegistryWriter) -> Result<Applied, StoreError> {
-        let files = self.files()?;
+        let files = schema_files(&self.dir).map_err(|cause| StoreError::Io {
+            path: self.dir.clone(),
+            cause,
+        })?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let in_force = writer.revisions();
         let mut refused = Vec::new();
         let mut entries = Vec::with_capacity(files.len());
-        let mut kept = Vec::new();
+        let (mut unread, mut holes) = (Vec::new(), Vec::new());
         for (id, paths) in files {
             let read = match paths.as_slice() {
                 [path] => read_set(path),
@@ -96,86 +94,42 @@ impl DirStore {
                         None => in_force.get(&id).map_or(1, |revision| revision + 1),
                     };
                     known.insert(id.clone(), (revision, hash));
-                    entries.push(Entry {
-                        id,
-                        revision,
-                        bytes: Bytes::from(bytes),
-                    });
+                    entries.push(Entry::new(id, revision, bytes));
                 }
                 Err(cause) => {
-                    kept.push(id.clone());
-                    refused.push(ApplyError::Load {
-                        revision: last.map_or(1, |(revision, _)| revision + 1),
-                        id,
-                        cause,
-                    });
+                    holes.push(id.clone());
+                    unread.push((id, last.map_or(1, |(revision, _)| revision + 1), cause));
                 }
             }
         }
         drop(known);
-        let mut applied = if kept.is_empty() {
+        for (id, revision, cause) in unread {
+            let error = |cause| ApplyError::Load {
+                id: id.clone(),
+                revision,
+                cause,
+            };
+            // Told here, in words; the caller gets the error itself.
+            let words = crate::LoadError::Compile(cause.to_string());
+            writer.refuse(&id, revision, error(words));
+            refused.push(error(cause));
+        }
+        let mut applied = if refused.is_empty() {
             writer.apply(Change::Reset { entries })
         } else {
             // A listing with holes must not unload what is in them.
-            let mut sum = Applied::default();
             let gone = in_force.into_keys();
-            let gone = gone.filter(|id| !kept.contains(id) && !entries.iter().any(|entry| entry.id == *id));
-            let changes = gone.map(|id| Change::Delete { id }).collect::<Vec<_>>();
-            let puts = entries
-                .into_iter()
-                .map(|Entry { id, revision, bytes }| Change::Put { id, revision, bytes });
-            for change in changes.into_iter().chain(puts) {
-                let Applied { changed, refused } = writer.apply(change);
-                sum.changed += changed;
-                sum.refused.extend(refused);
-            }
-            writer.mark_ready();
-            sum
+            let gone = gone.filter(|id| !holes.contains(id) && !entries.iter().any(|entry| entry.id == *id));
+            let gone = gone.map(|id| (id, 0)).collect();
+            writer.apply(Change::Listing {
+                entries,
+                gone,
+                unread: holes,
+            })
         };
-        for error in &refused {
-            crate::metrics::load_error();
-            tracing::warn!(component = %"registry", error = %error, "schema file refused, the last good one stays");
-        }
         applied.refused.extend(refused);
         Ok(applied)
     }
-
-    /// Schema ids and their files.
-    fn files(&self) -> Result<BTreeMap<String, Vec<PathBuf>>, StoreError> {
-        let unreadable = |cause| StoreError::Io {
-            path: self.dir.clone(),
-            cause,
-        };
-        let mut files: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-        for entry in fs::read_dir(&self.dir).map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            if let Some(id) = schema_id(&path)
-                && path.is_file()
-            {
-                files.entry(id).or_default().push(path);
-            }
-            if files.len() > SCHEMAS_MAX {
-                return Err(StoreError::Refused(vec![ApplyError::TooMany(SCHEMAS_MAX)]));
-            }
-        }
-        for paths in files.values_mut() {
-            paths.sort();
-        }
-        Ok(files)
-    }
-}
-
-/// The schema id of a file, if its name is that of a schema.
-fn schema_id(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
-    let stem = match name.strip_suffix(".proto") {
-        Some(stem) => stem,
-        None => {
-            let (stem, ending) = name.strip_suffix(".gz").unwrap_or(name).rsplit_once('.')?;
-            SETS.contains(&ending).then_some(stem)?
-        }
-    };
-    (!stem.is_empty() && !stem.starts_with('.')).then(|| stem.to_owned())
 }
 
 impl SchemaStore for DirStore {

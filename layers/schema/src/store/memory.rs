@@ -61,11 +61,7 @@ impl MemoryStore {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = inner.entries.iter();
         let entries = entries
-            .map(|(id, (revision, bytes))| Entry {
-                id: id.clone(),
-                revision: *revision,
-                bytes: bytes.clone(),
-            })
+            .map(|(id, (revision, bytes))| Entry::new(id.as_str(), *revision, bytes.clone()))
             .collect();
         inner.writer = Some(writer.clone());
         done(writer.apply(Change::Reset { entries }))
@@ -80,11 +76,7 @@ impl MemoryStore {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (revision, bytes) = (inner.revision + 1, descriptor_set.into());
         if let Some(writer) = &inner.writer {
-            done(writer.apply(Change::Put {
-                id: id.to_owned(),
-                revision,
-                bytes: bytes.clone(),
-            }))?;
+            done(writer.apply(Change::Put(Entry::new(id, revision, bytes.clone()))))?;
         }
         inner.revision = revision;
         inner.entries.insert(id.to_owned(), (revision, bytes));
@@ -111,8 +103,12 @@ impl MemoryStore {
     /// Deletes a schema; whether it was there.
     pub fn delete(&self, id: &str) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.revision += 1;
         if let Some(writer) = &inner.writer {
-            let _ = writer.apply(Change::Delete { id: id.to_owned() });
+            let _ = writer.apply(Change::Delete {
+                id: id.to_owned(),
+                revision: inner.revision,
+            });
         }
         inner.entries.remove(id).is_some()
     }

@@ -52,3 +52,63 @@ fn the_keys_of_the_design_are_read() {
     assert!(config.validate().is_empty());
     assert_eq!(config.mappings[0].level, Level::Strict);
 }
+
+#[test]
+fn the_keys_of_the_store_are_checked_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("schemas.lkg");
+    let bucket = || RegistryConfig {
+        kv_bucket: Some("ARQON_SCHEMAS".to_owned()),
+        ..config()
+    };
+    let keys = |config: RegistryConfig| -> Vec<String> {
+        config.validate().into_iter().map(|finding| finding.key).collect()
+    };
+    let good = RegistryConfig {
+        last_known_good: Some(copy.clone()),
+        pins: [(ID.to_owned(), 1), (format!("t.acme.{ID}"), 7)].into(),
+        ..bucket()
+    };
+    assert!(keys(good).is_empty());
+    let no_bucket = RegistryConfig {
+        last_known_good: Some(copy),
+        pins: [(ID.to_owned(), 1)].into(),
+        ..config()
+    };
+    assert_eq!(keys(no_bucket), ["last_known_good", "pins"]);
+    for path in [
+        folder.path().to_owned(),
+        folder.path().join("gone/schemas.lkg"),
+        "/".into(),
+    ] {
+        let config = RegistryConfig {
+            last_known_good: Some(path.clone()),
+            ..bucket()
+        };
+        assert_eq!(keys(config), ["last_known_good"], "{}", path.display());
+    }
+    let pins = RegistryConfig {
+        pins: [("a b".to_owned(), 1), ("t.x".to_owned(), 1), (ID.to_owned(), 0)].into(),
+        ..bucket()
+    };
+    assert_eq!(
+        keys(pins),
+        ["pins.a b".to_owned(), "pins.t.x".to_owned(), format!("pins.{ID}")]
+    );
+    let many = RegistryConfig {
+        pins: (0..=arqon_schema::PINS_MAX)
+            .map(|at| (format!("v1.s{at}"), 1))
+            .collect(),
+        ..bucket()
+    };
+    assert_eq!(keys(many), ["pins"]);
+    for (key, value) in [
+        ("compatibility", "BACKWARDS"),
+        ("profile", "json"),
+        ("on_incompatible", "warn"),
+        ("on_regression", "reject"),
+    ] {
+        let read = serde_json::from_value::<RegistryConfig>(serde_json::json!({ key: value }));
+        assert!(read.is_err(), "{key} = {value}");
+    }
+}

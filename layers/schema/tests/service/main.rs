@@ -1,8 +1,10 @@
 //! The tower contract, and the answers over HTTP.
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
+mod copies;
 mod keys;
 mod stores;
+mod updates;
 
 use std::{
     convert::Infallible,

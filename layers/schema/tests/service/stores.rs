@@ -29,22 +29,14 @@ fn a_bad_update_keeps_the_last_good_one() {
         2
     );
     let bytes = Bytes::from_static(b"");
-    let lower = writer.apply(Change::Put {
-        id: ID.to_owned(),
-        revision: 1,
-        bytes: bytes.clone(),
-    });
+    let lower = writer.apply(Change::Put(Entry::new(ID, 1, bytes.clone())));
     assert_eq!((lower.changed, lower.refused.len()), (0, 1));
     let emptied = writer.apply(Change::Reset { entries: Vec::new() });
     assert_eq!(
         (emptied.changed, emptied.refused.len(), registry.schemas().len()),
         (0, 1, 1)
     );
-    let odd = writer.apply(Change::Put {
-        id: "t.x".to_owned(),
-        revision: 1,
-        bytes,
-    });
+    let odd = writer.apply(Change::Put(Entry::new("t.x", 1, bytes)));
     assert!(
         odd.refused[0].to_string().contains("not a schema id"),
         "{:?}",
@@ -81,11 +73,7 @@ fn a_listing_unloads_what_is_not_in_it() {
         set.file.push(file.file_descriptor_proto().clone());
         Bytes::from(prost::Message::encode_to_vec(&set))
     };
-    let entry = |id: &str| Entry {
-        id: id.to_owned(),
-        revision: 1,
-        bytes: set(SOURCE),
-    };
+    let entry = |id: &str| Entry::new(id, 1, set(SOURCE));
     assert_eq!(
         writer
             .apply(Change::Reset {
@@ -172,39 +160,4 @@ fn a_folder_with_a_bad_file_says_which() {
         .load(&writer)
         .unwrap_err();
     assert!(missing.to_string().contains("cannot read"), "{missing}");
-}
-
-#[tokio::test]
-async fn copies_bridge_a_start_without_the_store_and_carry_their_age() {
-    let folder = tempfile::tempdir().unwrap();
-    let copies = arqon_schema::Copies::new(folder.path().join("schemas.copy"));
-    let (_, writer) = channel(config()).unwrap();
-    assert_eq!(
-        copies.restore(&writer).unwrap().changed,
-        0,
-        "no file restores nothing"
-    );
-    let store = MemoryStore::new();
-    store.load(&writer).unwrap();
-    store.put_source(ID, SOURCE).unwrap();
-    copies.save(&writer).unwrap();
-
-    let (registry, writer) = channel(config()).unwrap();
-    assert_eq!(copies.restore(&writer).unwrap().changed, 1);
-    assert!(
-        !registry.is_ready(),
-        "only the store can say that nothing is missing"
-    );
-    assert_eq!(
-        send(&registry, request(SUBJECT, b"\x0a\x02u1")).await.0.status(),
-        StatusCode::ACCEPTED
-    );
-    writer.contact_was(std::time::Duration::from_secs(301));
-    assert_eq!(registry.age().as_secs(), 301);
-    assert_eq!(
-        send(&registry, request(SUBJECT, b"\x0a\x02u1")).await.0.status(),
-        StatusCode::SERVICE_UNAVAILABLE
-    );
-    std::fs::write(folder.path().join("schemas.copy"), b"\xff").unwrap();
-    assert!(copies.restore(&writer).is_err());
 }
