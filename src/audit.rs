@@ -15,7 +15,7 @@
 mod chain;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -114,6 +114,7 @@ impl AuditLog {
             .append(true)
             .create(true)
             .open(&path)
+            .and_then(alone)
             .map_err(failed)?;
         let mut records = Vec::new();
         let verified = chain::walk_all(&path, |line, _| records.extend(chain::record(line)))?;
@@ -225,10 +226,27 @@ impl Writer {
             .read(true)
             .append(true)
             .create(true)
-            .open(&self.path)?;
+            .open(&self.path)
+            .and_then(alone)?;
         sync_folder(&self.path)?;
         (self.good, self.first) = (0, self.head.lines);
         Ok(())
+    }
+}
+
+/// A trail that two processes wrote would be broken by the first line of the second: the lock ends with the process.
+fn alone(file: File) -> io::Result<File> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "another process writes this trail: give every gateway its own",
+        )),
+        Err(TryLockError::Error(error)) => {
+            // Some file systems know no locks.
+            tracing::warn!(component = "audit", %error, "the trail cannot be locked against another gateway");
+            Ok(file)
+        }
     }
 }
 
@@ -237,6 +255,13 @@ fn sync_folder(path: &Path) -> io::Result<()> {
         Some(folder) => File::open(folder)?.sync_all(),
         None => File::open(".")?.sync_all(),
     }
+}
+
+/// Whether there is a trail: its file, or files that were put aside before a crash.
+#[must_use]
+pub fn is_there(path: impl AsRef<Path>) -> bool {
+    let path = path.as_ref();
+    path.is_file() || chain::aside(path).is_ok_and(|files| !files.is_empty())
 }
 
 /// Whether a trail has this head, or once had it as its end.

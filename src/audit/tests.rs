@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 use super::*;
 
+mod kills;
+
 fn entry(seq: u64) -> AuditEntry {
     let refused = || Refusal {
         reason: Reason::Busy,
@@ -96,7 +98,7 @@ fn every_flipped_byte_and_every_dropped_line_is_found_with_its_index() {
 }
 
 #[test]
-fn a_thousand_kills_lose_nothing_that_was_acknowledged() {
+fn a_write_torn_at_any_byte_is_cut_off_and_the_trail_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let ends = write(&path, 40);
@@ -108,11 +110,11 @@ fn a_thousand_kills_lose_nothing_that_was_acknowledged() {
         random ^= random << 17;
         let cut = usize::try_from(random % (good.len() as u64 + 1)).unwrap();
         fs::write(&path, &good[..cut]).unwrap();
-        let acknowledged = ends.iter().filter(|end| **end <= cut as u64).count() as u64;
+        let whole = ends.iter().filter(|end| **end <= cut as u64).count() as u64;
         let (log, _) = AuditLog::open(&path).unwrap();
-        assert_eq!(log.head().lines, acknowledged, "killed at byte {cut}");
-        log.writer.lock().unwrap().append(&entry(acknowledged)).unwrap();
-        assert_eq!(verify(&path).unwrap().unwrap().head.lines, acknowledged + 1);
+        assert_eq!(log.head().lines, whole, "cut at byte {cut}");
+        log.writer.lock().unwrap().append(&entry(whole)).unwrap();
+        assert_eq!(verify(&path).unwrap().unwrap().head.lines, whole + 1);
     }
 }
 
@@ -130,9 +132,12 @@ fn rotation_carries_the_head() {
     assert!(chain::aside(&path).unwrap().len() > 3);
     let (log, records) = AuditLog::open(&path).unwrap();
     assert_eq!((log.head(), records.len()), (head, 26));
-    // A crash right after the rename: the new file is empty and goes on with the head.
+    // A crash right after the rename, before and after the new file is made: it is empty and goes on with the head.
     log.writer.lock().unwrap().rotate().unwrap();
     drop(log);
+    fs::remove_file(&path).unwrap();
+    assert!(is_there(&path) && !is_there(folder.path().join("other")));
+    assert_eq!(verify(&path).unwrap().unwrap().head, head);
     let (log, _) = AuditLog::open(&path).unwrap();
     assert_eq!(log.head(), head);
     log.writer.lock().unwrap().append(&entry(30)).unwrap();
@@ -166,6 +171,22 @@ fn rotation_carries_the_head() {
         AuditLog::open(&path).is_err(),
         "and the state cannot be made without it"
     );
+}
+
+#[test]
+fn a_trail_has_one_writer_also_after_it_was_put_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let (log, _) = AuditLog::open(&path).unwrap();
+    for seq in 0..2 {
+        let refused = AuditLog::open(&path).unwrap_err().to_string();
+        assert!(refused.contains("another process writes this trail"), "{refused}");
+        log.writer.lock().unwrap().append(&entry(seq)).unwrap();
+        log.writer.lock().unwrap().rotate().unwrap();
+    }
+    assert!(verify(&path).unwrap().is_some(), "reading is free");
+    drop(log);
+    assert_eq!(AuditLog::open(&path).unwrap().0.head().lines, 2);
 }
 
 #[tokio::test]

@@ -30,7 +30,8 @@ pub(super) enum GovCommand {
     },
     /// Signs a message, or adds signatures to an envelope, and prints the envelope; with --admin or --nats it is sent.
     Sign(Sign),
-    /// Proposes a variant in an operator's name.
+    /// Proposes a variant in an operator's name. One operator's key is enough, whatever the threshold: a proposal changes
+    /// nothing until enough of them approve it.
     Propose(Propose),
     /// Approves a pending proposal with a ramp.
     Approve(Approve),
@@ -40,7 +41,8 @@ pub(super) enum GovCommand {
     Stop(Reasoned),
     /// Holds everything where it is.
     Pause(Reasoned),
-    /// Ends a pause or a stop.
+    /// Ends a pause or a stop. Without --scope those of the whole tenant; a scope that was stopped or paused by itself stays
+    /// so, is named, and needs its own.
     Resume(Reasoned),
     /// Says what is live, since when, and why.
     Status(Status),

@@ -430,6 +430,10 @@ impl ControlLog for NatsControlLog {
         Box::pin(async move { self.next_batch(after).await.map_err(LogError::Unavailable) })
     }
 
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     fn report(&self, from: Channel, message: UpstreamMessage) -> LogFuture<'_, ()> {
         Box::pin(async move { self.tell(from, message).await.map_err(LogError::Unavailable) })
     }

@@ -92,7 +92,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 
 async fn readyz(State(admin): State<Admin>) -> Response {
     let checks = admin.shared.readiness.checks();
-    let ready = checks.iter().all(|check: &Check| check.ok);
+    let ready = checks.iter().all(Check::passes);
     let bus = &admin.shared.bus;
     let body = json!({
         "ready": ready,
@@ -160,6 +160,8 @@ async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes
             "seq": receipt.seq,
             "state": receipt.state,
             "duplicate": receipt.duplicate,
+            "durable": receipt.durable,
+            "held": receipt.held,
         }))
         .into_response(),
         Err(SubmitError::Refused(refusal)) => {

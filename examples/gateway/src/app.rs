@@ -27,7 +27,7 @@ use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
     admin::{self, Admin},
-    bus,
+    brake, bus,
     edge::Edge,
     feed::{self, Pump},
     hub::Hub,
@@ -193,6 +193,7 @@ impl Gateway {
         .map_err(|findings| findings.to_string())?;
         readiness.add_noted("schemas", platform.schemas_ready(), platform.schemas_note());
         readiness.add("policies", platform.policies_ready());
+        brake::watch(&platform, &readiness, &tasks, &stop_admin);
         readiness.add("tasks", {
             let (of_layers, own) = (platform.tasks_ready(), tasks.clone());
             move || {
@@ -209,12 +210,9 @@ impl Gateway {
         let draining = Arc::new(AtomicBool::new(false));
         readiness.add("accepting", {
             let draining = Arc::clone(&draining);
-            move || {
-                if draining.load(Ordering::Relaxed) {
-                    Err("draining".to_owned())
-                } else {
-                    Ok(())
-                }
+            move || match draining.load(Ordering::Relaxed) {
+                true => Err("draining".to_owned()),
+                false => Ok(()),
             }
         });
         let shared = Arc::new(Shared {

@@ -5,6 +5,7 @@
 mod admin;
 mod app;
 mod body;
+mod brake;
 mod bus;
 mod console;
 mod demo;

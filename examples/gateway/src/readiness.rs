@@ -10,6 +10,9 @@ use serde::Serialize;
 pub(crate) struct Check {
     pub(crate) name: &'static str,
     pub(crate) ok: bool,
+    /// Shown, and no reason to take requests elsewhere.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) advisory: bool,
     /// Why not, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<String>,
@@ -23,9 +26,15 @@ impl Check {
         Self {
             name,
             ok: result.is_ok(),
+            advisory: false,
             reason: result.err(),
             note: None,
         }
+    }
+
+    /// Whether it lets the gateway take traffic.
+    pub(crate) fn passes(&self) -> bool {
+        self.ok || self.advisory
     }
 }
 
@@ -63,6 +72,20 @@ impl Readiness {
         }));
     }
 
+    /// Adds what people should see and balancers need not.
+    pub(crate) fn advise(
+        &self,
+        name: &'static str,
+        probe: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        let advice = move || Check {
+            advisory: true,
+            ..Check::of(name, probe())
+        };
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.push(Box::new(advice));
+    }
+
     /// What holds now.
     pub(crate) fn checks(&self) -> Vec<Check> {
         self.probes
@@ -74,7 +97,7 @@ impl Readiness {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.checks().iter().all(|check| check.ok)
+        self.checks().iter().all(Check::passes)
     }
 }
 

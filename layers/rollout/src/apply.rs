@@ -15,7 +15,7 @@ use crate::{
     envelope::Control,
     record::Record,
     refusal::Refusal,
-    state::{Seen, State},
+    state::{MAX_EARLY, Seen, State},
 };
 
 pub(crate) use self::authenticate::{Issuer, Order, authenticate};
@@ -55,15 +55,20 @@ impl State {
         self.clock_us = self.clock_us.max(record.received_at_us);
         self.settle();
         let order = authenticate(self, record)?;
+        if let Err(refusal) = self.check_moment(&order) {
+            self.remember(&order);
+            return Err(refusal);
+        }
         self.obey(order)
     }
 
     /// Applies an authentic message.
     pub(crate) fn obey(&mut self, order: Order) -> Result<Accepted, Refusal> {
-        self.check_counter(&order)?;
+        self.check_new(&order)?;
         self.spend(&order);
         let mut next = self.clone();
         next.enact(&order)?;
+        next.mark_accepted(&order);
         *self = next;
         Ok(Accepted {
             control: order.control,
@@ -75,6 +80,7 @@ impl State {
         let seen = Seen {
             counter: order.control.counter,
             payload: order.payload,
+            accepted: false,
         };
         match &order.issuer {
             Issuer::Operators => self.operators = Some(seen),
@@ -82,5 +88,33 @@ impl State {
                 self.issuers.insert(keyid.clone(), seen);
             }
         }
+    }
+
+    /// The same bytes once more are a duplicate from now on. A rotation has forgotten its issuer's counter.
+    fn mark_accepted(&mut self, order: &Order) {
+        let seen = match &order.issuer {
+            Issuer::Operators => self.operators.as_mut(),
+            Issuer::StopKey(keyid) | Issuer::Node(keyid) => self.issuers.get_mut(keyid),
+        };
+        if let Some(seen) = seen.filter(|seen| seen.payload == order.payload) {
+            seen.accepted = true;
+        }
+    }
+
+    /// Never takes a message later that was refused for coming too early.
+    fn remember(&mut self, order: &Order) {
+        if !self.may_come_true(order) {
+            return;
+        }
+        if self.early.len() >= MAX_EARLY
+            && let Some(first) = self
+                .early
+                .iter()
+                .min_by_key(|(_, until)| **until)
+                .map(|(early, _)| *early)
+        {
+            self.early.remove(&first);
+        }
+        self.early.insert(order.payload, order.control.expires_at_us);
     }
 }

@@ -35,6 +35,11 @@ pub struct AuditEntry {
 pub trait AuditSink: Send + Sync + 'static {
     /// Writes an entry; ready when it is on disk.
     fn append(&self, entry: AuditEntry) -> AuditFuture<'_>;
+
+    /// Whether it is a trail at all: what it took outlives this process.
+    fn is_durable(&self) -> bool {
+        true
+    }
 }
 
 /// Keeps nothing: for programs whose control log is kept elsewhere.
@@ -44,5 +49,9 @@ pub struct NoAudit;
 impl AuditSink for NoAudit {
     fn append(&self, _entry: AuditEntry) -> AuditFuture<'_> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn is_durable(&self) -> bool {
+        false
     }
 }

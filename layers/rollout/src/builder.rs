@@ -20,11 +20,12 @@ use crate::{
     executor::Executor,
     handle::{CLIENT_BUFFER, Handle, Shared},
     keys::{KeyPair, KeySet, PublicKey},
-    latch::{LatchFile, Latches},
+    latch::LatchFile,
     live::Live,
     log::{ControlLog, MemoryLog},
     snapshot::Snapshot,
     state::{Policy, State},
+    wire::AlertSeverity,
 };
 
 /// Collects the parts of an [`Executor`]. Everything has a default that needs nothing else to run: the log
@@ -150,20 +151,19 @@ impl ExecutorBuilder {
             }
         };
         let keys = key_set(&config, node_key.as_ref(), &mut findings);
-        let latch_file = config.latch_file();
-        let latches = match latch_file.as_ref().map(LatchFile::load) {
-            None => Latches::new(),
-            Some(Ok(latches)) => latches,
-            // Which tenants were stopped is not known: not starting is the safe side.
+        // Nothing is made on disk for a config that is refused anyway.
+        let path = config.latch_path().filter(|_| findings.is_empty());
+        let loaded = match path.as_deref().map(LatchFile::open) {
+            None => None,
+            Some(Ok(loaded)) => Some(loaded),
+            // Which tenants were stopped is not known, or a stop could not be kept: not starting is the safe side.
             Some(Err(error)) => {
-                let path = latch_file
-                    .as_ref()
-                    .map_or_else(String::new, |file| file.path().display().to_string());
+                let path = path.map_or_else(String::new, |path| path.display().to_string());
                 let fix = format!(
-                    "the stops in force cannot be read ({error}): mend it, or remove it and stop again"
+                    "what is stopped cannot be kept there ({error}): make room, mend it, or remove it and stop again"
                 );
                 findings.push(Finding::new("audit.path", path, fix));
-                Latches::new()
+                None
             }
         };
         if !findings.is_empty() {
@@ -186,7 +186,11 @@ impl ExecutorBuilder {
             .filter_map(|tenant| TenantId::new(tenant).ok());
         let states = tenants.map(|tenant| State::genesis(policy(tenant), keys.clone(), catalog.clone()));
         let mut live = Live::new(states);
-        live.latches = latches;
+        let (mut latch_file, mut torn) = (None, false);
+        if let Some(loaded) = loaded {
+            (live.latches, live.spent) = (loaded.latches, loaded.spent);
+            (latch_file, torn) = (Some(loaded.file), loaded.torn);
+        }
         let telemetry = (config.telemetry_seconds > 0).then(|| Duration::from_secs(config.telemetry_seconds));
         let pin_keys: Vec<_> = config
             .pin_keys
@@ -226,6 +230,13 @@ impl ExecutorBuilder {
         let shared = handle.shared;
         // What is served is right before the first request and before the log answers.
         shared.publish(shared.lock());
+        if torn && let Some(file) = &shared.latch_file {
+            let message = format!(
+                "{}: one of its two copies could not be read: a write was cut off, which nobody was told had succeeded, or the disk is bad",
+                file.path().display()
+            );
+            shared.alert(AlertSeverity::Error, message);
+        }
         Ok(Executor { shared })
     }
 }

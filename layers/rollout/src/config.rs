@@ -11,7 +11,6 @@ use crate::{
     error::Finding,
     guard::GuardConfig,
     keys::{KeyConfig, KeyPair, PublicKey},
-    latch::LatchFile,
     record::NodeId,
 };
 
@@ -248,11 +247,11 @@ impl Config {
         NodeId::new(&self.node_id).unwrap_or_else(|_| NodeId::new("node").expect("`node` is a legal node id"))
     }
 
-    /// Where stops in force survive a restart: beside the audit trail.
-    pub(crate) fn latch_file(&self) -> Option<LatchFile> {
+    /// Where stops and pauses in force survive a restart: beside the audit trail.
+    pub(crate) fn latch_path(&self) -> Option<PathBuf> {
         let mut path = self.audit.as_ref()?.path.clone().into_os_string();
         path.push(".stop");
-        Some(LatchFile::new(path.into()))
+        Some(path.into())
     }
 
     /// The catalog of `catalog.path`.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use arqon_message::TenantId;
 use bytes::Bytes;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::{
     apply::Accepted,
@@ -20,12 +20,13 @@ use crate::{
     envelope::{Envelope, Message},
     event::Event,
     handle::{Handle, Shared},
-    latch,
+    latch::{self, Brake},
+    live::Live,
     log::Batch,
     record::{Channel, Record},
     refusal::{Reason, Refusal},
     state::{Scope, State},
-    submit::{catalog_wanted, stop_reason},
+    submit::catalog_wanted,
     wire::{AlertSeverity, UpstreamMessage},
 };
 
@@ -115,14 +116,14 @@ impl Executor {
         let shared = &self.shared;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut backoff, mut stepped) = (BACKOFF.0, false);
+        let mut backoff = BACKOFF.0;
         loop {
             let after = shared.lock().seq;
             let mut read = shared.log.read(after);
             let batch = loop {
                 tokio::select! {
                     batch = &mut read => break batch,
-                    _ = tick.tick() => self.tick(&mut stepped).await,
+                    _ = tick.tick() => self.tick().await,
                 }
             };
             drop(read);
@@ -140,7 +141,7 @@ impl Executor {
                     loop {
                         tokio::select! {
                             () = &mut again => break,
-                            _ = tick.tick() => self.tick(&mut stepped).await,
+                            _ = tick.tick() => self.tick().await,
                         }
                     }
                     // A healed node is to be right within a tick.
@@ -151,20 +152,22 @@ impl Executor {
     }
 
     /// Publishes the shares of this moment, and sees to what is due.
-    async fn tick(&self, stepped: &mut bool) {
+    async fn tick(&self) {
         let shared = &self.shared;
         let step = shared.clock.step();
-        if step > STEP_ALERT && !*stepped {
+        let stepped = step > STEP_ALERT;
+        let told = std::mem::replace(&mut shared.lock().stepped, stepped);
+        if stepped && !told {
             let message = format!(
                 "the wall clock stepped by {} s; the ramp does not follow it",
                 step.as_secs()
             );
             shared.alert(AlertSeverity::Error, message);
         }
-        *stepped = step > STEP_ALERT;
         self.watch();
         shared.publish(shared.lock());
         self.log_latches().await;
+        self.audit_refusals().await;
         self.send_reports().await;
     }
 
@@ -214,24 +217,55 @@ impl Executor {
         }
     }
 
-    /// Writes stops that are in force here to the log, if their caller did not.
+    /// Writes what is latched here to the log, if its caller did not.
     async fn log_latches(&self) {
         const GRACE_US: u64 = 2_000_000;
         let shared = &self.shared;
         let now_us = shared.clock.now_us();
-        let due: Vec<_> = {
+        let mut due: Vec<_> = {
             let mut live = shared.lock();
-            let latches = live.latches.values_mut().filter(|latch| latch.unlogged.is_some());
+            let latches = live.latches.values_mut().filter(|latch| !latch.logged);
             let due = latches.filter(|latch| now_us.saturating_sub(latch.since_us) >= GRACE_US);
-            due.filter_map(|latch| latch.unlogged.take().map(|unlogged| (latch.payload, unlogged)))
-                .collect()
+            due.filter_map(|latch| {
+                latch.logged = true;
+                Some((latch.since_us, latch.payload, latch.message.clone()?))
+            })
+            .collect()
         };
-        for (payload, (channel, envelope)) in due {
-            let append = shared.log.append(channel.clone(), envelope.clone());
+        // As they came: a later one of the same issuer makes an earlier one stale.
+        due.sort_by_key(|(since_us, ..)| *since_us);
+        for (_, payload, (channel, envelope)) in due {
+            let append = shared.log.append(channel, envelope);
             if !matches!(timeout(Duration::from_secs(1), append).await, Ok(Ok(_))) {
                 let mut live = shared.lock();
-                if let Some(latch) = live.latches.values_mut().find(|latch| latch.payload == payload) {
-                    latch.unlogged = Some((channel, envelope));
+                let latches = live.latches.values_mut().filter(|latch| latch.payload == payload);
+                latches.for_each(|latch| latch.logged = false);
+            }
+        }
+    }
+
+    /// Writes the refusals that the audit trail did not take.
+    async fn audit_refusals(&self) {
+        let shared = &self.shared;
+        loop {
+            let Some(entry) = shared.lock().unaudited.front().cloned() else {
+                return;
+            };
+            let written = shared.audit.append(entry.clone()).await;
+            let mut live = shared.lock();
+            match written {
+                Ok(()) => {
+                    // A full queue may have dropped it meanwhile.
+                    if live.unaudited.front() == Some(&entry) {
+                        live.unaudited.pop_front();
+                    }
+                    if live.unaudited.is_empty() {
+                        live.audit_failed = None;
+                    }
+                }
+                Err(error) => {
+                    live.audit_failed = Some(error.to_string());
+                    return;
                 }
             }
         }
@@ -244,7 +278,7 @@ impl Executor {
             self.hold("a gap in the control log");
         }
         // A stop far back in a long batch acts before what is in front of it.
-        batch.records.iter().for_each(|record| self.latch_stop(record));
+        batch.records.iter().for_each(|record| self.latch_brake(record));
         for mut record in batch.records {
             let Ok(control) = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control())
             else {
@@ -278,7 +312,7 @@ impl Executor {
             match shared.catalogs.fetch(wanted).await {
                 Ok(bytes) => return Some(bytes),
                 Err(FetchError::Unavailable { .. }) if attempt < FETCH_ATTEMPTS => {
-                    self.wait_for_stops(BACKOFF.0 * attempt, &mut scanned).await;
+                    self.wait_for_brakes(BACKOFF.0 * attempt, &mut scanned).await;
                 }
                 Err(error) => {
                     shared.alert(AlertSeverity::Critical, format!("{error}: the old catalog stays"));
@@ -289,8 +323,8 @@ impl Executor {
         None
     }
 
-    /// Waits; a stop that comes to the log meanwhile acts.
-    async fn wait_for_stops(&self, time: Duration, scanned: &mut u64) {
+    /// Waits; a stop or a pause that comes to the log meanwhile acts.
+    async fn wait_for_brakes(&self, time: Duration, scanned: &mut u64) {
         let again = sleep(time);
         tokio::pin!(again);
         loop {
@@ -298,25 +332,27 @@ impl Executor {
                 () = &mut again => return,
                 read = self.shared.log.read(*scanned) => {
                     let Ok(batch) = read else { return again.await };
-                    batch.records.iter().for_each(|record| self.latch_stop(record));
+                    batch.records.iter().for_each(|record| self.latch_brake(record));
                     *scanned = batch.records.last().map_or(*scanned, |record| record.seq);
                 }
             }
         }
     }
 
-    /// Puts a stop in force ahead of its turn; anything else waits for it.
-    fn latch_stop(&self, record: &Record) {
+    /// Puts a stop or a pause in force ahead of its turn; anything else waits for it.
+    fn latch_brake(&self, record: &Record) {
         let read = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
-        // Signatures are only checked of what claims to be a stop.
-        let Some(reason) = read.as_ref().ok().and_then(stop_reason) else {
+        // Signatures are only checked of what claims to be one.
+        let Some((brake, reason)) = read.as_ref().ok().and_then(Brake::of) else {
             return;
         };
         let Ok(order) = self.shared.precheck(record) else {
             return;
         };
         if let Ok(scope) = Scope::parse(order.control.scope.as_deref(), record.channel.tenant()) {
-            self.shared.latch_order(&order, &scope, reason, None);
+            let message = (record.channel.clone(), record.envelope.clone());
+            self.shared
+                .latch_order(&order, &scope, (brake, reason), message, true);
         }
     }
 
@@ -356,13 +392,14 @@ impl Executor {
         }
     }
 
-    /// Replaces the state of a tenant and publishes it; true if a latched stop has ended by it.
+    /// Replaces the state of a tenant and publishes it; true if something else is latched by it than what is on disk.
     fn put_in_force(&self, record: &Record, next: State, verdict: Result<&Accepted, &Refusal>) -> bool {
         let mut live = self.shared.lock();
         live.states.insert(next.tenant().clone(), next);
-        let before = live.latches.len();
+        let on_disk = |live: &Live| live.latches.values().filter(|latch| latch.saved).count();
+        let before = on_disk(&live);
         latch::settle(&mut live.latches, record, verdict);
-        let released = live.latches.len() < before;
+        let released = on_disk(&live) < before;
         if let Ok(accepted) = verdict {
             live.decided(record, accepted);
         }
@@ -372,7 +409,8 @@ impl Executor {
     }
 
     /// Returns when the record is on disk. While it cannot be written nothing is loosened: this record waits
-    /// and with it all behind it, and shares are held; a stop further on in the log is looked for and acts.
+    /// and with it all behind it, and shares are held; a stop or a pause acts all the same, this one and what is further
+    /// on in the log, and is kept in slots that need no room.
     async fn audit(&self, record: &Record, refusal: Option<&Refusal>) {
         let shared = &self.shared;
         let (mut backoff, mut scanned) = (BACKOFF.0, record.seq);
@@ -386,18 +424,39 @@ impl Executor {
                 refusal: refusal.cloned(),
             };
             let written = shared.audit.append(entry).await;
-            let failed_before = std::mem::replace(&mut shared.lock().audit_failed, written.is_err());
-            let Err(error) = written else { return };
+            let Err(error) = written else {
+                let mut live = shared.lock();
+                if live.unaudited.is_empty() {
+                    live.audit_failed = None;
+                }
+                return;
+            };
+            let failed_before = shared.lock().audit_failed.replace(error.to_string()).is_some();
             if !failed_before {
                 shared.alert(
                     AlertSeverity::Critical,
-                    format!("{error}: nothing is loosened until it can"),
+                    format!("{error}: nothing is loosened until it can be"),
                 );
+                // What is latched meanwhile has nothing but its slot.
+                shared.save_latches_aside().await;
             }
-            self.wait_for_stops(backoff, &mut scanned).await;
+            // What is due goes on: shares are published, stops get to the log, people are told.
+            let again = Instant::now() + backoff;
+            while Instant::now() < again {
+                let before = self.latched();
+                self.wait_for_brakes(TICK.min(backoff), &mut scanned).await;
+                if self.latched() != before {
+                    shared.save_latches_aside().await;
+                }
+                self.tick().await;
+            }
             backoff = (backoff * 2).min(BACKOFF.1);
-            shared.publish(shared.lock());
         }
+    }
+
+    /// How many are latched.
+    fn latched(&self) -> usize {
+        self.shared.lock().latches.len()
     }
 
     fn accepted(&self, tenant: &TenantId, seq: u64, accepted: Accepted) {

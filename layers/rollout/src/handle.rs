@@ -22,7 +22,7 @@ use crate::{
     event::{Event, OnEvent},
     guard::GuardConfig,
     keys::{KeyPair, PublicKey},
-    latch::{Latch, LatchFile},
+    latch::{Brake, Latch, LatchFile},
     live::Live,
     log::{ControlLog, MemoryLog},
     pin::PinToken,
@@ -142,21 +142,38 @@ impl Handle {
     }
 
     /// Stops a tenant on this node, at once, without a signature: for the program itself. The next decision
-    /// is the baseline. A resume that comes to the log after now ends it. Writes a small file when the config
-    /// has an audit trail: it is in force after a restart, too.
-    pub fn stop(&self, tenant: &TenantId, reason: &str) {
+    /// is the baseline. A resume that comes to the log after now ends it. Overwrites a slot of a file when the config
+    /// has an audit trail: true when it is on disk, and in force after a restart, too.
+    pub fn stop(&self, tenant: &TenantId, reason: &str) -> bool {
         let shared = &self.shared;
         let mut live = shared.lock();
         let latch = Latch {
             payload: None,
-            unlogged: None,
+            message: None,
+            logged: true,
             floor: Some(live.seq),
             since_us: shared.clock.now_us(),
             reason: reason.to_owned(),
+            saved: false,
         };
-        live.latches.insert((tenant.clone(), Scope::TENANT), latch);
+        live.latches
+            .insert((tenant.clone(), Scope::TENANT, Brake::Stop), latch);
         shared.publish(live);
-        shared.save_latches();
+        shared.latch_file.is_some() && shared.save_latches()
+    }
+
+    /// The tenants of this node.
+    pub fn tenants(&self) -> Vec<TenantId> {
+        self.shared.lock().states.keys().cloned().collect()
+    }
+
+    /// Whether control actions can be audited now; else why not. Nothing is loosened while they cannot.
+    ///
+    /// # Errors
+    ///
+    /// Why the trail could not be written, for people.
+    pub fn audited(&self) -> Result<(), String> {
+        self.shared.lock().audit_failed.clone().map_or(Ok(()), Err)
     }
 
     /// Tells people something about this node's governance: in the log, to the program, and upstream.

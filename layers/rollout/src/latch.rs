@@ -1,9 +1,9 @@
-//! A stop that is in force on this node whatever the log says, also after a restart.
+//! A stop or a pause that is in force on this node whatever the log says, also after a restart.
+
+mod slots;
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -13,49 +13,82 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use self::slots::{Opened, Slots};
 use crate::{
     apply::Accepted,
     digest::Digest,
-    envelope::{Envelope, Message},
+    envelope::{Control, Envelope, Message},
     handle::Shared,
     record::{Channel, Record},
     refusal::{Reason, Refusal},
+    spent::Spent,
     state::Scope,
     wire::{AlertSeverity, DownstreamMessage, EnforcementAction},
 };
 
-pub(crate) type Latches = BTreeMap<(TenantId, Scope), Latch>;
+/// What a latch does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Brake {
+    /// Everyone gets the baseline.
+    Stop,
+    /// The share stays where it is.
+    Pause,
+}
 
-/// A stop in force.
+impl Brake {
+    /// What a message brakes and why; None for one that does not.
+    pub(crate) fn of(control: &Control) -> Option<(Self, &str)> {
+        let Message::Downstream(DownstreamMessage::Enforce { action, reason }) = &control.message else {
+            return None;
+        };
+        match action {
+            EnforcementAction::EmergencyStop => Some((Self::Stop, reason)),
+            EnforcementAction::PauseAdaptation => Some((Self::Pause, reason)),
+            EnforcementAction::SetVariant(_)
+            | EnforcementAction::SetParams(_)
+            | EnforcementAction::ResumeAdaptation => None,
+        }
+    }
+}
+
+pub(crate) type LatchKey = (TenantId, Scope, Brake);
+
+pub(crate) type Latches = BTreeMap<LatchKey, Latch>;
+
+/// A stop or a pause in force.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Latch {
-    /// The stop's payload; None for a stop of this program itself.
+    /// The message's payload; None for a stop of this program itself.
     pub(crate) payload: Option<Digest>,
-    /// What still has to reach the log.
-    pub(crate) unlogged: Option<(Channel, Bytes)>,
-    /// Only a resume after this position ends it; None until the stop is in the log.
+    /// What has to be in the log.
+    pub(crate) message: Option<(Channel, Bytes)>,
+    /// Whether the log has it, as far as this run knows.
+    pub(crate) logged: bool,
+    /// Only a resume after this position ends it; None until the log has judged it.
     pub(crate) floor: Option<u64>,
     pub(crate) since_us: u64,
     pub(crate) reason: String,
+    /// Whether it is on this node's disk.
+    pub(crate) saved: bool,
 }
 
-/// What a folded record means for the stops that are latched.
+/// What a folded record means for what is latched.
 pub(crate) fn settle(latches: &mut Latches, record: &Record, verdict: Result<&Accepted, &Refusal>) {
     let tenant = record.channel.tenant();
     let payload = Envelope::parse(&record.envelope)
         .map(|envelope| envelope.payload_digest())
         .ok();
-    latches.retain(|(of, _), latch| {
+    latches.retain(|(of, ..), latch| {
         if of != tenant || latch.payload.is_none() || latch.payload != payload {
             return true;
         }
         match verdict {
-            // The state is stopped by the log now, or was and has been resumed since.
+            // The state has it by the log now, or had and has been resumed since.
             Ok(_) => false,
             Err(refusal) if refusal.reason == Reason::Duplicate => false,
             Err(_) => {
-                latch.floor = Some(record.seq);
-                latch.unlogged = None;
+                (latch.floor, latch.message, latch.saved) = (Some(record.seq), None, false);
                 true
             }
         }
@@ -67,23 +100,43 @@ pub(crate) fn settle(latches: &mut Latches, record: &Record, verdict: Result<&Ac
     }) = &accepted.control.message
         && let Ok(resumed) = Scope::parse(accepted.control.scope.as_deref(), tenant)
     {
-        latches.retain(|(of, scope), latch| {
-            let covered = of == tenant && (resumed == Scope::TENANT || resumed == *scope);
+        // Of the whole tenant's resume a scope's own stop knows nothing.
+        latches.retain(|(of, scope, _), latch| {
+            let covered = of == tenant && resumed == *scope;
             !(covered && latch.floor.is_some_and(|floor| record.seq > floor))
         });
     }
 }
 
-/// Where latches survive a restart: a small JSON file beside the audit trail, replaced as a whole.
+/// Where latches survive a restart: a file beside the audit trail that takes its room once and is overwritten in place.
 #[derive(Debug, Clone)]
 pub(crate) struct LatchFile {
     path: PathBuf,
     /// One writer at a time, each with the newest latches.
-    turn: Arc<Mutex<()>>,
+    slots: Arc<Mutex<Slots>>,
+}
+
+/// What the file of the last run says.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) file: LatchFile,
+    pub(crate) latches: Latches,
+    pub(crate) spent: Spent,
+    /// Whether one of the two copies cannot be read.
+    pub(crate) torn: bool,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    latches: Vec<SavedLatch>,
+    spent: Spent,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Saved {
+#[serde(deny_unknown_fields)]
+struct SavedLatch {
+    brake: Brake,
     tenant: TenantId,
     scope: Option<String>,
     payload: Option<[u8; 32]>,
@@ -94,98 +147,126 @@ struct Saved {
     reason: String,
 }
 
-impl LatchFile {
-    pub(crate) fn new(path: PathBuf) -> Self {
+impl SavedLatch {
+    fn of((tenant, scope, brake): &LatchKey, latch: &Latch) -> Self {
+        let message = latch.message.as_ref();
         Self {
-            path,
-            turn: Arc::default(),
+            brake: *brake,
+            tenant: tenant.clone(),
+            scope: scope.pattern().map(ToString::to_string),
+            payload: latch.payload.map(|payload| *payload.as_bytes()),
+            channel: message.map(|(channel, _)| channel.to_string()),
+            envelope: message.map(|(_, envelope)| BASE64_STANDARD.encode(envelope)),
+            floor: latch.floor,
+            since_us: latch.since_us,
+            reason: latch.reason.clone(),
         }
+    }
+
+    fn read(self) -> std::io::Result<(LatchKey, Latch)> {
+        let scope = Scope::parse(self.scope.as_deref(), &self.tenant).map_err(std::io::Error::other)?;
+        let message = match (self.channel, self.envelope) {
+            (Some(channel), Some(envelope)) => {
+                let channel = channel.parse().map_err(std::io::Error::other)?;
+                let envelope = BASE64_STANDARD.decode(envelope).map_err(std::io::Error::other)?;
+                Some((channel, envelope.into()))
+            }
+            _ => None,
+        };
+        let latch = Latch {
+            payload: self.payload.map(Digest::from_bytes),
+            message,
+            logged: false,
+            floor: self.floor,
+            since_us: self.since_us,
+            reason: self.reason,
+            saved: true,
+        };
+        Ok(((self.tenant, scope, self.brake), latch))
+    }
+}
+
+impl LatchFile {
+    /// Opens the file, or makes it.
+    pub(crate) fn open(path: &Path) -> std::io::Result<Loaded> {
+        let Opened { slots, payload, torn } = Slots::open(path)?;
+        let saved: Saved = if payload.is_empty() {
+            Saved::default()
+        } else {
+            serde_json::from_slice(&payload)?
+        };
+        let latches = saved.latches.into_iter().map(SavedLatch::read);
+        let file = Self {
+            path: path.to_path_buf(),
+            slots: Arc::new(Mutex::new(slots)),
+        };
+        Ok(Loaded {
+            file,
+            latches: latches.collect::<std::io::Result<_>>()?,
+            spent: saved.spent,
+            torn,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
-
-    /// The latches of the last run; none if there is no file.
-    pub(crate) fn load(&self) -> std::io::Result<Latches> {
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Latches::new()),
-            Err(error) => return Err(error),
-        };
-        let saved: Vec<Saved> = serde_json::from_slice(&text)?;
-        let read = |saved: Saved| {
-            let scope = Scope::parse(saved.scope.as_deref(), &saved.tenant).map_err(std::io::Error::other)?;
-            let unlogged = match (saved.channel, saved.envelope) {
-                (Some(channel), Some(envelope)) => {
-                    let channel = channel.parse().map_err(std::io::Error::other)?;
-                    let envelope = BASE64_STANDARD.decode(envelope).map_err(std::io::Error::other)?;
-                    Some((channel, envelope.into()))
-                }
-                _ => None,
-            };
-            let latch = Latch {
-                payload: saved.payload.map(Digest::from_bytes),
-                unlogged,
-                floor: saved.floor,
-                since_us: saved.since_us,
-                reason: saved.reason,
-            };
-            Ok(((saved.tenant, scope), latch))
-        };
-        saved.into_iter().map(read).collect()
-    }
-
-    fn save(&self, latches: &Latches) -> std::io::Result<()> {
-        let save = |((tenant, scope), latch): (&(TenantId, Scope), &Latch)| Saved {
-            tenant: tenant.clone(),
-            scope: scope.pattern().map(ToString::to_string),
-            payload: latch.payload.map(|payload| *payload.as_bytes()),
-            channel: latch.unlogged.as_ref().map(|(channel, _)| channel.to_string()),
-            envelope: latch
-                .unlogged
-                .as_ref()
-                .map(|(_, envelope)| BASE64_STANDARD.encode(envelope)),
-            floor: latch.floor,
-            since_us: latch.since_us,
-            reason: latch.reason.clone(),
-        };
-        let saved: Vec<Saved> = latches.iter().map(save).collect();
-        let mut next = self.path.clone().into_os_string();
-        next.push(".next");
-        let mut file = fs::File::create(&next)?;
-        file.write_all(&serde_json::to_vec(&saved)?)?;
-        file.sync_all()?;
-        fs::rename(&next, &self.path)?;
-        // The name is on disk, too, once its folder is.
-        match self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            Some(folder) => fs::File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
-    }
 }
 
 impl Shared {
-    /// Writes the latches of this moment. A failure is told and changes nothing: the stop is in force.
-    pub(crate) fn save_latches(&self) {
-        let Some(file) = &self.latch_file else { return };
-        let _turn = file.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let latches = self.lock().latches.clone();
-        if let Err(error) = file.save(&latches) {
+    /// Writes the latches of this moment; true when they are on disk, or there are none. A failure is told and changes
+    /// nothing else: what is latched is in force.
+    pub(crate) fn save_latches(&self) -> bool {
+        let Some(file) = &self.latch_file else {
+            return self.lock().latches.is_empty();
+        };
+        let mut slots = file.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let (latches, spent) = {
+            let live = self.lock();
+            (live.latches.clone(), live.spent.clone())
+        };
+        let saved = Saved {
+            latches: latches
+                .iter()
+                .map(|(key, latch)| SavedLatch::of(key, latch))
+                .collect(),
+            spent,
+        };
+        let written = serde_json::to_vec(&saved)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| slots.write(&bytes));
+        drop(slots);
+        let mut live = self.lock();
+        for (key, latch) in &latches {
+            // One that was replaced meanwhile is for the next writer.
+            if let Some(live) = live
+                .latches
+                .get_mut(key)
+                .filter(|live| live.payload == latch.payload)
+            {
+                live.saved = written.is_ok();
+            }
+        }
+        drop(live);
+        if let Err(error) = &written {
             let message = format!(
-                "{}: a stop is in force but would not survive a restart: {error}",
+                "{}: what is latched is in force but would not survive a restart: {error}",
                 file.path.display()
             );
             self.alert(AlertSeverity::Critical, message);
         }
+        written.is_ok()
     }
 
     /// The same, off the async threads.
-    pub(crate) async fn save_latches_aside(self: &Arc<Self>) {
-        if self.latch_file.is_some() {
-            let shared = self.clone();
-            let _ = tokio::task::spawn_blocking(move || shared.save_latches()).await;
+    pub(crate) async fn save_latches_aside(self: &Arc<Self>) -> bool {
+        if self.latch_file.is_none() {
+            return self.save_latches();
         }
+        let shared = self.clone();
+        tokio::task::spawn_blocking(move || shared.save_latches())
+            .await
+            .unwrap_or(false)
     }
 }
 
@@ -196,27 +277,48 @@ mod tests {
     #[test]
     fn latches_survive_their_file() {
         let folder = tempfile::tempdir().unwrap();
-        let file = LatchFile::new(folder.path().join("audit.jsonl.stop"));
-        assert_eq!(file.load().unwrap(), Latches::new());
+        let path = folder.path().join("audit.jsonl.stop");
+        let loaded = LatchFile::open(&path).unwrap();
+        assert_eq!(
+            (loaded.latches, loaded.spent, loaded.torn),
+            (Latches::new(), Spent::default(), false)
+        );
         let tenant = TenantId::new("default").unwrap();
-        let latch = Latch {
+        let stop = Latch {
             payload: Some(Digest::of_bytes(b"stop")),
-            unlogged: Some((Channel::Down(tenant.clone()), Bytes::from_static(b"{}"))),
+            message: Some((Channel::Down(tenant.clone()), Bytes::from_static(b"{}"))),
+            logged: false,
             floor: None,
             since_us: 7,
             reason: "fire".to_owned(),
+            saved: true,
         };
         let local = Latch {
             payload: None,
-            unlogged: None,
+            message: None,
             floor: Some(9),
-            ..latch.clone()
+            ..stop.clone()
         };
         let scope = Scope::parse(Some("in.t.default.users.>"), &tenant).unwrap();
-        let latches = Latches::from([((tenant.clone(), Scope::TENANT), latch), ((tenant, scope), local)]);
-        file.save(&latches).unwrap();
-        assert_eq!(file.load().unwrap(), latches);
-        fs::write(file.path(), "{").unwrap();
-        assert!(file.load().is_err());
+        let latches = Latches::from([
+            ((tenant.clone(), Scope::TENANT, Brake::Stop), stop.clone()),
+            ((tenant.clone(), Scope::TENANT, Brake::Pause), stop),
+            ((tenant.clone(), scope, Brake::Stop), local),
+        ]);
+        let mut spent = Spent::default();
+        spent.note(&tenant, "", 3, 17);
+        let saved = Saved {
+            latches: latches
+                .iter()
+                .map(|(key, latch)| SavedLatch::of(key, latch))
+                .collect(),
+            spent: spent.clone(),
+        };
+        let bytes = serde_json::to_vec(&saved).unwrap();
+        loaded.file.slots.lock().unwrap().write(&bytes).unwrap();
+        let again = LatchFile::open(&path).unwrap();
+        assert_eq!((again.latches, again.spent), (latches, spent));
+        std::fs::write(&path, "{").unwrap();
+        assert!(LatchFile::open(&path).is_err());
     }
 }

@@ -98,6 +98,7 @@ mod reports;
 mod service;
 mod session;
 mod snapshot;
+mod spent;
 mod split;
 mod state;
 mod stats;

@@ -10,14 +10,16 @@ use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
 
 use crate::{
     apply::Accepted,
+    audit::AuditEntry,
     catalog::VariantSpec,
     event::Change,
-    latch::{Latch, Latches},
+    latch::{Brake, Latch, Latches},
     metrics::Metrics,
     record::Record,
     refusal::Refusal,
     reports::Reports,
     snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
+    spent::{Idle, Spent},
     state::{Lane, Scope, State},
     stats::Stats,
     status::{DecisionStatus, History},
@@ -41,7 +43,16 @@ pub(crate) struct Live {
     pub(crate) contact_us: u64,
     /// Why shares are held for the rest of the run: a gap in the log.
     pub(crate) hold: Option<&'static str>,
-    pub(crate) audit_failed: bool,
+    /// Why the audit trail cannot be written; None when it can.
+    pub(crate) audit_failed: Option<String>,
+    /// Refusals that wait for the audit trail.
+    pub(crate) unaudited: VecDeque<AuditEntry>,
+    /// What this node refused without the log.
+    pub(crate) spent: Spent,
+    /// How much more may be refused by the log.
+    pub(crate) idle: Idle,
+    /// Whether people were told that the wall clock stepped.
+    pub(crate) stepped: bool,
     pub(crate) seq: u64,
     pub(crate) verdicts: VecDeque<(u64, Result<(), Refusal>)>,
     pub(crate) metrics: Metrics,
@@ -75,7 +86,11 @@ impl Live {
             latches: Latches::new(),
             contact_us: 0,
             hold: None,
-            audit_failed: false,
+            audit_failed: None,
+            unaudited: VecDeque::new(),
+            spent: Spent::default(),
+            idle: Idle::default(),
+            stepped: false,
             seq: 0,
             verdicts: VecDeque::new(),
             metrics,
@@ -124,32 +139,61 @@ impl Live {
             .push_back((record.channel.tenant().clone(), decision));
     }
 
-    /// The latch that covers a scope.
-    pub(crate) fn latch(&self, tenant: &TenantId, scope: &Scope) -> Option<&Latch> {
-        let of = |scope: &Scope| self.latches.get(&(tenant.clone(), scope.clone()));
-        of(&Scope::TENANT).or_else(|| of(scope))
+    /// The latch of a kind that covers a scope; of two pauses the earlier one.
+    pub(crate) fn latch(&self, tenant: &TenantId, scope: &Scope, brake: Brake) -> Option<&Latch> {
+        // Nearly always there is none: no key has to be made.
+        if self.latches.is_empty() {
+            return None;
+        }
+        let of = |scope: &Scope| self.latches.get(&(tenant.clone(), scope.clone(), brake));
+        let both = of(&Scope::TENANT).into_iter().chain(of(scope));
+        both.min_by_key(|latch| latch.since_us)
+    }
+
+    /// The latch that counts for a scope: a stop before a pause.
+    pub(crate) fn braked(&self, tenant: &TenantId, scope: &Scope) -> Option<&Latch> {
+        let of = |brake| self.latch(tenant, scope, brake);
+        of(Brake::Stop).or_else(|| of(Brake::Pause))
+    }
+
+    /// Whether a scope is latched by itself.
+    pub(crate) fn braked_alone(&self, tenant: &TenantId, scope: &Scope) -> bool {
+        let of = |brake| self.latches.contains_key(&(tenant.clone(), scope.clone(), brake));
+        *scope != Scope::TENANT && (of(Brake::Stop) || of(Brake::Pause))
+    }
+
+    /// Why no share rises here; None when nothing holds them.
+    pub(crate) fn held_because(&self) -> Option<String> {
+        let audit = || {
+            let failed = self.audit_failed.as_ref()?;
+            Some(format!("{failed}: nothing is loosened until it can be"))
+        };
+        self.hold.map(str::to_owned).or_else(audit)
     }
 
     /// The state of a scope as served here.
     pub(crate) fn phase(&self, tenant: &TenantId, scope: &Scope, lane: &Lane, now_us: u64) -> Phase {
-        if self.latch(tenant, scope).is_some() {
-            Phase::Stopped
-        } else {
-            lane.phase(now_us)
+        match lane.phase(now_us) {
+            _ if self.latch(tenant, scope, Brake::Stop).is_some() => Phase::Stopped,
+            phase @ (Phase::Stopped | Phase::Forced) => phase,
+            _ if self.latch(tenant, scope, Brake::Pause).is_some() => Phase::Paused,
+            phase => phase,
         }
     }
 
     /// The percent of a scope as served here: the log's, never above what contact and guard allow.
     pub(crate) fn percent(&self, tenant: &TenantId, scope: &Scope, lane: &Lane, now_us: u64) -> f64 {
-        if self.latch(tenant, scope).is_some() {
+        if self.latch(tenant, scope, Brake::Stop).is_some() {
             return 0.0;
         }
+        let pause = self.latch(tenant, scope, Brake::Pause);
+        let paused = pause.map_or(100.0, |latch| lane.percent(latch.since_us));
         let limit = self
             .watches
             .get(&(tenant.clone(), scope.clone()))
             .map_or(100.0, Watch::limit);
         let (now_us, contact_us) = (on_the_beat(now_us), on_the_beat(self.contact_us));
-        lane.served_percent(now_us, contact_us).min(limit)
+        lane.served_percent(now_us, contact_us).min(limit).min(paused)
     }
 
     /// What requests read from now on, unless it is what they read already, and what has changed by it.
@@ -165,8 +209,9 @@ impl Live {
             let latched = self
                 .latches
                 .keys()
-                .filter(|(of, scope)| of == tenant && !state.lanes().contains_key(scope));
-            scopes.extend(latched.map(|(_, scope)| scope.clone()));
+                .filter(|(of, scope, _)| of == tenant && !state.lanes().contains_key(scope));
+            scopes.extend(latched.map(|(_, scope, _)| scope.clone()));
+            scopes.dedup();
             let mut scoped = SubjectTrie::new();
             let mut whole = None;
             for scope in scopes {

@@ -68,6 +68,11 @@ pub trait ControlLog: Send + Sync + 'static {
     /// idle heartbeat that tells a node it still has contact.
     fn read(&self, after: u64) -> LogFuture<'_, Batch>;
 
+    /// Whether what it stored outlives this process.
+    fn is_durable(&self) -> bool {
+        false
+    }
+
     /// Sends telemetry or an alert, which the log does not keep.
     fn report(&self, from: Channel, message: UpstreamMessage) -> LogFuture<'_, ()>;
 }

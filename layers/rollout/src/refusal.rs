@@ -78,6 +78,10 @@ reasons! {
     Stale = "stale",
     /// The very message was accepted before: nothing happens.
     Duplicate = "duplicate",
+    /// The very message was refused before: it counts once, and has to be signed anew.
+    Spent = "spent",
+    /// Too many messages of one issuer that change nothing.
+    Rate = "rate",
     /// The same counter or id with other content.
     Equivocation = "equivocation",
     /// Recorded after it expired.

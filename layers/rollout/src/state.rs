@@ -12,6 +12,7 @@ use crate::{
     catalog::Catalog,
     digest::Digest,
     keys::KeySet,
+    latch::Brake,
     record::NodeId,
     refusal::{Reason, Refusal},
     table::Phase,
@@ -24,6 +25,9 @@ pub const MAX_PENDING: usize = 16;
 
 /// Most tombstones; the oldest go first. Counters refuse replays for ever, tombstones re-used ids.
 pub const MAX_TOMBSTONES: usize = 4_096;
+
+/// Most messages that are remembered because they were refused for coming too early; those that expire first go first.
+pub(crate) const MAX_EARLY: usize = 1_024;
 
 /// Most scopes of one tenant.
 pub const MAX_SCOPES: usize = 1_024;
@@ -197,11 +201,47 @@ pub(crate) enum Mode {
     Stopped,
 }
 
+/// Whose orders stop or pause a scope: the whole tenant's, its own. A resume of the whole tenant leaves the latter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    tenant: bool,
+    own: bool,
+}
+
+impl Held {
+    pub(crate) fn add(&mut self, own: bool) {
+        if own {
+            self.own = true;
+        } else {
+            self.tenant = true;
+        }
+    }
+
+    /// What is left after a resume.
+    pub(crate) fn released(self, own: bool) -> Self {
+        Self {
+            tenant: false,
+            own: self.own && !own,
+        }
+    }
+
+    pub(crate) fn by(self, own: bool) -> bool {
+        if own { self.own } else { self.tenant }
+    }
+
+    pub(crate) fn any(self) -> bool {
+        self.tenant || self.own
+    }
+}
+
 /// The state of one scope.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lane {
     pub(crate) mode: Mode,
-    pub(crate) frozen: bool,
+    /// Who has paused it.
+    pub(crate) paused: Held,
+    /// Who has stopped it, in [`Mode::Stopped`].
+    pub(crate) stopped: Held,
     /// The variant a finished rollout left behind; None is the catalog's baseline.
     pub(crate) promoted: Option<Choice>,
     pub(crate) parked: Option<ApprovedRollout>,
@@ -228,7 +268,8 @@ impl Lane {
     pub(crate) fn idle() -> Self {
         Self {
             mode: Mode::Idle,
-            frozen: false,
+            paused: Held::default(),
+            stopped: Held::default(),
             promoted: None,
             parked: None,
             not_before_us: 0,
@@ -241,7 +282,7 @@ impl Lane {
         match &self.mode {
             Mode::Stopped => Phase::Stopped,
             Mode::Forced { until_us, .. } if !lapsed(*until_us, now_us) => Phase::Forced,
-            _ if self.frozen => Phase::Paused,
+            _ if self.paused.any() => Phase::Paused,
             Mode::Rollout(rollout) if !lapsed(rollout.until_us, now_us) => rollout.phase(now_us),
             Mode::Idle | Mode::Rollout(_) | Mode::Forced { .. } => Phase::Idle,
         }
@@ -253,6 +294,11 @@ impl Lane {
             Mode::Rollout(rollout) => Some(rollout),
             Mode::Idle | Mode::Forced { .. } | Mode::Stopped => None,
         }
+    }
+
+    /// Whether it is stopped or paused by an order of its own, which a resume of the whole tenant does not end.
+    pub fn is_held_alone(&self) -> bool {
+        (self.mode == Mode::Stopped && self.stopped.own) || self.paused.own
     }
 
     /// The approval that waits for the resume.
@@ -298,6 +344,8 @@ pub(crate) fn lapsed(until_us: Option<u64>, now_us: u64) -> bool {
 pub(crate) struct Seen {
     pub(crate) counter: u64,
     pub(crate) payload: Digest,
+    /// Whether it was accepted; a refused one is spent as well.
+    pub(crate) accepted: bool,
 }
 
 /// The state of one tenant: a pure fold over its control log.
@@ -309,6 +357,8 @@ pub struct State {
     pub(crate) parked_catalog: Option<Arc<Catalog>>,
     pub(crate) operators: Option<Seen>,
     pub(crate) issuers: BTreeMap<String, Seen>,
+    /// What was refused for coming too early, and until when it could come true.
+    pub(crate) early: BTreeMap<Digest, u64>,
     pub(crate) pending: BTreeMap<String, Pending>,
     pub(crate) tombstones: BTreeMap<String, u64>,
     pub(crate) lanes: BTreeMap<Scope, Lane>,
@@ -326,6 +376,7 @@ impl State {
             parked_catalog: None,
             operators: None,
             issuers: BTreeMap::new(),
+            early: BTreeMap::new(),
             pending: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             lanes: BTreeMap::from([(Scope::TENANT, Lane::idle())]),
@@ -401,6 +452,20 @@ impl State {
         lane.promoted = None;
         lane.parked = None;
         lane
+    }
+
+    /// Whether a stop or a pause of a scope asks for what is so already.
+    pub(crate) fn is_braked(&self, scope: &Scope, brake: Brake) -> bool {
+        let own = *scope != Scope::TENANT;
+        let is = |lane: &Lane| match brake {
+            Brake::Stop => lane.mode == Mode::Stopped && lane.stopped.by(own),
+            Brake::Pause => lane.mode == Mode::Stopped || lane.paused.by(own),
+        };
+        if own {
+            self.lanes.get(scope).is_some_and(is)
+        } else {
+            self.lanes.values().all(is)
+        }
     }
 
     /// What `propose`d messages of a node are counted under.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     apply::Accepted,
     envelope::Message,
+    latch::Brake,
     live::Live,
     record::Record,
     state::{ApprovedRollout, Lane, Scope, State},
@@ -21,10 +22,10 @@ use crate::{
 pub struct Status {
     /// The position of the log this node has come to.
     pub seq: u64,
-    /// Microseconds since the log was last read to its end.
-    pub contact_age_us: u64,
-    /// Why shares are held here; None when they are not.
-    pub hold: Option<&'static str>,
+    /// Microseconds since the log was last read to its end; None before the first time in this run.
+    pub contact_age_us: Option<u64>,
+    /// Why shares are held here and nothing is loosened; None when they are not.
+    pub hold: Option<String>,
     /// Telemetry and alerts that wait to be sent upstream.
     pub reports_waiting: usize,
     /// Every tenant.
@@ -69,8 +70,12 @@ pub struct ScopeStatus {
     pub rollout: Option<RolloutStatus>,
     /// The approval that waits for the resume.
     pub parked: Option<RolloutStatus>,
-    /// Whether a stop is latched on this node beyond the log.
+    /// Whether a stop or a pause is latched on this node ahead of the log.
     pub latched: bool,
+    /// Whether what is latched survives a restart of this node; None when nothing is.
+    pub durable: Option<bool>,
+    /// Whether an order of its own stops or pauses it, which a resume of the whole tenant does not end.
+    pub held_alone: bool,
     /// Whether the guard has lowered what is served here.
     pub guarded: bool,
     /// Since when it is so, microseconds since the Unix epoch.
@@ -260,8 +265,8 @@ impl Status {
     pub(crate) fn of(live: &Live, now_us: u64) -> Self {
         Self {
             seq: live.seq,
-            contact_age_us: now_us.saturating_sub(live.contact_us),
-            hold: live.hold,
+            contact_age_us: (live.contact_us > 0).then(|| now_us.saturating_sub(live.contact_us)),
+            hold: live.held_because(),
             reports_waiting: live.reports.len(),
             tenants: live
                 .states
@@ -287,11 +292,7 @@ fn tenant(live: &Live, state: &State, now_us: u64) -> TenantStatus {
         counter: state.counter(),
         catalog_version: state.catalog().version(),
         parked_catalog_version: state.parked_catalog().map(crate::Catalog::version),
-        scopes: state
-            .lanes()
-            .iter()
-            .map(|(scope, lane)| of_scope(live, state, scope, lane, now_us))
-            .collect(),
+        scopes: scopes(live, state, now_us),
         pending: pending.collect(),
         decisions: live
             .decisions
@@ -302,9 +303,25 @@ fn tenant(live: &Live, state: &State, now_us: u64) -> TenantStatus {
     }
 }
 
+/// Every scope of the state, and those that are only latched here so far.
+fn scopes(live: &Live, state: &State, now_us: u64) -> Vec<ScopeStatus> {
+    let mut scopes: Vec<Scope> = state.lanes().keys().cloned().collect();
+    let latched = live.latches.keys().filter(|(of, ..)| of == state.tenant());
+    scopes.extend(latched.map(|(_, scope, _)| scope.clone()));
+    scopes.sort();
+    scopes.dedup();
+    let of = |scope: &Scope| of_scope(live, state, scope, &state.lane(scope), now_us);
+    scopes.iter().map(of).collect()
+}
+
 fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64) -> ScopeStatus {
     let phase = live.phase(state.tenant(), scope, lane, now_us);
-    let latch = live.latch(state.tenant(), scope);
+    // What is latched may be overtaken by the log: a pause by a stop.
+    let latch = match phase {
+        Phase::Stopped => live.latch(state.tenant(), scope, Brake::Stop),
+        Phase::Paused => live.latch(state.tenant(), scope, Brake::Pause),
+        _ => None,
+    };
     let cause = lane.cause();
     let key = (state.tenant().clone(), scope.clone());
     let watch = live.watches.get(&key);
@@ -321,6 +338,8 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
         rollout: lane.rollout().map(rollout),
         parked: lane.parked().map(rollout),
         latched: latch.is_some(),
+        durable: latch.map(|latch| latch.saved),
+        held_alone: lane.is_held_alone() || live.braked_alone(state.tenant(), scope),
         guarded: watch.is_some_and(Watch::breached),
         since_us: latch.map_or(cause.since_us, |latch| latch.since_us),
         reason: latch.map_or_else(|| cause.reason.clone(), |latch| latch.reason.clone()),

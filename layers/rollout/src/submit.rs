@@ -1,44 +1,51 @@
-//! The way of a control message into the log: checked, a stop in force at once, written, awaited.
+//! The way of a control message into the log: checked, a stop or a pause in force at once, written, awaited.
+
+mod judge;
 
 use std::time::Duration;
 
-use arqon_message::TenantId;
-use bytes::Bytes;
 use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::{
-    apply::{Order, authenticate},
-    audit::AuditEntry,
+    apply::Order,
     catalog_source::CatalogWanted,
-    envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
+    envelope::{Control, Message},
     error::SubmitError,
-    handle::{Handle, Shared},
-    latch::Latch,
+    handle::Handle,
+    latch::Brake,
     log::LogError,
-    record::{Channel, Record},
+    record::Record,
     refusal::{Reason, Refusal},
     state::Scope,
     table::Phase,
-    wire::{AlertSeverity, DownstreamMessage, EnforcementAction},
+    wire::DownstreamMessage,
 };
 
 /// How long [`Handle::submit`] waits for the log to take a message, and then for this node to fold it.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a stop, which is in force already, waits for the log.
+/// How long a stop or a pause, which is in force already, waits for the log, and then for this node to fold it.
 pub const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How many refusals wait for an audit trail that cannot be written; the oldest go first.
+pub(crate) const MAX_UNAUDITED: usize = 256;
 
 /// A message was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Receipt {
-    /// Its position in the log. None for a stop that is in force here and still on its way there, and for a
+    /// Its position in the log. None for a stop or a pause that is in force here and still on its way there, and for a
     /// duplicate.
     pub seq: Option<u64>,
     /// The state of its scope now.
     pub state: Phase,
-    /// Whether it had been taken before: nothing happened.
+    /// Whether nothing happened: it had been taken before, or what it asks for is so already and was asked for too often.
     pub duplicate: bool,
+    /// Whether it survives a restart of this node: its record or its latch is on this node's disk, or in a log that is kept
+    /// elsewhere.
+    pub durable: bool,
+    /// After a resume of the whole tenant: the scopes that stay stopped or paused by orders of their own.
+    pub held: Vec<String>,
 }
 
 /// A message that was read and not yet judged.
@@ -48,11 +55,28 @@ struct Submission {
     record: Record,
 }
 
+/// What this node makes of an authentic message before the log has it.
+enum Outlook {
+    /// The fold would take it.
+    Good,
+    /// It was taken before.
+    Duplicate,
+    /// The fold would refuse it, now and for ever: it need not be told.
+    Void(Refusal),
+    /// The fold would refuse it now: the log has to spend it, so that no node takes it later.
+    Refused(Refusal),
+    /// This node cannot judge it, or must not loosen anything.
+    Unable(Refusal),
+}
+
 impl Handle {
     /// Takes a signed envelope: checks it, writes it to the log, and waits until it is in force here and
-    /// audited. A stop is in force before anything else happens to it.
+    /// audited. A stop or a pause is in force before anything else happens to it.
     ///
-    /// Cancelling loses only the answer: a stop stays in force and is written to the log by the executor,
+    /// An authentic message that this node would refuse goes to the log, too: there it is refused on every node alike and
+    /// its counter is spent, so that nobody plays it again at a better moment (ADR 26).
+    ///
+    /// Cancelling loses only the answer: a stop or a pause stays in force and is written to the log by the executor,
     /// any other message is in the log or is not.
     ///
     /// # Errors
@@ -65,52 +89,73 @@ impl Handle {
             Ok(submission) => submission,
             Err(refusal) => return Err(shared.refuse_unread(envelope, refusal).await.into()),
         };
-        let order = match shared.precheck(&submission.record) {
+        let order = match shared.authentic(&submission.record) {
             Ok(order) => order,
-            Err(refusal) if refusal.reason == Reason::Duplicate => {
-                let state = shared.phase(submission.record.channel.tenant(), &submission.scope);
-                return Ok(Receipt {
-                    seq: None,
-                    state,
-                    duplicate: true,
-                });
-            }
             Err(refusal) => return Err(shared.refuse(submission.record, refusal).await.into()),
         };
-        if let Some(reason) = stop_reason(&order.control) {
-            let Submission { scope, record, .. } = &submission;
-            let unlogged = (record.channel.clone(), record.envelope.clone());
-            shared.latch_order(&order, scope, reason, Some(unlogged));
-            shared.save_latches_aside().await;
-            return Ok(self.log_stop(submission).await);
+        let brake = Brake::of(&submission.control).map(|(brake, reason)| (brake, reason.to_owned()));
+        match shared.outlook(&mut submission, &order).await {
+            Outlook::Duplicate => Ok(shared.duplicate(&submission)),
+            Outlook::Void(refusal) => Err(shared.refuse(submission.record, refusal).await.into()),
+            Outlook::Unable(refusal) => Err(shared
+                .refuse_here(submission.record, &order, refusal)
+                .await
+                .into()),
+            Outlook::Refused(refusal) => self.log_refused(submission, &order, refusal).await,
+            Outlook::Good => match brake {
+                Some((brake, reason)) => self.brake(submission, &order, brake, &reason).await,
+                None => self.log_message(submission).await,
+            },
         }
-        if let Err(refusal) = shared.admit(&mut submission, order).await {
-            return Err(shared.refuse(submission.record, refusal).await.into());
-        }
-        self.log_message(submission).await
     }
 
-    /// Writes a stop, which is in force already. What does not succeed soon the executor goes on with.
-    async fn log_stop(&self, submission: Submission) -> Receipt {
-        let Record {
-            channel, envelope, ..
-        } = submission.record;
-        let stopped = |seq| Receipt {
+    /// Puts a stop or a pause in force, then on disk, then into the log.
+    async fn brake(
+        &self,
+        submission: Submission,
+        order: &Order,
+        brake: Brake,
+        reason: &str,
+    ) -> Result<Receipt, SubmitError> {
+        let (shared, Submission { scope, record, .. }) = (&self.shared, &submission);
+        if shared.is_moot(order, scope, brake) && !shared.may_idle(order) {
+            // It is as they want it, and has been said often enough: the log must not fill up with it.
+            shared.spend_here(order).await;
+            shared.lock().metrics.refused(Reason::Rate);
+            return Ok(shared.duplicate(&submission));
+        }
+        let message = (record.channel.clone(), record.envelope.clone());
+        shared.latch_order(order, scope, (brake, reason), message, false);
+        let saved = shared.save_latches_aside().await;
+        Ok(self.log_brake(submission, saved).await)
+    }
+
+    /// Writes a stop or a pause, which is in force already. What does not succeed soon the executor goes on with.
+    async fn log_brake(&self, submission: Submission, saved: bool) -> Receipt {
+        let shared = &self.shared;
+        let Submission { scope, record, .. } = submission;
+        let tenant = record.channel.tenant().clone();
+        let append = shared.log.append(record.channel, record.envelope.clone());
+        let appended = timeout(STOP_TIMEOUT, append).await;
+        let seq = appended.ok().and_then(Result::ok).map(|appended| appended.seq);
+        let mut durable = saved;
+        if let Some(seq) = seq {
+            shared.logged(&record.envelope);
+            let folded = timeout(STOP_TIMEOUT, self.reached(seq)).await.is_ok();
+            durable |= shared.log.is_durable() || (folded && shared.audit.is_durable());
+        }
+        Receipt {
             seq,
-            state: Phase::Stopped,
+            state: shared.phase(&tenant, &scope),
             duplicate: false,
-        };
-        let append = self.shared.log.append(channel, envelope);
-        let Ok(Ok(appended)) = timeout(STOP_TIMEOUT, append).await else {
-            return stopped(None);
-        };
-        let _ = timeout(STOP_TIMEOUT, self.reached(appended.seq)).await;
-        stopped(Some(appended.seq))
+            durable,
+            held: Vec::new(),
+        }
     }
 
     async fn log_message(&self, submission: Submission) -> Result<Receipt, SubmitError> {
-        let (shared, Submission { scope, record, .. }) = (&self.shared, submission);
-        let tenant = record.channel.tenant().clone();
+        let shared = &self.shared;
+        let record = submission.record.clone();
         let append = shared.log.append(record.channel, record.envelope);
         let seq = match timeout(APPEND_TIMEOUT, append).await {
             Ok(appended) => appended?.seq,
@@ -119,27 +164,48 @@ impl Handle {
         if timeout(APPEND_TIMEOUT, self.reached(seq)).await.is_err() {
             return Err(SubmitError::Pending { seq });
         }
-        match shared.lock().verdict_of(seq) {
-            Some(Err(refusal)) => return Err(refusal.into()),
+        // Not in the scrutinee: the lock would be held in the arms.
+        let verdict = shared.lock().verdict_of(seq);
+        match verdict {
             Some(Ok(())) => {}
+            Some(Err(refusal)) if refusal.reason == Reason::Duplicate => {
+                // The very bytes came to the log by another way, too; another message about the same is refused.
+                return if shared.was_taken(&submission.record) {
+                    Ok(shared.duplicate(&submission))
+                } else {
+                    Err(refusal.into())
+                };
+            }
+            Some(Err(refusal)) => return Err(refusal.into()),
             None => return Err(SubmitError::Pending { seq }),
         }
+        let tenant = submission.record.channel.tenant();
         Ok(Receipt {
             seq: Some(seq),
-            state: shared.phase(&tenant, &scope),
+            state: shared.phase(tenant, &submission.scope),
             duplicate: false,
+            durable: shared.log.is_durable() || shared.audit.is_durable(),
+            held: shared.held(tenant, &submission),
         })
     }
-}
 
-/// The reason of an emergency stop; None for anything else.
-pub(crate) fn stop_reason(control: &Control) -> Option<&str> {
-    match &control.message {
-        Message::Downstream(DownstreamMessage::Enforce {
-            action: EnforcementAction::EmergencyStop,
-            reason,
-        }) => Some(reason),
-        _ => None,
+    /// Lets the log refuse a message, so that it is spent everywhere.
+    async fn log_refused(
+        &self,
+        submission: Submission,
+        order: &Order,
+        refusal: Refusal,
+    ) -> Result<Receipt, SubmitError> {
+        let (shared, record) = (&self.shared, submission.record.clone());
+        if !shared.may_idle(order) {
+            let detail = format!("too many refused messages of one issuer; this one would be: {refusal}");
+            let refusal = Refusal::new(Reason::Rate, detail);
+            return Err(shared.refuse_here(record, order, refusal).await.into());
+        }
+        match self.log_message(submission).await {
+            Err(SubmitError::Log(_)) => Err(shared.refuse_here(record, order, refusal).await.into()),
+            judged => judged,
+        }
     }
 }
 
@@ -153,180 +219,4 @@ pub(crate) fn catalog_wanted(control: &Control) -> Option<CatalogWanted<'_>> {
         }) => Some(CatalogWanted::new(source_uri, *version, digest.as_deref())),
         _ => None,
     }
-}
-
-impl Shared {
-    /// Reads an envelope: whose it is and where it belongs.
-    fn read(&self, envelope: &[u8]) -> Result<Submission, Refusal> {
-        let control = Envelope::parse(envelope)?.control()?;
-        let tenant = TenantId::new(&control.tenant)
-            .map_err(|error| Refusal::new(Reason::WrongTenant, error.to_string()))?;
-        let scope = self.scope(&tenant, &control)?;
-        let channel = match &control.message {
-            Message::Upstream(_) => Channel::Up(tenant, self.node.clone()),
-            Message::Downstream(_) | Message::Rotation(_) => Channel::Down(tenant),
-        };
-        let received_at_us = self.clock.now_us();
-        let envelope = Bytes::copy_from_slice(envelope);
-        let record = Record {
-            seq: 0,
-            received_at_us,
-            channel,
-            envelope,
-            catalog: None,
-        };
-        Ok(Submission {
-            control,
-            scope,
-            record,
-        })
-    }
-
-    /// The scope a message is about: its own, else its proposal's.
-    fn scope(&self, tenant: &TenantId, control: &Control) -> Result<Scope, Refusal> {
-        let proposal = match &control.message {
-            Message::Downstream(DownstreamMessage::Approval { proposal_id, .. }) => Some(proposal_id),
-            _ => None,
-        };
-        if let Some(id) = proposal {
-            let live = self.lock();
-            let pending = live.states.get(tenant).and_then(|state| state.pending().get(id));
-            if let Some(pending) = pending {
-                return Ok(pending.scope.clone());
-            }
-        }
-        let text = match &control.message {
-            Message::Upstream(crate::UpstreamMessage::Proposal { scope, .. }) => scope.as_deref(),
-            _ => control.scope.as_deref(),
-        };
-        Scope::parse(text, tenant)
-    }
-
-    /// Whether the fold would accept a message now.
-    async fn admit(&self, submission: &mut Submission, order: Order) -> Result<(), Refusal> {
-        if self.lock().audit_failed && !tightens(&submission.control) {
-            let detail = "the audit trail cannot be written: only a stop or a pause is taken";
-            return Err(Refusal::new(Reason::Audit, detail));
-        }
-        if let Some(wanted) = catalog_wanted(&submission.control) {
-            let fetched = self.catalogs.fetch(wanted).await;
-            let catalog = fetched.map_err(|error| Refusal::new(Reason::Catalog, error.to_string()))?;
-            submission.record.catalog = Some(catalog);
-        }
-        self.rehearse(&submission.record, order)
-    }
-
-    /// Audits, counts and tells the refusal of a message that did not get to the log.
-    async fn refuse(&self, record: Record, refusal: Refusal) -> Refusal {
-        self.refused(Some(record.channel.tenant()), None, &refusal);
-        self.audit_refusal(AuditEntry {
-            seq: None,
-            received_at_us: record.received_at_us,
-            channel: record.channel.to_string(),
-            envelope: record.envelope,
-            catalog: record.catalog,
-            refusal: Some(refusal.clone()),
-        })
-        .await;
-        refusal
-    }
-
-    /// The same for what could not even be read: nobody knows whose it was.
-    async fn refuse_unread(&self, envelope: &[u8], refusal: Refusal) -> Refusal {
-        self.refused(None, None, &refusal);
-        let kept = if envelope.len() > MAX_ENVELOPE_BYTES {
-            &[]
-        } else {
-            envelope
-        };
-        self.audit_refusal(AuditEntry {
-            seq: None,
-            received_at_us: self.clock.now_us(),
-            channel: "unread".to_owned(),
-            envelope: Bytes::copy_from_slice(kept),
-            catalog: None,
-            refusal: Some(refusal.clone()),
-        })
-        .await;
-        refusal
-    }
-
-    async fn audit_refusal(&self, entry: AuditEntry) {
-        if let Err(error) = self.audit.append(entry).await {
-            self.alert(
-                AlertSeverity::Critical,
-                format!("a refusal could not be audited: {error}"),
-            );
-        }
-    }
-
-    /// Whether a message is authentic and new, at this moment and on this node.
-    pub(crate) fn precheck(&self, record: &Record) -> Result<Order, Refusal> {
-        let live = self.lock();
-        let tenant = record.channel.tenant();
-        let Some(state) = live.states.get(tenant) else {
-            return Err(Refusal::new(
-                Reason::WrongTenant,
-                format!("tenant `{tenant}` has no rollout here"),
-            ));
-        };
-        let mut state = state.clone();
-        drop(live);
-        state.clock_us = state.clock_us.max(record.received_at_us);
-        let order = authenticate(&state, record)?;
-        state.check_counter(&order)?;
-        Ok(order)
-    }
-
-    /// Whether a message would be accepted now.
-    fn rehearse(&self, record: &Record, mut order: Order) -> Result<(), Refusal> {
-        let Some(mut state) = self.lock().states.get(record.channel.tenant()).cloned() else {
-            return Err(Refusal::new(Reason::WrongTenant, "no rollout here"));
-        };
-        state.clock_us = state.clock_us.max(record.received_at_us);
-        state.settle();
-        order.catalog.clone_from(&record.catalog);
-        state.obey(order).map(drop)
-    }
-
-    /// Puts a stop in force before the log knows of it.
-    pub(crate) fn latch_order(
-        &self,
-        order: &Order,
-        scope: &Scope,
-        reason: &str,
-        unlogged: Option<(Channel, Bytes)>,
-    ) {
-        let Ok(tenant) = TenantId::new(&order.control.tenant) else {
-            return;
-        };
-        let mut live = self.lock();
-        let key = (tenant, scope.clone());
-        let known = live
-            .latches
-            .get(&key)
-            .is_some_and(|latch| latch.payload == Some(order.payload));
-        if !known {
-            let latch = Latch {
-                payload: Some(order.payload),
-                unlogged,
-                floor: None,
-                since_us: self.clock.now_us(),
-                reason: reason.to_owned(),
-            };
-            live.latches.insert(key, latch);
-        }
-        self.publish(live);
-    }
-}
-
-/// Whether a message only ever lowers what is served.
-fn tightens(control: &Control) -> bool {
-    matches!(
-        &control.message,
-        Message::Downstream(DownstreamMessage::Enforce {
-            action: EnforcementAction::EmergencyStop | EnforcementAction::PauseAdaptation,
-            ..
-        })
-    )
 }

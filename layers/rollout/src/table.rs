@@ -257,7 +257,9 @@ const TAIL: &str = "
   variant is the baseline of the rollout that starts.
 - *freeze* in `Forced` stops proposals and catalogs; the enforced variant stays. `Forced` ends by `EmergencyStop` and
   `ResumeAdaptation`, by `effective_until_us`, or is replaced.
-- An enforcement without a scope reaches every scope of the tenant, also those that come later.
+- An enforcement without a scope reaches every scope of the tenant, also those that come later. A resume without a scope
+  leaves what a scope's own stop or pause holds; a resume with a scope ends that, and the tenant's for it (ADR 32).
+- *freeze* counts from when the pause was signed. A message that is refused is spent: the same bytes are refused later (ADR 26).
 
 ## Invariants
 

@@ -268,11 +268,14 @@ async fn hostile_messages_change_nothing() {
     };
     let control = node.control(unramped);
     assert_eq!(node.submit(control, &node.ops).await, Err(Reason::Unramped));
-    assert_eq!(node.handle.status().tenants, before.tenants);
+    // Only the counter has moved: what was authentic is spent.
+    let mut tenants = node.handle.status().tenants;
+    assert!(tenants[0].counter > before.tenants[0].counter);
+    tenants[0].counter = before.tenants[0].counter;
+    assert_eq!(tenants, before.tenants);
     assert!(node.cohort().await.is_empty());
 
-    let alerts = node.log.take_reports();
-    assert!(alerts.is_empty(), "they go with the next tick");
+    drop(node.log.take_reports());
     node.settle().await;
     let alerts = format!("{:?}", node.log.take_reports());
     for reason in [

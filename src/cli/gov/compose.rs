@@ -254,10 +254,15 @@ fn row(sent: &Sent) -> Value {
             seq,
             state,
             duplicate,
-        } => {
-            json!({ "target": target, "accepted": true, "seq": seq, "state": state, "duplicate": duplicate })
+            durable,
+            held,
+        } => json!({
+            "target": target, "accepted": true, "seq": seq, "state": state, "duplicate": duplicate,
+            "durable": durable, "held": held,
+        }),
+        Delivery::Logged { seq } => {
+            json!({ "target": target, "accepted": true, "seq": seq, "state": null, "durable": true })
         }
-        Delivery::Logged { seq } => json!({ "target": target, "accepted": true, "seq": seq, "state": null }),
         Delivery::Refused { reason, detail } => {
             json!({ "target": target, "accepted": false, "reason": reason, "detail": detail })
         }
@@ -269,21 +274,31 @@ fn line(sent: &Sent) -> String {
     let target = &sent.target;
     match &sent.outcome {
         Delivery::Taken {
-            duplicate: true,
+            seq,
             state,
-            ..
+            duplicate,
+            durable,
+            held,
         } => {
-            format!("{target}: had it already, the state is {state}")
-        }
-        Delivery::Taken {
-            seq: Some(seq),
-            state,
-            ..
-        } => format!("{target}: in force, {state}, position {seq} of the log"),
-        Delivery::Taken { seq: None, state, .. } => {
-            format!(
-                "{target}: in force here, {state}; the log does not have it yet, the gateway goes on with it"
-            )
+            let what = match seq {
+                _ if *duplicate => format!("had it already, the state is {state}"),
+                Some(seq) => format!("in force, {state}, position {seq} of the log"),
+                None => format!(
+                    "in force here, {state}; the log does not have it yet, the gateway goes on with it"
+                ),
+            };
+            let kept = if *durable {
+                ""
+            } else {
+                "; NOT on disk: it would not survive a restart of this gateway"
+            };
+            let mut line = format!("{target}: {what}{kept}");
+            for scope in held {
+                line.push_str(&format!(
+                    "\n  {scope} stays as it is, by an order of its own: `gov resume --scope '{scope}'` ends it"
+                ));
+            }
+            line
         }
         Delivery::Logged { seq } => {
             format!(

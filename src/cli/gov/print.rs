@@ -40,7 +40,13 @@ pub(super) fn scope(scope: &Value, now_us: u64) -> String {
         let _ = write!(line, ": {}", text("reason"));
     }
     if scope["latched"] == true {
-        line.push_str(" [stopped on this node, beyond the log]");
+        let _ = write!(line, " [{} on this node, ahead of the log]", text("phase"));
+    }
+    if scope["durable"] == false {
+        line.push_str(" [not on disk: it would not survive a restart of this gateway]");
+    }
+    if scope["held_alone"] == true {
+        line.push_str(" [by an order of its own: only a resume with --scope ends it]");
     }
     if scope["guarded"] == true {
         line.push_str(" [lowered by the guard]");
@@ -200,12 +206,12 @@ mod tests {
     fn a_scope_says_what_is_live_since_when_and_why() {
         let stopped = json!({
             "scope": "", "phase": "stopped", "percent": 0.0, "baseline": 1, "rollout": null, "parked": null,
-            "latched": true, "guarded": false, "since_us": 1_700_000_000_000_000_u64, "reason": "fire", "by": ["sre-1"],
+            "latched": true, "durable": false, "guarded": false, "since_us": 1_700_000_000_000_000_u64, "reason": "fire", "by": ["sre-1"],
         });
         assert_eq!(
             scope(&stopped, 1_700_000_030_000_000),
             "whole tenant: stopped, everyone gets 1, since 2023-11-14 22:13:20 UTC (30 s ago), by sre-1: fire \
-             [stopped on this node, beyond the log]"
+             [stopped on this node, ahead of the log] [not on disk: it would not survive a restart of this gateway]"
         );
     }
 }

@@ -42,7 +42,10 @@ fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result
         tenant["epoch"],
         tenant["catalog_version"],
         rollout["seq"],
-        read_when(rollout["contact_age_us"].as_u64().unwrap_or_default()),
+        rollout["contact_age_us"].as_u64().map_or_else(
+            || "not read yet".to_owned(),
+            |age| format!("read {} ago", ago(age))
+        ),
     )?;
     if let Some(hold) = rollout["hold"].as_str() {
         writeln!(out, "  held: {hold}")?;
@@ -60,17 +63,6 @@ fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result
         writeln!(out, "  {}", super::print::decision(decision))?;
     }
     Ok(())
-}
-
-/// When the log was read last.
-fn read_when(age_us: u64) -> String {
-    /// An age since the epoch: there was no contact yet.
-    const NEVER_US: u64 = 10 * 365 * 86_400 * 1_000_000;
-    if age_us > NEVER_US {
-        "not read yet".to_owned()
-    } else {
-        format!("read {} ago", ago(age_us))
-    }
 }
 
 /// Folds the log here, as a node that only looks: for when no gateway can be asked.

@@ -58,6 +58,8 @@ pub(super) enum Delivery {
         seq: Option<u64>,
         state: String,
         duplicate: bool,
+        durable: bool,
+        held: Vec<String>,
     },
     /// In the log; each node judges it.
     Logged {
@@ -196,6 +198,13 @@ fn judged(answer: Result<(StatusCode, Bytes), Usage>) -> Delivery {
             seq: body["seq"].as_u64(),
             state: text("state"),
             duplicate: body["duplicate"].as_bool().unwrap_or(false),
+            durable: body["durable"].as_bool().unwrap_or(false),
+            held: body["held"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|scope| scope.as_str().map(str::to_owned))
+                .collect(),
         },
         StatusCode::CONFLICT => Delivery::Refused {
             reason: text("reason"),

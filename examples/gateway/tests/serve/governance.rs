@@ -2,9 +2,13 @@
 
 mod catalogs;
 mod cluster;
+#[cfg(unix)]
+mod disk;
 mod faults;
+mod guard;
 mod kills;
 mod sessions;
 mod site;
+mod spent;
 mod steering;
 mod stranger;

@@ -10,7 +10,7 @@ use crate::{
     keys::{KeyConfig, KeySet, MAX_KEYS, PublicKey, Signers},
     record::{Channel, Record},
     refusal::{Reason, Refusal},
-    state::State,
+    state::{Seen, State},
     wire::{DownstreamMessage, EnforcementAction, UpstreamMessage},
 };
 
@@ -25,7 +25,7 @@ pub(crate) enum Issuer {
     Node(String),
 }
 
-/// A message whose signatures, tenant, epoch and time are good.
+/// A message whose signatures, tenant and channel are good.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     pub(crate) issuer: Issuer,
@@ -37,7 +37,17 @@ pub(crate) struct Order {
     pub(crate) keys: Option<KeySet>,
 }
 
-/// Judges a record against the keys of `state`, at the time of `state`'s clock.
+impl Issuer {
+    /// The name its counter is kept under beside the state: the operators together have none.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Operators => "",
+            Self::StopKey(keyid) | Self::Node(keyid) => keyid,
+        }
+    }
+}
+
+/// Judges who says a record, against the keys of `state`; whether it is new and in time is for the state to say.
 pub(crate) fn authenticate(state: &State, record: &Record) -> Result<Order, Refusal> {
     let envelope = Envelope::parse(&record.envelope)?;
     let control = envelope.control()?;
@@ -79,14 +89,6 @@ pub(crate) fn authenticate(state: &State, record: &Record) -> Result<Order, Refu
         Some(next) => rotation_signers(&state.keys, next, &signed_bytes, &envelope)?,
     };
     let issuer = issuer(state, &record.channel, &control, &signers, unsigned)?;
-    check_time(state, &control)?;
-    if !matches!(issuer, Issuer::StopKey(_)) && control.epoch != state.keys.epoch {
-        let detail = format!(
-            "signed for epoch {}, in force is {}",
-            control.epoch, state.keys.epoch
-        );
-        return Err(Refusal::new(Reason::Epoch, detail));
-    }
     let Signers {
         keys: operators,
         stop_keys,
@@ -217,34 +219,66 @@ fn may_stop(message: &Message) -> bool {
     )
 }
 
-/// Expiry goes by the record's time and never by the replay clock.
-fn check_time(state: &State, control: &Control) -> Result<(), Refusal> {
-    let now = state.clock_us;
-    if control.expires_at_us <= now {
-        let detail = format!("expired at {}, recorded at {now}", control.expires_at_us);
-        return Err(Refusal::new(Reason::Expired, detail));
-    }
-    if control.issued_at_us > now.saturating_add(state.policy.skew_us) {
-        let detail = format!("issued at {}, recorded at {now}", control.issued_at_us);
-        return Err(Refusal::new(Reason::NotYetValid, detail));
-    }
-    Ok(())
-}
-
 impl State {
-    /// A message is new, the very last one again, or refused.
-    pub(crate) fn check_counter(&self, order: &Order) -> Result<(), Refusal> {
-        let seen = match &order.issuer {
+    /// Whether a message is in time and for the key set in force. Expiry goes by the record's time and never by the replay
+    /// clock.
+    pub(crate) fn check_moment(&self, order: &Order) -> Result<(), Refusal> {
+        let (now, control) = (self.clock_us, &order.control);
+        if control.expires_at_us <= now {
+            let detail = format!("expired at {}, recorded at {now}", control.expires_at_us);
+            return Err(Refusal::new(Reason::Expired, detail));
+        }
+        if control.issued_at_us > now.saturating_add(self.policy.skew_us) {
+            let detail = format!("issued at {}, recorded at {now}", control.issued_at_us);
+            return Err(Refusal::new(Reason::NotYetValid, detail));
+        }
+        if !matches!(order.issuer, Issuer::StopKey(_)) && control.epoch != self.keys.epoch {
+            let detail = format!(
+                "signed for epoch {}, in force is {}",
+                control.epoch, self.keys.epoch
+            );
+            return Err(Refusal::new(Reason::Epoch, detail));
+        }
+        Ok(())
+    }
+
+    /// Whether a message that is not in time now could be later: one of tomorrow, or of the next key set.
+    pub(crate) fn may_come_true(&self, order: &Order) -> bool {
+        let ahead = matches!(order.issuer, Issuer::StopKey(_)) || order.control.epoch >= self.keys.epoch;
+        ahead && order.control.expires_at_us > self.clock_us && !self.early.contains_key(&order.payload)
+    }
+
+    fn seen(&self, issuer: &Issuer) -> Option<&Seen> {
+        match issuer {
             Issuer::Operators => self.operators.as_ref(),
             Issuer::StopKey(keyid) | Issuer::Node(keyid) => self.issuers.get(keyid),
+        }
+    }
+
+    /// Whether the very message was accepted, and none of its issuer since.
+    pub(crate) fn has_taken(&self, order: &Order) -> bool {
+        let seen = self.seen(&order.issuer);
+        seen.is_some_and(|seen| seen.accepted && seen.payload == order.payload)
+    }
+
+    /// A message is new, the very last one again, or refused.
+    pub(crate) fn check_new(&self, order: &Order) -> Result<(), Refusal> {
+        if self.early.contains_key(&order.payload) {
+            return Err(Refusal::new(
+                Reason::Spent,
+                "it was refused before, for coming too early",
+            ));
+        }
+        let Some(seen) = self.seen(&order.issuer) else {
+            return Ok(());
         };
-        let Some(seen) = seen else { return Ok(()) };
         let counter = order.control.counter;
         if counter > seen.counter {
             return Ok(());
         }
         let reason = match (counter == seen.counter, order.payload == seen.payload) {
-            (true, true) => Reason::Duplicate,
+            (true, true) if seen.accepted => Reason::Duplicate,
+            (true, true) => Reason::Spent,
             (true, false) => Reason::Equivocation,
             (false, _) => Reason::Stale,
         };

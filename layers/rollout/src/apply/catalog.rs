@@ -45,10 +45,9 @@ impl State {
             )));
         }
         let catalog = Arc::new(catalog);
-        let paused = self
-            .lanes
-            .values()
-            .any(|lane| lane.frozen || effect(lane.phase(self.clock_us), Trigger::Catalog) == Effect::Defer);
+        let paused = self.lanes.values().any(|lane| {
+            lane.paused.any() || effect(lane.phase(self.clock_us), Trigger::Catalog) == Effect::Defer
+        });
         if paused {
             self.parked_catalog = Some(catalog);
         } else {
@@ -82,7 +81,7 @@ impl State {
                         rollout.config = hold(rollout, now);
                     }
                 } else {
-                    lane.freeze(now);
+                    lane.freeze(now, false);
                 }
                 lane.cause = cause.clone();
             }

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     envelope::Control,
     refusal::{Reason, Refusal},
-    state::{ApprovedRollout, Choice, Lane, MAX_SCOPES, Mode, Scope, State},
+    state::{ApprovedRollout, Choice, Held, Lane, MAX_SCOPES, Mode, Scope, State},
     table::{Effect, Phase, Trigger, effect},
     wire::EnforcementAction,
 };
@@ -31,6 +31,7 @@ impl State {
             }
             self.lanes.insert(scope.clone(), self.lane(&scope));
         }
+        let own = scope != Scope::TENANT;
         let reached: Vec<Scope> = match scope {
             Scope::TENANT => self.lanes.keys().cloned().collect(),
             scope => vec![scope],
@@ -39,10 +40,9 @@ impl State {
             // A catalog that waited takes effect before an approval that waited, and only if nothing else
             // stays paused.
             self.check_reached(&reached, Trigger::Resume, control)?;
-            let others_paused = self
-                .lanes
-                .iter()
-                .any(|(scope, lane)| lane.frozen && !reached.contains(scope));
+            let others_paused = self.lanes.iter().any(|(scope, lane)| {
+                lane.paused.any() && (!reached.contains(scope) || lane.paused.released(own).any())
+            });
             if !others_paused && let Some(catalog) = self.parked_catalog.take() {
                 self.swap(catalog, Some(&reached), order);
             }
@@ -55,7 +55,7 @@ impl State {
         };
         self.check_reached(&reached, trigger, control)?;
         for scope in reached {
-            self.enforce_one(&scope, trigger, action, reason, order)?;
+            self.enforce_one(&scope, own, trigger, action, reason, order)?;
         }
         Ok(())
     }
@@ -76,6 +76,7 @@ impl State {
     fn enforce_one(
         &mut self,
         scope: &Scope,
+        own: bool,
         trigger: Trigger,
         action: &EnforcementAction,
         reason: &str,
@@ -88,18 +89,32 @@ impl State {
         let mut buried = Vec::new();
         match effect(lane.phase(now), trigger) {
             Effect::Keep => {
-                // A second stop changes nothing but what may still be resumed: only what is signed after it.
-                if trigger == Trigger::Stop
-                    && let Some(lane) = self.lanes.get_mut(scope)
-                {
-                    lane.not_before_us = now;
+                // A second one changes nothing but what may end it: only what is signed after a stop, and for a scope only
+                // what is meant for it.
+                if let Some(lane) = self.lanes.get_mut(scope) {
+                    match (trigger, &lane.mode) {
+                        (Trigger::Stop, _) => {
+                            lane.stopped.add(own);
+                            lane.not_before_us = now;
+                        }
+                        (Trigger::Pause, Mode::Idle | Mode::Rollout(_) | Mode::Forced { .. }) => {
+                            lane.paused.add(own);
+                        }
+                        _ => {}
+                    }
                 }
                 return Ok(());
             }
-            Effect::Freeze => lane.freeze(now),
-            Effect::Thaw if !lane.frozen => return Ok(()),
+            // It counts from when it was signed: one that waited for the log was in force meanwhile, where it was sent to.
+            Effect::Freeze => lane.freeze(order.control.issued_at_us.min(now), own),
+            Effect::Thaw if !lane.paused.any() => return Ok(()),
+            Effect::Thaw if lane.paused.released(own).any() => {
+                lane.paused = lane.paused.released(own);
+                self.lanes.insert(scope.clone(), lane);
+                return Ok(());
+            }
             Effect::Thaw => {
-                lane.frozen = false;
+                lane.paused = Held::default();
                 if let Mode::Rollout(rollout) = &mut lane.mode {
                     rollout.running_since_us = Some(now);
                 }
@@ -117,11 +132,21 @@ impl State {
             }
             Effect::Stop => {
                 buried = lane.end(Mode::Stopped);
-                lane.frozen = false;
+                lane.paused = lane.paused.released(own);
+                lane.stopped = Held::default();
+                lane.stopped.add(own);
                 lane.promoted = None;
                 lane.not_before_us = now;
             }
-            Effect::Release => lane.mode = Mode::Idle,
+            Effect::Release if lane.stopped.released(own).any() => {
+                lane.stopped = lane.stopped.released(own);
+                self.lanes.insert(scope.clone(), lane);
+                return Ok(());
+            }
+            Effect::Release => {
+                (lane.mode, lane.stopped) = (Mode::Idle, Held::default());
+                lane.paused = lane.paused.released(own);
+            }
             other => unreachable_effect(other)?,
         }
         lane.cause = cause;

@@ -275,10 +275,7 @@ fn an_issuer_s_counters_strictly_increase() {
     );
     assert!(state.obey(at(6, Event::Resume)).is_ok());
     // What was refused once is spent.
-    assert_eq!(
-        reason(&mut state, at(1, Event::Propose { id: 1 })),
-        Reason::Duplicate
-    );
+    assert_eq!(reason(&mut state, at(1, Event::Propose { id: 1 })), Reason::Spent);
     assert!(state.obey(at(2, Event::Propose { id: 1 })).is_ok());
 }
 

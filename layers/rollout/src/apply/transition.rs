@@ -19,6 +19,7 @@ impl State {
     pub(crate) fn settle(&mut self) {
         let now = self.clock_us;
         self.pending.retain(|_, pending| pending.expires_at_us > now);
+        self.early.retain(|_, until| *until > now);
         let mut buried = Vec::new();
         for lane in self.lanes.values_mut() {
             let until = match &lane.mode {
@@ -101,8 +102,8 @@ impl Lane {
         Ok(())
     }
 
-    pub(super) fn freeze(&mut self, now_us: u64) {
-        self.frozen = true;
+    pub(super) fn freeze(&mut self, now_us: u64, own: bool) {
+        self.paused.add(own);
         if let Mode::Rollout(rollout) = &mut self.mode {
             rollout.active_us = rollout.active_us(now_us);
             rollout.running_since_us = None;

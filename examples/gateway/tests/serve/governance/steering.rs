@@ -76,8 +76,17 @@ async fn watch_prints_what_changes() {
         watched
     };
     // Whoever watches the log sees only what comes after: it is told until both have seen it.
+    // A stop of what is stopped already is not told for ever: each is of another scope.
+    let mut scopes = 0;
     let stop = eventually(async || {
-        site.gov(&gateway, "sre-1", &["stop", "--reason", "drill"]).await;
+        let scope = format!("in.t.default.s{scopes}.>");
+        scopes += 1;
+        site.gov(
+            &gateway,
+            "sre-1",
+            &["stop", "--reason", "drill", "--scope", &scope],
+        )
+        .await;
         seen.get().then_some(())
     });
     let ((changes, messages), ()) = tokio::join!(watched, stop);

@@ -1,0 +1,342 @@
+//! What this node makes of a message before the log has it.
+
+use std::sync::Arc;
+
+use arqon_message::TenantId;
+use bytes::Bytes;
+
+use super::{MAX_UNAUDITED, Outlook, Receipt, Submission, catalog_wanted};
+use crate::{
+    apply::{Order, authenticate},
+    audit::AuditEntry,
+    catalog_source::FetchError,
+    envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
+    handle::Shared,
+    latch::{Brake, Latch},
+    record::{Channel, Record},
+    refusal::{Reason, Refusal},
+    state::{Scope, State},
+    wire::{AlertSeverity, DownstreamMessage, EnforcementAction},
+};
+
+impl Shared {
+    /// Reads an envelope: whose it is and where it belongs.
+    pub(super) fn read(&self, envelope: &[u8]) -> Result<Submission, Refusal> {
+        let control = Envelope::parse(envelope)?.control()?;
+        let tenant = TenantId::new(&control.tenant)
+            .map_err(|error| Refusal::new(Reason::WrongTenant, error.to_string()))?;
+        let scope = self.scope(&tenant, &control)?;
+        let channel = match &control.message {
+            Message::Upstream(_) => Channel::Up(tenant, self.node.clone()),
+            Message::Downstream(_) | Message::Rotation(_) => Channel::Down(tenant),
+        };
+        let received_at_us = self.clock.now_us();
+        let envelope = Bytes::copy_from_slice(envelope);
+        let record = Record {
+            seq: 0,
+            received_at_us,
+            channel,
+            envelope,
+            catalog: None,
+        };
+        Ok(Submission {
+            control,
+            scope,
+            record,
+        })
+    }
+
+    /// The scope a message is about: its own, else its proposal's.
+    fn scope(&self, tenant: &TenantId, control: &Control) -> Result<Scope, Refusal> {
+        let proposal = match &control.message {
+            Message::Downstream(DownstreamMessage::Approval { proposal_id, .. }) => Some(proposal_id),
+            _ => None,
+        };
+        if let Some(id) = proposal {
+            let live = self.lock();
+            let pending = live.states.get(tenant).and_then(|state| state.pending().get(id));
+            if let Some(pending) = pending {
+                return Ok(pending.scope.clone());
+            }
+        }
+        let text = match &control.message {
+            Message::Upstream(crate::UpstreamMessage::Proposal { scope, .. }) => scope.as_deref(),
+            _ => control.scope.as_deref(),
+        };
+        Scope::parse(text, tenant)
+    }
+
+    /// What becomes of an authentic message, as far as this node can tell.
+    pub(super) async fn outlook(&self, submission: &mut Submission, order: &Order) -> Outlook {
+        let record = &submission.record;
+        let Some(state) = self.state_at(record) else {
+            return Outlook::Void(Refusal::new(Reason::WrongTenant, "no rollout here"));
+        };
+        let tenant = record.channel.tenant();
+        let (issuer, epoch) = (order.issuer.name(), state.keys().epoch);
+        if self
+            .lock()
+            .spent
+            .covers(tenant, issuer, epoch, order.control.counter)
+            && !state.has_taken(order)
+        {
+            let detail = "this node refused it, or a later one of its issuer, before: sign it anew";
+            return Outlook::Void(Refusal::new(Reason::Spent, detail));
+        }
+        if let Err(refusal) = state.check_new(order) {
+            return match refusal.reason {
+                Reason::Duplicate => Outlook::Duplicate,
+                _ => Outlook::Void(refusal),
+            };
+        }
+        if let Err(refusal) = state.check_moment(order) {
+            return if state.may_come_true(order) {
+                Outlook::Refused(refusal)
+            } else {
+                Outlook::Void(refusal)
+            };
+        }
+        if self.lock().audit_failed.is_some() && Brake::of(&submission.control).is_none() {
+            let detail = "the audit trail cannot be written: only a stop or a pause is taken";
+            return Outlook::Unable(Refusal::new(Reason::Audit, detail));
+        }
+        if let Some(wanted) = catalog_wanted(&submission.control) {
+            match self.catalogs.fetch(wanted).await {
+                Ok(catalog) => submission.record.catalog = Some(catalog),
+                // No node follows it, now or later.
+                Err(error @ FetchError::Refused(_)) => {
+                    return Outlook::Refused(Refusal::new(Reason::Catalog, error.to_string()));
+                }
+                // Nodes that looked at different moments would disagree: it does not get into the log.
+                Err(error) => return Outlook::Unable(Refusal::new(Reason::Catalog, error.to_string())),
+            }
+        }
+        match rehearse(state, submission.record.catalog.clone(), order) {
+            Ok(()) => Outlook::Good,
+            Err(refusal) => Outlook::Refused(refusal),
+        }
+    }
+
+    /// The state of a record's tenant, with the clock at the record's time.
+    fn state_at(&self, record: &Record) -> Option<State> {
+        let mut state = self.lock().states.get(record.channel.tenant()).cloned()?;
+        state.clock_us = state.clock_us.max(record.received_at_us);
+        Some(state)
+    }
+
+    /// Whether a message is signed by whom it takes.
+    pub(super) fn authentic(&self, record: &Record) -> Result<Order, Refusal> {
+        let tenant = record.channel.tenant();
+        let Some(state) = self.state_at(record) else {
+            let detail = format!("tenant `{tenant}` has no rollout here");
+            return Err(Refusal::new(Reason::WrongTenant, detail));
+        };
+        authenticate(&state, record)
+    }
+
+    /// Whether a message is authentic, new and in time, at this moment and on this node.
+    pub(crate) fn precheck(&self, record: &Record) -> Result<Order, Refusal> {
+        let order = self.authentic(record)?;
+        if let Some(state) = self.state_at(record) {
+            state.check_new(&order)?;
+            state.check_moment(&order)?;
+        }
+        Ok(order)
+    }
+
+    /// Whether the very message was accepted.
+    pub(super) fn was_taken(&self, record: &Record) -> bool {
+        let order = self.authentic(record);
+        order.is_ok_and(|order| self.state_at(record).is_some_and(|state| state.has_taken(&order)))
+    }
+
+    pub(super) fn duplicate(&self, submission: &Submission) -> Receipt {
+        let tenant = submission.record.channel.tenant();
+        let saved = {
+            let live = self.lock();
+            live.braked(tenant, &submission.scope)
+                .is_none_or(|latch| latch.saved)
+        };
+        Receipt {
+            seq: None,
+            state: self.phase(tenant, &submission.scope),
+            duplicate: true,
+            durable: saved && (self.log.is_durable() || self.audit.is_durable()),
+            held: Vec::new(),
+        }
+    }
+
+    /// After a resume of the whole tenant: what it left.
+    pub(super) fn held(&self, tenant: &TenantId, submission: &Submission) -> Vec<String> {
+        let resume = matches!(
+            &submission.control.message,
+            Message::Downstream(DownstreamMessage::Enforce {
+                action: EnforcementAction::ResumeAdaptation,
+                ..
+            })
+        );
+        if !resume || submission.scope != Scope::TENANT {
+            return Vec::new();
+        }
+        let live = self.lock();
+        let state = live.states.get(tenant);
+        let lanes = state.into_iter().flat_map(State::lanes);
+        let held = lanes.filter(|(scope, lane)| lane.is_held_alone() || live.braked_alone(tenant, scope));
+        held.map(|(scope, _)| scope.to_string()).collect()
+    }
+
+    /// Audits, counts and tells the refusal of a message that did not get to the log.
+    pub(super) async fn refuse(&self, record: Record, refusal: Refusal) -> Refusal {
+        self.refused(Some(record.channel.tenant()), None, &refusal);
+        self.audit_refusal(AuditEntry {
+            seq: None,
+            received_at_us: record.received_at_us,
+            channel: record.channel.to_string(),
+            envelope: record.envelope,
+            catalog: record.catalog,
+            refusal: Some(refusal.clone()),
+        })
+        .await;
+        refusal
+    }
+
+    /// The same for an authentic message that the log cannot judge: this node at least never takes it later.
+    pub(super) async fn refuse_here(
+        self: &Arc<Self>,
+        record: Record,
+        order: &Order,
+        refusal: Refusal,
+    ) -> Refusal {
+        self.spend_here(order).await;
+        self.refuse(record, refusal).await
+    }
+
+    pub(super) async fn spend_here(self: &Arc<Self>, order: &Order) {
+        let Ok(tenant) = TenantId::new(&order.control.tenant) else {
+            return;
+        };
+        let new = {
+            let mut live = self.lock();
+            let epoch = live.states.get(&tenant).map_or(0, |state| state.keys().epoch);
+            live.spent
+                .note(&tenant, order.issuer.name(), epoch, order.control.counter)
+        };
+        if new && self.latch_file.is_some() {
+            self.save_latches_aside().await;
+        }
+    }
+
+    /// The same for what could not even be read: nobody knows whose it was.
+    pub(super) async fn refuse_unread(&self, envelope: &[u8], refusal: Refusal) -> Refusal {
+        self.refused(None, None, &refusal);
+        let kept = if envelope.len() > MAX_ENVELOPE_BYTES {
+            &[]
+        } else {
+            envelope
+        };
+        self.audit_refusal(AuditEntry {
+            seq: None,
+            received_at_us: self.clock.now_us(),
+            channel: "unread".to_owned(),
+            envelope: Bytes::copy_from_slice(kept),
+            catalog: None,
+            refusal: Some(refusal.clone()),
+        })
+        .await;
+        refusal
+    }
+
+    async fn audit_refusal(&self, entry: AuditEntry) {
+        let Err(error) = self.audit.append(entry.clone()).await else {
+            return;
+        };
+        let mut live = self.lock();
+        if live.unaudited.len() >= MAX_UNAUDITED {
+            live.unaudited.pop_front();
+        }
+        live.unaudited.push_back(entry);
+        live.audit_failed = Some(error.to_string());
+        drop(live);
+        self.alert(
+            AlertSeverity::Critical,
+            format!("a refusal could not be audited: {error}"),
+        );
+    }
+
+    /// Whether one more message of its issuer that changes nothing may get to the log.
+    pub(super) fn may_idle(&self, order: &Order) -> bool {
+        let now_us = self.clock.now_us();
+        TenantId::new(&order.control.tenant)
+            .is_ok_and(|tenant| self.lock().idle.take(&tenant, order.issuer.name(), now_us))
+    }
+
+    /// Whether a stop or a pause asks for what is so already.
+    pub(super) fn is_moot(&self, order: &Order, scope: &Scope, brake: Brake) -> bool {
+        let Ok(tenant) = TenantId::new(&order.control.tenant) else {
+            return false;
+        };
+        let live = self.lock();
+        let latched = live.latches.contains_key(&(tenant.clone(), scope.clone(), brake));
+        latched
+            || live
+                .states
+                .get(&tenant)
+                .is_some_and(|state| state.is_braked(scope, brake))
+    }
+
+    /// Puts a stop or a pause in force before its turn in the log.
+    pub(crate) fn latch_order(
+        &self,
+        order: &Order,
+        scope: &Scope,
+        (brake, reason): (Brake, &str),
+        message: (Channel, Bytes),
+        logged: bool,
+    ) {
+        let Ok(tenant) = TenantId::new(&order.control.tenant) else {
+            return;
+        };
+        let mut live = self.lock();
+        let since_us = self.clock.now_us();
+        let key = (tenant, scope.clone(), brake);
+        match live.latches.get_mut(&key) {
+            // The first one is what was braked at; a later one that the log has not judged either adds nothing to it here,
+            // and gets to the log all the same.
+            Some(latch) if latch.floor.is_none() => {
+                latch.logged |= logged && latch.payload == Some(order.payload);
+            }
+            Some(latch) if latch.payload == Some(order.payload) => {}
+            _ => {
+                let latch = Latch {
+                    payload: Some(order.payload),
+                    message: Some(message),
+                    logged,
+                    floor: None,
+                    since_us,
+                    reason: reason.to_owned(),
+                    saved: false,
+                };
+                live.latches.insert(key, latch);
+            }
+        }
+        self.publish(live);
+    }
+
+    /// The log has a message: the executor need not see to it.
+    pub(super) fn logged(&self, envelope: &Bytes) {
+        let mut live = self.lock();
+        let of = |latch: &&mut Latch| latch.message.as_ref().is_some_and(|(_, bytes)| bytes == envelope);
+        live.latches
+            .values_mut()
+            .filter(of)
+            .for_each(|latch| latch.logged = true);
+    }
+}
+
+/// Whether a message would be accepted now.
+fn rehearse(mut state: State, catalog: Option<Bytes>, order: &Order) -> Result<(), Refusal> {
+    let mut order = order.clone();
+    order.catalog = catalog;
+    state.settle();
+    state.obey(order).map(drop)
+}
