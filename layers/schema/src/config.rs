@@ -165,7 +165,7 @@ pub enum Level {
     Strict,
     /// proto2 `required`, `LEGACY_REQUIRED` and buf.validate's `required`.
     Required,
-    /// All of buf.validate. Refused when a mapping is loaded: not available in this version.
+    /// The standard rules of buf.validate. A schema whose rules are in CEL is refused when the mapping is loaded.
     Rules,
 }
 
@@ -359,13 +359,6 @@ impl RegistryConfig {
                     "message",
                     message,
                     "use the full name without a leading dot, such as events.v1.UserCreated",
-                );
-            }
-            if mapping.level == Level::Rules {
-                find(
-                    "level",
-                    "rules",
-                    "not available in this version: use \"required\"",
                 );
             }
             for path in mapping.required.iter().filter(|path| !is_required_path(path)) {

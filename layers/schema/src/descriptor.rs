@@ -110,6 +110,8 @@ pub(crate) struct FieldProto {
 /// `google.protobuf.FieldOptions`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct FieldOptions {
+    #[prost(bool, optional, tag = "2")]
+    pub(crate) packed: Option<bool>,
     #[prost(message, optional, tag = "21")]
     pub(crate) features: Option<FeatureProto>,
     /// `(buf.validate.field)`.
@@ -194,7 +196,7 @@ pub(crate) struct FeatureProto {
     pub(crate) json_format: Option<i32>,
 }
 
-/// `buf.validate.FieldRules`: what the level `required` reads. The rest is the level `rules`.
+/// `buf.validate.FieldRules`: what the level `required` reads. The rest is read by the level `rules`, in `rules/`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct FieldRules {
     #[prost(bool, optional, tag = "25")]

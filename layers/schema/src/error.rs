@@ -71,11 +71,14 @@ pub enum LoadError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The level `rules` is not available yet.
-    #[error(
-        "level \"rules\" is not available in this version: use \"required\", which checks buf.validate's required"
-    )]
-    Level,
+    /// A `buf.validate` rule that cannot be checked: CEL, a bad pattern, a rule of another type.
+    #[error("level \"rules\": {element} {problem}")]
+    Rule {
+        /// The message or field.
+        element: String,
+        /// What is wrong with its rules.
+        problem: String,
+    },
     /// A library panicked while it read the set.
     #[error("the set broke the loader; it is refused")]
     Panicked,

@@ -9,6 +9,7 @@ mod field_set;
 mod free;
 mod lexer;
 mod object;
+mod output;
 mod scalar;
 mod value;
 mod well_known;
@@ -16,6 +17,7 @@ mod well_known;
 use self::{
     lexer::{Lexer, Syntax},
     object::Pass,
+    output::{Encoder, Form, Output, Slot},
 };
 use crate::{
     path::Path,
@@ -26,19 +28,35 @@ use crate::{
 
 /// Collects what is wrong with the document.
 pub(crate) fn check(plan: &Plan, payload: &[u8], found: &mut Findings) {
+    run(plan, payload, found, ());
+}
+
+/// Checks the document and writes the same message in the binary format. The bytes mean something only when nothing is
+/// found, or nothing but what is missing.
+pub(crate) fn transcode(plan: &Plan, payload: &[u8], found: &mut Findings) -> Vec<u8> {
+    run(plan, payload, found, Encoder::default()).map_or_else(Vec::new, Encoder::finish)
+}
+
+fn run<O: Output>(plan: &Plan, payload: &[u8], found: &mut Findings, out: O) -> Option<O> {
     let Ok(text) = simdutf8::basic::from_utf8(payload) else {
         found.push(&Path::Root, rule::JSON_SYNTAX, "JSON must be valid UTF-8");
-        return;
+        return None;
     };
     let mut pass = Pass {
         plan,
         lexer: Lexer::new(text),
         found,
+        out,
+        slot: Slot {
+            number: 0,
+            form: Form::Tagged,
+        },
     };
     let whole = pass
         .message(0, &Path::Root, DEPTH_MAX)
         .and_then(|()| pass.lexer.end().map_err(|error| pass.syntax(error, &Path::Root)));
     debug_assert!(whole.is_ok() || !pass.found.is_empty(), "a stopped pass says why");
+    whole.is_ok().then_some(pass.out)
 }
 
 /// The pass ended early; the reason is among the findings.

@@ -63,6 +63,7 @@ mod outline;
 mod path;
 mod plan;
 mod registry;
+mod rules;
 mod service;
 mod source;
 mod store;

@@ -1,22 +1,36 @@
 //! A [`Plan`]: the table cut to one root message, one level and one mapping's required paths, ready to be walked.
 //!
 //! A mapping's `required` paths hold at one place in the message tree, not for a type. Where a path leads, the plan
-//! has a node of its own for the type, so the walk itself knows nothing of paths.
+//! has a node of its own for the type, so the walk itself knows nothing of paths. The same holds for the rules of a map's
+//! keys and values, which are those of one field, and for messages that `IGNORE_ALWAYS` leaves alone.
+
+mod rules;
+mod steps;
+mod want;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
+use self::{
+    rules::Ruled,
+    steps::steps_of,
+    want::{Wanted, want},
+};
+pub(crate) use self::rules::{NodeRules, TALLIES_MAX};
 use crate::{
     config::Level,
     error::LoadError,
-    table::{Field, Kind, Message, Presence, Shape, Table, WellKnown},
-    wire::read::{FIXED32, FIXED64, LEN, START_GROUP, VARINT},
+    rules::{Compiler, Rule},
+    table::{Message, Presence, Shape, Table, WellKnown},
 };
 
-/// No child.
+/// No child, no rule.
 pub(crate) const NONE: u32 = u32::MAX;
+
+/// The bit of a map entry's value, which the fast pass has to see where the empty message would not do.
+const VALUE_BIT: u64 = 1 << 63;
 
 /// What one mapping checks.
 #[derive(Debug)]
@@ -24,8 +38,12 @@ pub(crate) struct Plan {
     pub(crate) table: Arc<Table>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) strict: bool,
+    /// Level `rules`.
+    pub(crate) ruled: bool,
+    /// What values have to keep, referred to by number.
+    pub(crate) rules: Vec<Rule>,
     /// The node of a message where no required path applies.
-    pub(crate) plain: HashMap<u32, u32>,
+    shared: HashMap<(u32, Care), u32>,
 }
 
 /// One message type at one place (or at every place no required path leads to).
@@ -44,8 +62,10 @@ pub(crate) struct Node {
     pub(crate) mask: u64,
     /// More requirements than bits: presence needs the slow path.
     pub(crate) crowded: bool,
-    /// Something is required here or below.
+    /// Something is required here or below, or has rules.
     pub(crate) needs: bool,
+    /// What level `rules` adds.
+    pub(crate) rules: Option<Box<NodeRules>>,
 }
 
 /// What has to be present in a message.
@@ -101,46 +121,65 @@ pub(crate) enum Zero {
     Low32,
 }
 
-/// Required paths as a tree: what is wanted of a message, and of the messages in its fields.
-#[derive(Debug, Default)]
-struct Wanted {
-    here: Vec<Requirement>,
-    below: BTreeMap<u32, Wanted>,
+/// How much of buf.validate holds somewhere, as far as the level has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Care {
+    /// `IGNORE_ALWAYS`: nothing.
+    Nothing,
+    /// Inside an `Any`: what is required.
+    Required,
+    /// All of it.
+    #[default]
+    Rules,
 }
+
+/// Where a message stands.
+#[derive(Debug, Default)]
+struct Place {
+    wanted: Option<Wanted>,
+    care: Care,
+    /// A map's entry: the rules of its key and of its value, or [`NONE`].
+    entry: Option<(u32, u32)>,
+}
+
+type Queue = VecDeque<(u32, u32, Place)>;
 
 impl Plan {
     /// Compiles the plan of a root message (an index into the table).
     ///
     /// # Errors
     ///
-    /// A required path does not exist in the message, the level is not available, or a message is a `MessageSet`.
+    /// A required path does not exist in the message, a rule cannot be checked, or a message is a `MessageSet`.
     pub(crate) fn new(
         table: Arc<Table>,
         root: u32,
         level: Level,
         required: &[String],
     ) -> Result<Self, LoadError> {
-        if level == Level::Rules {
-            return Err(LoadError::Level);
-        }
         let mut wanted = Wanted::default();
         for path in required {
             want(&table, root, path, &mut wanted)?;
         }
-        let annotated = level >= Level::Required;
         let mut plan = Self {
             table,
             nodes: Vec::new(),
             strict: level >= Level::Strict,
-            plain: HashMap::new(),
+            ruled: level == Level::Rules,
+            rules: Vec::new(),
+            shared: HashMap::new(),
         };
         let mut queue = VecDeque::new();
         let special = !wanted.here.is_empty() || !wanted.below.is_empty();
-        plan.place(root, special.then_some(wanted), &mut queue);
+        let place = Place {
+            wanted: special.then_some(wanted),
+            ..Place::default()
+        };
+        plan.place(root, place, &mut queue);
+        let mut compiler = Compiler::default();
         let mut any = false;
         loop {
-            while let Some((at, message, wanted)) = queue.pop_front() {
-                plan.fill(at, message, wanted, annotated, &mut queue)?;
+            while let Some((at, message, place)) = queue.pop_front() {
+                plan.fill(at, message, place, level, &mut compiler, &mut queue)?;
             }
             let meets_any = plan
                 .nodes
@@ -149,15 +188,25 @@ impl Plan {
             if any || !meets_any {
                 break;
             }
-            // An Any may hold whatever the set declares.
+            // An Any may hold whatever the set declares. Rules end at its border, as in protovalidate.
             any = true;
             for message in 0..plan.table.messages.len() {
                 let message = u32::try_from(message).expect("the scan caps the messages");
-                plan.place(message, None, &mut queue);
+                if plan.anywhere(message).is_none() {
+                    let care = if plan.ruled { Care::Required } else { Care::Rules };
+                    let place = Place {
+                        care,
+                        ..Place::default()
+                    };
+                    plan.place(message, place, &mut queue);
+                }
             }
         }
         plan.spread_needs();
         plan.expect_values();
+        if plan.ruled {
+            plan.judge_once();
+        }
         Ok(plan)
     }
 
@@ -170,19 +219,21 @@ impl Plan {
         self.message(node).well_known
     }
 
-    /// The node of that message with those wishes, to be filled from the queue if it is new.
-    fn place(
-        &mut self,
-        message: u32,
-        wanted: Option<Wanted>,
-        queue: &mut VecDeque<(u32, u32, Option<Wanted>)>,
-    ) -> u32 {
-        if let (None, Some(&at)) = (&wanted, self.plain.get(&message)) {
+    /// The node of a message that may be anywhere, such as in an `Any`.
+    pub(crate) fn anywhere(&self, message: u32) -> Option<u32> {
+        let found = self.shared.get(&(message, Care::Rules));
+        found.or_else(|| self.shared.get(&(message, Care::Required))).copied()
+    }
+
+    /// The node of that message at that place, to be filled from the queue if it is new.
+    fn place(&mut self, message: u32, place: Place, queue: &mut Queue) -> u32 {
+        let shared = place.wanted.is_none() && place.entry.is_none();
+        if let (true, Some(&at)) = (shared, self.shared.get(&(message, place.care))) {
             return at;
         }
         let at = u32::try_from(self.nodes.len()).expect("paths and messages are capped");
-        if wanted.is_none() {
-            self.plain.insert(message, at);
+        if shared {
+            self.shared.insert((message, place.care), at);
         }
         self.nodes.push(Node {
             message,
@@ -193,8 +244,9 @@ impl Plan {
             mask: 0,
             crowded: false,
             needs: false,
+            rules: None,
         });
-        queue.push_back((at, message, wanted));
+        queue.push_back((at, message, place));
         at
     }
 
@@ -202,9 +254,10 @@ impl Plan {
         &mut self,
         at: u32,
         message: u32,
-        wanted: Option<Wanted>,
-        annotated: bool,
-        queue: &mut VecDeque<(u32, u32, Option<Wanted>)>,
+        place: Place,
+        level: Level,
+        compiler: &mut Compiler,
+        queue: &mut Queue,
     ) -> Result<(), LoadError> {
         let table = Arc::clone(&self.table);
         let message = &table.messages[message as usize];
@@ -214,10 +267,10 @@ impl Plan {
                 problem: "uses message_set_wire_format, which is not supported".to_owned(),
             });
         }
-        let mut wanted = wanted.unwrap_or_default();
+        let mut wanted = place.wanted.unwrap_or_default();
         let mut required = std::mem::take(&mut wanted.here);
-        if annotated {
-            required.extend(annotations(message));
+        if level >= Level::Required {
+            required.extend(annotations(message, place.care));
         }
         let mut seen = Vec::with_capacity(required.len());
         required.retain(|wish| {
@@ -227,16 +280,36 @@ impl Plan {
             }
         });
 
+        let mut ruled = Ruled::default();
+        if self.ruled {
+            ruled = match place.entry {
+                Some(rules) => self.entry_rules(message, rules),
+                None if place.care == Care::Rules => self.message_rules(message, compiler)?,
+                None => Ruled::default(),
+            };
+        }
         let mut children = Vec::with_capacity(message.fields.len());
         for (index, field) in (0_u32..).zip(&message.fields) {
-            children.push(match field.kind.message() {
-                Some(child) => self.place(child, wanted.below.remove(&index), queue),
-                None => NONE,
-            });
+            let Some(child) = field.kind.message() else {
+                children.push(NONE);
+                continue;
+            };
+            let below = Place {
+                wanted: wanted.below.remove(&index),
+                care: if level >= Level::Required && Compiler::leaves_alone(field) {
+                    Care::Nothing
+                } else {
+                    place.care
+                },
+                entry: ruled.entries.get(&index).copied(),
+            };
+            children.push(self.place(child, below, queue));
         }
-        let bits: HashMap<Requirement, u64> = required
-            .iter()
-            .take(64)
+        let reserved = if message.map_entry { 63 } else { 64 };
+        let wishes: Vec<Requirement> = required.iter().copied().chain(ruled.expected(&required)).collect();
+        let others = ruled.grouped(&wishes);
+        let bits: HashMap<Requirement, u64> = (wishes.iter().chain(&others))
+            .take(reserved)
             .enumerate()
             .map(|(bit, &wish)| (wish, 1 << bit))
             .collect();
@@ -259,10 +332,13 @@ impl Plan {
                 *slot = u8::try_from(index + 1).expect("taken below 255");
             }
         }
+        let mask = (wishes.iter().filter_map(|wish| bits.get(wish))).fold(0, |mask, bit| mask | bit);
+        let rules = ruled.finish(&steps, &bits);
         let node = &mut self.nodes[at as usize];
-        node.mask = bits.values().fold(0, |mask, bit| mask | bit);
-        node.crowded = required.len() > 64;
-        node.needs = !required.is_empty();
+        node.mask = mask;
+        node.crowded = wishes.len() + others.len() > reserved;
+        node.needs = !required.is_empty() || rules.is_some();
+        node.rules = rules;
         (node.quick, node.steps, node.children, node.required) = (quick, steps, children, required);
         Ok(())
     }
@@ -286,9 +362,7 @@ impl Plan {
             }
         }
     }
-}
 
-impl Plan {
     /// A map entry without a value holds the empty message. Where that may miss something, the fast pass must see a
     /// value before it says yes.
     fn expect_values(&mut self) {
@@ -299,187 +373,66 @@ impl Plan {
                 continue;
             }
             let node = &mut self.nodes[at];
-            node.mask = 1;
+            node.mask |= VALUE_BIT;
             node.steps
                 .iter_mut()
                 .filter(|step| step.child == value)
-                .for_each(|step| step.set = 1);
+                .for_each(|step| step.set |= VALUE_BIT);
+        }
+    }
+
+    /// Occurrences of a message merge, and what each keeps by itself the merged one need not keep. So the fast pass says
+    /// yes only to one occurrence.
+    fn judge_once(&mut self) {
+        for at in 0..self.nodes.len() {
+            let (node, table) = (&self.nodes[at], &self.table);
+            let fields = &table.messages[node.message as usize].fields;
+            let single = |step: &Step| {
+                let child = node.children[step.field as usize];
+                fields[step.field as usize].shape == Shape::Singular
+                    && child != NONE
+                    && self.nodes[child as usize].needs
+            };
+            let places: Vec<usize> =
+                (0..).zip(&node.steps).filter(|(_, step)| single(step)).map(|(at, _)| at).collect();
+            if places.is_empty() {
+                continue;
+            }
+            let count = node.steps.len();
+            let node = &mut self.nodes[at];
+            node.crowded |= places.len() > 64;
+            let rules = node.rules.get_or_insert_with(|| NodeRules::nothing(count));
+            for (bit, place) in places.into_iter().take(64).enumerate() {
+                rules.steps[place].once = 1 << bit;
+            }
         }
     }
 }
 
 impl Node {
+    /// The place of the step at a tag.
+    #[inline]
+    pub(crate) fn place(&self, tag: u32) -> Option<usize> {
+        self.steps.binary_search_by_key(&tag, |step| step.tag).ok()
+    }
+
     /// The step at a tag.
     #[inline]
     pub(crate) fn step(&self, tag: u32) -> Option<&Step> {
-        self.steps
-            .binary_search_by_key(&tag, |step| step.tag)
-            .ok()
-            .map(|at| &self.steps[at])
+        self.place(tag).map(|at| &self.steps[at])
     }
 }
 
 /// What the descriptor set itself requires of a message.
-fn annotations(message: &Message) -> impl Iterator<Item = Requirement> {
+fn annotations(message: &Message, care: Care) -> impl Iterator<Item = Requirement> {
     let fields = (0_u32..).zip(&message.fields);
     let fields = fields
-        .filter(|(_, field)| field.presence == Presence::Required || field.validate_required)
+        .filter(move |(_, field)| field.presence == Presence::Required || care > Care::Nothing && field.validate_required)
         .map(|(at, _)| Requirement::Field(at));
     let oneofs = (0_u32..).zip(&message.oneofs);
     fields.chain(
         oneofs
-            .filter(|(_, oneof)| oneof.validate_required)
+            .filter(move |(_, oneof)| care > Care::Nothing && oneof.validate_required)
             .map(|(at, _)| Requirement::Oneof(at)),
     )
-}
-
-fn steps_of(
-    table: &Table,
-    message: &Message,
-    index: u32,
-    field: &Field,
-    child: u32,
-    bits: &HashMap<Requirement, u64>,
-    strict: bool,
-) -> impl Iterator<Item = Step> {
-    let bit = |wish| bits.get(&wish).copied().unwrap_or(0);
-    let mut set = bit(Requirement::Field(index));
-    let mut clear = 0;
-    if let Some(oneof) = field.oneof {
-        set |= bit(Requirement::Oneof(oneof));
-        for (other, _) in (0_u32..)
-            .zip(&message.fields)
-            .filter(|(at, other)| *at != index && other.oneof == Some(oneof))
-        {
-            clear |= bit(Requirement::Field(other));
-        }
-    }
-    let (wire, op, packed) = forms(field.kind);
-    let closed = match field.kind {
-        Kind::Enum(at) if table.enums[at as usize].closed && (strict || set | clear != 0) => Some(at),
-        _ => None,
-    };
-    let implicit = field.shape == Shape::Singular && field.presence == Presence::Implicit;
-    let zero = match field.kind {
-        _ if !implicit => Zero::Never,
-        Kind::Int32 | Kind::Uint32 | Kind::Sint32 | Kind::Enum(_) => Zero::Low32,
-        _ => Zero::Full,
-    };
-    let one = Step {
-        tag: field.number << 3 | wire,
-        op: if closed.is_some() { Op::Closed } else { op },
-        field: index,
-        child: closed.unwrap_or(child),
-        set,
-        clear,
-        zero,
-    };
-    let many = (field.shape == Shape::Repeated && field.kind.packable()).then(|| Step {
-        tag: field.number << 3 | LEN,
-        op: if closed.is_some() {
-            Op::PackedClosed
-        } else {
-            packed
-        },
-        // An empty packed field adds no element.
-        zero: Zero::Full,
-        ..one
-    });
-    std::iter::once(one).chain(many)
-}
-
-/// Wire type, form and packed form of a kind.
-fn forms(kind: Kind) -> (u32, Op, Op) {
-    match kind {
-        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => (FIXED64, Op::Fixed64, Op::PackedFixed64),
-        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => (FIXED32, Op::Fixed32, Op::PackedFixed32),
-        Kind::String => (LEN, Op::Text, Op::Text),
-        Kind::Bytes => (LEN, Op::Bytes, Op::Bytes),
-        Kind::Message(_) => (LEN, Op::Message, Op::Message),
-        Kind::Group(_) => (START_GROUP, Op::Group, Op::Group),
-        Kind::Int64
-        | Kind::Uint64
-        | Kind::Int32
-        | Kind::Bool
-        | Kind::Uint32
-        | Kind::Sint32
-        | Kind::Sint64
-        | Kind::Enum(_) => (VARINT, Op::Varint, Op::PackedVarint),
-    }
-}
-
-/// Adds one required path, such as `items[].sku`, to the tree.
-fn want(table: &Table, root: u32, path: &str, wanted: &mut Wanted) -> Result<(), LoadError> {
-    let refuse = |problem: String| LoadError::Required {
-        path: path.to_owned(),
-        problem,
-    };
-    let (mut message, mut wanted) = (root, wanted);
-    let mut parts = path.split('.').peekable();
-    while let Some(part) = parts.next() {
-        let owner = &table.messages[message as usize];
-        if owner.well_known.is_some() {
-            return Err(refuse(format!(
-                "{} has a form of its own; require the field that holds it",
-                owner.name
-            )));
-        }
-        let (name, each) = part.strip_suffix("[]").map_or((part, false), |name| (name, true));
-        let Some(index) = owner.fields.iter().position(|field| *field.name == *name) else {
-            let oneof = owner.oneofs.iter().position(|oneof| *oneof.name == *name);
-            let last = parts.peek().is_none() && !each;
-            let Some(oneof) = oneof.filter(|_| last).and_then(|at| u32::try_from(at).ok()) else {
-                return Err(refuse(format!(
-                    "{} has no field '{name}'{}",
-                    owner.name,
-                    hint(owner, name)
-                )));
-            };
-            wanted.here.push(Requirement::Oneof(oneof));
-            return Ok(());
-        };
-        let field = &owner.fields[index];
-        let index = u32::try_from(index).expect("the scan caps the fields");
-        if parts.peek().is_none() {
-            if each {
-                return Err(refuse(format!(
-                    "ends in '{part}': name the list itself, or a field of its elements"
-                )));
-            }
-            wanted.here.push(Requirement::Field(index));
-            return Ok(());
-        }
-        if each == (field.shape == Shape::Singular) {
-            return Err(refuse(match field.shape {
-                Shape::Singular => format!("'{name}' is not repeated: write '{name}'"),
-                Shape::Repeated | Shape::Map => format!("'{name}' is repeated: write '{name}[]'"),
-            }));
-        }
-        let not_message = || {
-            refuse(format!(
-                "'{name}' holds no messages, so nothing can be required of them"
-            ))
-        };
-        message = field.kind.message().ok_or_else(not_message)?;
-        wanted = wanted.below.entry(index).or_default();
-        if field.shape == Shape::Map {
-            let entry = &table.messages[message as usize];
-            let value = entry.by_number(2).ok_or_else(not_message)?;
-            message = entry.fields[value].kind.message().ok_or_else(not_message)?;
-            wanted = wanted
-                .below
-                .entry(u32::try_from(value).expect("an entry has two fields"))
-                .or_default();
-        }
-    }
-    Ok(())
-}
-
-/// A field that was probably meant: the same name in its other spelling.
-fn hint(message: &Message, name: &str) -> String {
-    let meant = message
-        .json
-        .get(name)
-        .map(|&at| &message.fields[at as usize].name);
-    meant.map_or_else(String::new, |meant| format!(": write '{meant}'"))
 }

@@ -9,7 +9,8 @@ use protox::{
 
 use crate::{descriptors::contained, error::LoadError};
 
-/// Compiles a file; its imports are looked up in its folder, then among `google/protobuf/*.proto`.
+/// Compiles a file; its imports are looked up in its folder, then among `buf/validate/validate.proto` and
+/// `google/protobuf/*.proto`.
 pub(crate) fn compile_file(path: &Path) -> Result<Vec<u8>, LoadError> {
     let name = path.file_name().and_then(|name| name.to_str());
     let name =
@@ -41,6 +42,10 @@ fn compile(names: &[impl AsRef<str>], resolver: impl FileResolver + 'static) -> 
     contained(|| {
         let mut chain = ChainFileResolver::new();
         chain.add(resolver);
+        chain.add(Text {
+            name: "buf/validate/validate.proto".to_owned(),
+            source: include_str!("../proto/buf/validate/validate.proto").to_owned(),
+        });
         chain.add(GoogleFileResolver::new());
         let mut compiler = Compiler::with_file_resolver(chain);
         compiler.include_imports(true).include_source_info(false);

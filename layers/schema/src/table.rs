@@ -12,7 +12,7 @@ mod scan;
 
 use std::{collections::HashMap, sync::Arc};
 
-pub(crate) use self::{build::build, features::Features, scan::scan};
+pub(crate) use self::{build::{IGNORE_ALWAYS, build}, features::Features, scan::scan};
 
 /// Every message and enum of one descriptor set.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub(crate) struct Message {
     pub(crate) map_entry: bool,
     pub(crate) message_set: bool,
     pub(crate) well_known: Option<WellKnown>,
+    /// `(buf.validate.message)`, not read yet.
+    pub(crate) rules: Box<[u8]>,
 }
 
 /// One field of a message.
@@ -62,6 +64,10 @@ pub(crate) struct Field {
     pub(crate) oneof: Option<u32>,
     /// `(buf.validate.field).required`, unless `ignore = IGNORE_ALWAYS`.
     pub(crate) validate_required: bool,
+    /// Written packed when it is repeated.
+    pub(crate) packed: bool,
+    /// `(buf.validate.field)`, not read yet.
+    pub(crate) rules: Box<[u8]>,
 }
 
 /// How often a field may occur.
@@ -200,12 +206,14 @@ impl Table {
 }
 
 impl Message {
-    /// The index of the field with that JSON spelling. Fields mostly come in order: `guess` is tried first.
+    /// The index of the field with that JSON spelling. Fields mostly come in order, some left out: those from `guess` on are
+    /// tried first.
     #[inline]
     pub(crate) fn by_spelling(&self, name: &str, guess: u32) -> Option<u32> {
-        let is = |field: &&Field| *field.name == *name || field.json_name_is_own && *field.json_name == *name;
-        match self.fields.get(guess as usize).filter(is) {
-            Some(_) => Some(guess),
+        let is = |field: &Field| *field.name == *name || field.json_name_is_own && *field.json_name == *name;
+        let next = self.fields.get(guess as usize..).unwrap_or_default();
+        match (guess..).zip(next.iter().take(4)).find(|(_, field)| is(field)) {
+            Some((at, _)) => Some(at),
             None => self.json.get(name).copied(),
         }
     }

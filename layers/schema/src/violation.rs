@@ -96,14 +96,14 @@ impl Findings {
     pub(crate) fn push(
         &mut self,
         path: &Path<'_>,
-        rule: &'static str,
+        rule: impl Into<Cow<'static, str>>,
         message: impl Into<Cow<'static, str>>,
     ) {
         if !self.full() {
             let message = message.into().into_owned();
             self.0.push(Violation {
                 path: path.to_string(),
-                rule: Cow::Borrowed(rule),
+                rule: rule.into(),
                 message,
             });
         }
@@ -114,6 +114,20 @@ impl Findings {
         if !self.full() {
             let message = format!("{what} '{path}' missing");
             self.push(path, rule::REQUIRED, message);
+        }
+    }
+
+    /// Whether nothing but that rule is broken.
+    pub(crate) fn only(&self, rule: &str) -> bool {
+        self.0.iter().all(|one| one.rule == rule)
+    }
+
+    /// Adds those that are not known yet.
+    pub(crate) fn merge(&mut self, others: Self) {
+        for one in others.0 {
+            if !self.full() && !self.0.contains(&one) {
+                self.0.push(one);
+            }
         }
     }
 

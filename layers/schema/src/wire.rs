@@ -7,6 +7,7 @@
 pub(crate) mod explain;
 pub(crate) mod presence;
 pub(crate) mod read;
+mod rules;
 pub(crate) mod walk;
 
 /// Nested messages, groups and map entries below the root; the 101st is refused, as upb, prost and prost-reflect do.

@@ -2,10 +2,14 @@
 
 use std::borrow::Cow;
 
-use super::{Stop, object::Pass};
-use crate::{path::Path, violation::rule};
+use super::{
+    Stop,
+    object::Pass,
+    output::{Form, Output, Scalar},
+};
+use crate::{path::Path, table::Kind, violation::rule};
 
-impl<'a> Pass<'_, 'a, '_> {
+impl<'a, O: Output> Pass<'_, 'a, '_, O> {
     /// `google.protobuf.Any`: `@type` and the fields of that type, or `@type` and `value`.
     pub(super) fn any(&mut self, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
         if self.peek(path)? != b'{' {
@@ -17,7 +21,7 @@ impl<'a> Pass<'_, 'a, '_> {
         };
         let name = url.rsplit_once('/').map(|(_, name)| name);
         let plan = self.plan;
-        let Some(&node) = name.and_then(|name| plan.plain.get(&plan.table.message(name)?)) else {
+        let Some(node) = name.and_then(|name| plan.anywhere(plan.table.message(name)?)) else {
             let place = Path::Field(path, "@type");
             return self.report(
                 &place,
@@ -27,10 +31,14 @@ impl<'a> Pass<'_, 'a, '_> {
         };
         self.lexer = start;
         let left = self.down(path, depth_left, 1)?;
+        self.put(1, Form::Filled, Kind::String, Scalar::Bytes(url.as_bytes()));
         if plan.well_known(&plan.nodes[node as usize]).is_some() {
             self.boxed(node, path, left)
         } else {
-            self.object(node, path, left, true)
+            self.out.open(2);
+            self.object(node, path, left, true)?;
+            self.out.close();
+            Ok(())
         }
     }
 
@@ -73,7 +81,9 @@ impl<'a> Pass<'_, 'a, '_> {
                 }
                 "value" => {
                     values += 1;
+                    self.out.open(2);
                     self.message(node, &Path::Field(path, "value"), depth_left)?;
+                    self.out.close();
                 }
                 name => {
                     let place = Path::Unknown(path, name);

@@ -174,33 +174,45 @@ impl<'a> Lexer<'a> {
 
     /// An integer of at most 18 digits and nothing else, bare or in quotes, if that is what comes next. Nothing is consumed
     /// otherwise.
+    #[inline]
     pub(crate) fn small_integer(&mut self, quoted: bool) -> Option<i64> {
         let bytes = &self.text.as_bytes()[self.at + usize::from(quoted)..];
-        let negative = bytes.first() == Some(&b'-');
-        let digits = &bytes[usize::from(negative)..];
-        let (mut value, mut length) = (0_i64, 0);
-        while let Some(digit) = digits
-            .get(length)
-            .map(|byte| byte.wrapping_sub(b'0'))
-            .filter(|digit| *digit < 10)
-        {
-            if length == 18 {
-                return None;
-            }
-            value = value * 10 + i64::from(digit);
-            length += 1;
-        }
-        let whole = length == 1 || length > 1 && digits[0] != b'0';
-        let ends = match digits.get(length) {
+        let (value, length) = integer(bytes)?;
+        let ends = match bytes.get(length) {
             Some(b'"') => quoted,
             Some(b',' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r') => !quoted,
             _ => false,
         };
-        if !whole || !ends {
+        if !ends {
             return None;
         }
-        self.at += usize::from(negative) + length + 2 * usize::from(quoted);
-        Some(if negative { -value } else { value })
+        self.at += length + 2 * usize::from(quoted);
+        Some(value)
+    }
+
+    /// Elements that are integers of at most eight digits, each with a comma right behind it, bare or in quotes; how many
+    /// were taken. Stops before the first other element, and before one that is not wanted.
+    pub(crate) fn integers(&mut self, mut wanted: impl FnMut(i64) -> bool) -> usize {
+        let bytes = self.text.as_bytes();
+        let mut count = 0;
+        loop {
+            let rest = &bytes[self.at..];
+            let quoted = usize::from(rest.first() == Some(&b'"'));
+            let Some((value, length)) = short_integer(&rest[quoted..]) else {
+                return count;
+            };
+            let end = quoted + length;
+            let ends = if quoted == 1 {
+                rest.get(end..end + 2) == Some(b"\",")
+            } else {
+                rest.get(end) == Some(&b',')
+            };
+            if !ends || !wanted(value) {
+                return count;
+            }
+            self.at += end + quoted + 1;
+            count += 1;
+        }
     }
 
     /// `true`, `false` or `null`.
@@ -245,6 +257,54 @@ impl<'a> Lexer<'a> {
     }
 }
 
+/// The integer of at most eight digits at the start, and its length. Eight bytes are read at once, so at least eight must
+/// be there.
+#[inline]
+fn short_integer(bytes: &[u8]) -> Option<(i64, usize)> {
+    let sign = usize::from(bytes.first() == Some(&b'-'));
+    let chunk = bytes[sign..].first_chunk::<8>()?;
+    let digits = u64::from_le_bytes(*chunk) ^ 0x3030_3030_3030_3030;
+    // The high bit of every byte that is above 9.
+    let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
+    let length = others.trailing_zeros() as usize / 8;
+    if length == 0 || length > 1 && chunk[0] == b'0' {
+        return None;
+    }
+    // The digits to the end of the word, zeros before them; then pairs, fours, eight.
+    let digits = digits << (64 - 8 * length);
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let high = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
+    let low = (pairs >> 16 & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+    let value = i64::from((high.wrapping_add(low) >> 32) as u32);
+    Some((if sign == 1 { -value } else { value }, sign + length))
+}
+
+/// The integer of at most eighteen digits at the start, and its length.
+#[inline]
+fn integer(bytes: &[u8]) -> Option<(i64, usize)> {
+    if let Some((value, length)) = short_integer(bytes)
+        && !bytes.get(length).is_some_and(u8::is_ascii_digit)
+    {
+        return Some((value, length));
+    }
+    let sign = usize::from(bytes.first() == Some(&b'-'));
+    let digits = &bytes[sign..];
+    let (mut value, mut length) = (0_i64, 0);
+    while let Some(digit) = digits
+        .get(length)
+        .map(|byte| byte.wrapping_sub(b'0'))
+        .filter(|digit| *digit < 10)
+    {
+        if length == 18 {
+            return None;
+        }
+        value = value * 10 + i64::from(digit);
+        length += 1;
+    }
+    let whole = length == 1 || length > 1 && digits[0] != b'0';
+    whole.then_some((if sign == 1 { -value } else { value }, sign + length))
+}
+
 /// How many bytes at the start are neither a quote, a backslash nor a control character.
 fn plain(bytes: &[u8]) -> usize {
     const LOW: u64 = 0x0101_0101_0101_0101;
@@ -261,21 +321,30 @@ fn plain(bytes: &[u8]) -> usize {
             return at + special.trailing_zeros() as usize / 8;
         }
         at += 8;
-        // Long strings: thirty-two bytes at a time, in a form the compiler turns into vector instructions.
-        while at >= 32
-            && let Some((chunk, _)) = bytes[at..].split_first_chunk::<32>()
-        {
-            let special = |byte: u8| u8::from(byte < 0x20) | u8::from(byte == b'"') | u8::from(byte == b'\\');
-            if chunk.iter().fold(0, |found, &byte| found | special(byte)) != 0 {
-                break;
-            }
-            at += 32;
+        if at >= 32 {
+            return at + long_plain(&bytes[at..]);
         }
     }
     let tail = bytes[at..]
         .iter()
         .position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\');
     tail.map_or(bytes.len(), |tail| at + tail)
+}
+
+/// The same for long strings: up to the quote by vector instructions, then the least byte before it, in a form the
+/// compiler turns into such.
+#[inline(never)]
+fn long_plain(bytes: &[u8]) -> usize {
+    let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+    let text = &bytes[..end];
+    let least = |chunk: &[u8]| chunk.iter().fold(u8::MAX, |least, byte| least.min(*byte));
+    let mut chunks = text.chunks_exact(128);
+    let control = chunks.any(|chunk| least(chunk) < 0x20) || least(chunks.remainder()) < 0x20;
+    if control {
+        text.iter().position(|byte| *byte < 0x20).unwrap_or(end)
+    } else {
+        end
+    }
 }
 
 /// The length of the JSON number at the start, if there is one.
@@ -314,7 +383,7 @@ pub(crate) fn number_length(bytes: &[u8]) -> Option<usize> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Lexer, plain};
+    use super::{Lexer, integer, plain};
 
     proptest! {
         #[test]
@@ -328,6 +397,33 @@ mod tests {
         fn a_string_is_read_as_serde_json_reads_it(text in any::<String>()) {
             let json = serde_json::to_string(&text).unwrap();
             prop_assert_eq!(Lexer::new(&json).string().unwrap(), text);
+        }
+
+        #[test]
+        fn integers_are_read_as_the_standard_library_reads_them(text in "-?[0-9]{0,20}[,\"x ]?[0-9, ]{0,9}") {
+            let length = text.len() - text.strip_prefix('-').unwrap_or(&text).trim_start_matches(|byte: char| byte.is_ascii_digit()).len();
+            let digits = text[..length].trim_start_matches('-');
+            let whole = (1..=18).contains(&digits.len()) && (digits == "0" || !digits.starts_with('0'));
+            let expected = whole.then(|| (text[..length].parse::<i64>().unwrap(), length));
+            prop_assert_eq!(integer(text.as_bytes()), expected, "{}", text);
+        }
+
+        #[test]
+        fn an_array_of_integers_is_read_as_one_after_the_other(values in proptest::collection::vec(any::<i32>(), 1..20), quoted: bool) {
+            let text: String = values.iter().map(|value| if quoted { format!("\"{value}\",") } else { format!("{value},") }).collect();
+            let text = format!("{text}        ");
+            let mut lexer = Lexer::new(&text);
+            let mut read = Vec::new();
+            while read.len() < values.len() {
+                let before = read.len();
+                let count = lexer.integers(|value| { read.push(value); true });
+                prop_assert_eq!(count, read.len() - before);
+                if read.len() < values.len() {
+                    read.push(lexer.small_integer(quoted).unwrap());
+                    lexer.expect(b',').unwrap();
+                }
+            }
+            prop_assert_eq!(read, values.into_iter().map(i64::from).collect::<Vec<_>>());
         }
 
         #[test]

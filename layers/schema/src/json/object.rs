@@ -6,6 +6,7 @@ use super::{
     Stop,
     field_set::{FieldSet, KeySet},
     lexer::{Lexer, Syntax},
+    output::{Form, Output, Scalar, Slot},
     scalar, well_known,
 };
 use crate::{
@@ -17,10 +18,13 @@ use crate::{
 
 /// One pass over a document. Functions return [`Stop`] when nothing more can be said; what only this value gets wrong
 /// is reported, and the pass goes on behind it.
-pub(crate) struct Pass<'p, 'a, 'f> {
-    pub(crate) plan: &'p Plan,
-    pub(crate) lexer: Lexer<'a>,
-    pub(crate) found: &'f mut Findings,
+pub(super) struct Pass<'p, 'a, 'f, O> {
+    pub(super) plan: &'p Plan,
+    pub(super) lexer: Lexer<'a>,
+    pub(super) found: &'f mut Findings,
+    pub(super) out: O,
+    /// Where the value that is read next goes. A message's own values go into it.
+    pub(super) slot: Slot,
 }
 
 /// What has been seen of an object.
@@ -31,9 +35,9 @@ struct Seen {
     oneofs: FieldSet,
 }
 
-impl<'a> Pass<'_, 'a, '_> {
+impl<'a, O: Output> Pass<'_, 'a, '_, O> {
     /// Reports that the document cannot be read on.
-    pub(crate) fn syntax(&mut self, error: Syntax, path: &Path<'_>) -> Stop {
+    pub(super) fn syntax(&mut self, error: Syntax, path: &Path<'_>) -> Stop {
         let (rule, text) = error.describe();
         self.found.push(path, rule, text);
         Stop
@@ -92,30 +96,34 @@ impl<'a> Pass<'_, 'a, '_> {
     }
 
     /// The value of a message field, or the document.
-    pub(crate) fn message(&mut self, node: u32, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
+    pub(super) fn message(&mut self, node: u32, path: &Path<'_>, depth_left: u32) -> Result<(), Stop> {
         let plan = self.plan;
         let message = plan.message(&plan.nodes[node as usize]);
         match message.well_known {
             None => self.object(node, path, depth_left, false),
             Some(WellKnown::Any) => self.any(path, depth_left),
-            Some(WellKnown::Timestamp) => self.text(
-                path,
-                depth_left,
-                well_known::is_timestamp,
-                "expected a timestamp as in RFC 3339",
-            ),
-            Some(WellKnown::Duration) => self.text(
-                path,
-                depth_left,
-                well_known::is_duration,
-                "expected a duration in seconds, such as \"1.5s\"",
-            ),
-            Some(WellKnown::FieldMask) => self.text(
-                path,
-                depth_left,
-                well_known::is_field_mask,
-                "expected camelCase paths joined by commas",
-            ),
+            Some(WellKnown::Timestamp) => {
+                let wanted = "expected a timestamp as in RFC 3339";
+                let moment = self.text(path, depth_left, well_known::timestamp, wanted)?;
+                self.seconds(moment);
+                Ok(())
+            }
+            Some(WellKnown::Duration) => {
+                let wanted = "expected a duration in seconds, such as \"1.5s\"";
+                let length = self.text(path, depth_left, well_known::duration, wanted)?;
+                self.seconds(length);
+                Ok(())
+            }
+            Some(WellKnown::FieldMask) => {
+                let fits = |text: &str| well_known::is_field_mask(text).then(|| text.to_owned());
+                let wanted = "expected camelCase paths joined by commas";
+                let paths = self.text(path, depth_left, fits, wanted)?.unwrap_or_default();
+                for path in paths.split(',').filter(|path| !path.is_empty()) {
+                    let path = well_known::snake_case(path);
+                    self.put(1, Form::Tagged, Kind::String, Scalar::Bytes(path.as_bytes()));
+                }
+                Ok(())
+            }
             Some(WellKnown::Struct) if self.peek(path)? != b'{' => {
                 self.mistyped(path, "expected an object", depth_left)
             }
@@ -126,29 +134,48 @@ impl<'a> Pass<'_, 'a, '_> {
             Some(WellKnown::ListValue) => self.free_array(path, depth_left),
             Some(WellKnown::Value) => self.free_value(path, depth_left),
             Some(WellKnown::Wrapper) => match message.fields.first() {
-                Some(value) => self.scalar(value.kind, path, depth_left).map(drop),
+                Some(value) => {
+                    self.slot = Slot {
+                        number: value.number,
+                        form: Form::Filled,
+                    };
+                    self.scalar(value.kind, path, depth_left).map(drop)
+                }
                 None => self.skip(path, depth_left),
             },
         }
     }
 
-    /// A string with a form of its own.
-    pub(super) fn text(
+    /// Writes a value of the message that is open.
+    pub(super) fn put(&mut self, number: u32, form: Form, kind: Kind, value: Scalar<'_>) {
+        self.out.scalar(Slot { number, form }, kind, value);
+    }
+
+    /// The fields of a `Timestamp` or a `Duration`.
+    fn seconds(&mut self, value: Option<(i64, i32)>) {
+        if let Some((seconds, nanos)) = value {
+            self.put(1, Form::Filled, Kind::Int64, Scalar::Integer(i128::from(seconds)));
+            self.put(2, Form::Filled, Kind::Int32, Scalar::Integer(i128::from(nanos)));
+        }
+    }
+
+    /// A string with a form of its own; `None`: it does not fit, which is reported.
+    pub(super) fn text<T>(
         &mut self,
         path: &Path<'_>,
         depth_left: u32,
-        fits: impl FnOnce(&str) -> bool,
+        read: impl FnOnce(&str) -> Option<T>,
         wanted: &'static str,
-    ) -> Result<(), Stop> {
+    ) -> Result<Option<T>, Stop> {
         if self.peek(path)? != b'"' {
-            return self.mistyped(path, wanted, depth_left);
+            return self.mistyped(path, wanted, depth_left).map(|()| None);
         }
         let text = self.string(path)?;
-        if fits(&text) {
-            Ok(())
-        } else {
-            self.report(path, rule::JSON_FORMAT, wanted)
+        let value = read(&text);
+        if value.is_none() {
+            self.report(path, rule::JSON_FORMAT, wanted)?;
         }
+        Ok(value)
     }
 
     /// An object with the message's fields; `typed`: `@type` is among them.
@@ -252,9 +279,14 @@ impl<'a> Pass<'_, 'a, '_> {
                 format!("another member of the oneof '{name}' is already set"),
             )?;
         }
+        let implicit = field.shape == Shape::Singular && field.presence == Presence::Implicit;
+        self.slot = Slot {
+            number: field.number,
+            form: if implicit { Form::Filled } else { Form::Tagged },
+        };
         let filled = match field.shape {
             Shape::Singular => self.value(field.kind, child, path, depth_left)?,
-            Shape::Repeated => self.array(field.kind, child, path, depth_left)?,
+            Shape::Repeated => self.array(field, child, path, depth_left)?,
             Shape::Map => self.map(child, path, depth_left)?,
         };
         let explicit = field.shape == Shape::Singular && field.presence != Presence::Implicit;
@@ -287,7 +319,20 @@ impl<'a> Pass<'_, 'a, '_> {
             return self.scalar(kind, path, depth_left);
         }
         let left = self.down(path, depth_left, 1)?;
-        self.message(child, path, left).map(|()| true)
+        let number = self.slot.number;
+        let group = matches!(kind, Kind::Group(_));
+        if group {
+            self.out.group(number, false);
+        } else {
+            self.out.open(number);
+        }
+        self.message(child, path, left)?;
+        if group {
+            self.out.group(number, true);
+        } else {
+            self.out.close();
+        }
+        Ok(true)
     }
 
     /// An element of an array or map, which may be null only where null is a value.
@@ -306,7 +351,7 @@ impl<'a> Pass<'_, 'a, '_> {
 
     pub(super) fn array(
         &mut self,
-        kind: Kind,
+        field: &Field,
         child: u32,
         path: &Path<'_>,
         depth_left: u32,
@@ -320,22 +365,36 @@ impl<'a> Pass<'_, 'a, '_> {
         if self.lexed(path, |lexer| lexer.take(b']'))? {
             return Ok(false);
         }
+        let slot = Slot {
+            form: if field.packed { Form::Packed } else { Form::Tagged },
+            ..self.slot
+        };
+        if field.packed {
+            self.out.open(slot.number);
+        }
         let mut index = 0;
         loop {
-            self.element(kind, child, &Path::Index(path, index), depth_left)?;
+            self.slot = slot;
+            index += self.integers(field.kind);
+            self.element(field.kind, child, &Path::Index(path, index), depth_left)?;
             index += 1;
             if !self.lexed(path, |lexer| lexer.more(b']'))? {
-                return Ok(true);
+                break;
             }
         }
+        if field.packed {
+            self.out.close();
+        }
+        Ok(true)
     }
 
     pub(super) fn map(&mut self, entry: u32, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
         let plan = self.plan;
         let node = &plan.nodes[entry as usize];
-        let [key, value] = plan.message(node).fields.as_slice() else {
+        let [key_field, value] = plan.message(node).fields.as_slice() else {
             unreachable!("the table checks that an entry has two fields");
         };
+        let key_kind = key_field.kind;
         if self.peek(path)? != b'{' {
             return self
                 .mistyped(path, "expected an object", depth_left)
@@ -347,17 +406,31 @@ impl<'a> Pass<'_, 'a, '_> {
         if self.lexed(path, |lexer| lexer.take(b'}'))? {
             return Ok(false);
         }
+        let number = self.slot.number;
         let mut keys = KeySet::default();
         loop {
             let text = self.string(path)?;
             self.lexed(path, |lexer| lexer.expect(b':'))?;
-            match map_key(key.kind, text.clone()) {
+            match map_key(key_kind, text.clone()) {
                 Some(key) => {
                     let place = Path::Key(path, &key);
                     if keys.contains(&key) {
                         self.report(&place, rule::JSON_DUPLICATE, "this key is there twice")?;
                     }
+                    self.out.open(number);
+                    let written = match &key {
+                        Key::Text(text) => Scalar::Bytes(text.as_bytes()),
+                        Key::Signed(number) => Scalar::Integer(i128::from(*number)),
+                        Key::Unsigned(number) => Scalar::Integer(i128::from(*number)),
+                        Key::Bool(truth) => Scalar::Integer(i128::from(*truth)),
+                    };
+                    self.put(1, Form::Tagged, key_kind, written);
+                    self.slot = Slot {
+                        number: 2,
+                        form: Form::Tagged,
+                    };
                     self.element(value.kind, node.children[1], &place, left)?;
+                    self.out.close();
                     keys.insert(key);
                 }
                 None => {
@@ -388,8 +461,7 @@ fn map_key(kind: Kind, text: Cow<'_, str>) -> Option<Key<'_>> {
     {
         return None;
     }
-    scalar::fits(kind, &text).ok()?;
-    let value = scalar::integer(&text)?;
+    let value = scalar::fits(kind, &text).ok()?;
     match kind {
         Kind::Uint32 | Kind::Uint64 | Kind::Fixed32 | Kind::Fixed64 => {
             u64::try_from(value).ok().map(Key::Unsigned)

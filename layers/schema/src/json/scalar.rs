@@ -87,25 +87,22 @@ fn clamped(exponent: &str) -> i64 {
     }
 }
 
-/// Whether a small number fits an integer kind, and is not zero.
-pub(crate) fn small_fits(kind: Kind, value: i64) -> Result<bool, Misfit> {
+/// The small number, if it fits an integer kind.
+#[inline]
+pub(crate) fn small_fits(kind: Kind, value: i64) -> Result<i64, Misfit> {
     let within = match kind {
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 | Kind::Enum(_) => i32::try_from(value).is_ok(),
         Kind::Uint32 | Kind::Fixed32 => u32::try_from(value).is_ok(),
         Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => true,
         _ => value >= 0,
     };
-    if within {
-        Ok(value != 0)
-    } else {
-        Err(Misfit::Range)
-    }
+    if within { Ok(value) } else { Err(Misfit::Range) }
 }
 
-/// Whether the number fits an integer kind, and is not zero.
-pub(crate) fn fits(kind: Kind, text: &str) -> Result<bool, Misfit> {
+/// The number, if it fits an integer kind.
+pub(crate) fn fits(kind: Kind, text: &str) -> Result<i128, Misfit> {
     if let Some(value) = plain(text) {
-        return small_fits(kind, value);
+        return small_fits(kind, value).map(i128::from);
     }
     let value = integer(text).ok_or(Misfit::Range)?;
     let within = match kind {
@@ -114,32 +111,42 @@ pub(crate) fn fits(kind: Kind, text: &str) -> Result<bool, Misfit> {
         Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => i64::try_from(value).is_ok(),
         _ => u64::try_from(value).is_ok(),
     };
-    if within {
-        Ok(value != 0)
+    if within { Ok(value) } else { Err(Misfit::Range) }
+}
+
+/// The number, if it fits `float` or `double`.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the cast is what a float field does"
+)]
+pub(crate) fn floats(kind: Kind, text: &str) -> Result<f64, Misfit> {
+    let value: f64 = text.parse().map_err(|_| Misfit::Format)?;
+    let value = match kind {
+        Kind::Float => f64::from(value as f32),
+        _ => value,
+    };
+    if value.is_finite() {
+        Ok(value)
     } else {
         Err(Misfit::Range)
     }
 }
 
-/// Whether the number fits `float` or `double`, and has a bit set (minus zero has).
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the cast is what a float field does"
-)]
-pub(crate) fn floats(kind: Kind, text: &str) -> Result<bool, Misfit> {
-    let value: f64 = text.parse().map_err(|_| Misfit::Format)?;
-    match kind {
-        Kind::Float => {
-            let value = value as f32;
-            if value.is_finite() {
-                Ok(value.to_bits() != 0)
-            } else {
-                Err(Misfit::Range)
-            }
-        }
-        _ if value.is_finite() => Ok(value.to_bits() != 0),
-        _ => Err(Misfit::Range),
+/// Whether a JSON number has a bit set as a float (minus zero has), where that is plain: so short and without an exponent,
+/// it is neither too large for `float` nor so small that it is zero.
+pub(crate) fn short_float(text: &str) -> Option<bool> {
+    if text.len() > 20 {
+        return None;
     }
+    let mut filled = false;
+    for byte in text.bytes() {
+        match byte {
+            b'0' | b'.' => {}
+            b'e' | b'E' => return None,
+            _ => filled = true,
+        }
+    }
+    Some(filled)
 }
 
 /// The text of a number in quotes is a whole JSON number.
@@ -164,11 +171,34 @@ pub(crate) fn base64(text: &str) -> Option<usize> {
     (whole && !(standard && url)).then_some(unpadded.len() * 3 / 4)
 }
 
+/// The bytes of a text that [`base64`] has a length for.
+pub(crate) fn decode_base64(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut count) = (0_u32, 0);
+    for byte in text.bytes() {
+        let six = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => break,
+        };
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count & 0xff) as u8);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Misfit, base64, fits, floats, integer};
+    use super::{Misfit, base64, decode_base64, fits, floats, integer, short_float};
     use crate::table::Kind;
 
     #[test]
@@ -201,17 +231,27 @@ mod tests {
 
     #[test]
     fn ranges_are_those_of_the_type() {
-        assert_eq!(fits(Kind::Int32, "2147483647"), Ok(true));
+        assert_eq!(fits(Kind::Int32, "2147483647"), Ok(2_147_483_647));
         assert_eq!(fits(Kind::Int32, "2147483648"), Err(Misfit::Range));
         assert_eq!(fits(Kind::Uint32, "-1"), Err(Misfit::Range));
         assert_eq!(fits(Kind::Uint64, "18446744073709551616"), Err(Misfit::Range));
-        assert_eq!(fits(Kind::Sint64, "-9223372036854775808"), Ok(true));
-        assert_eq!(fits(Kind::Fixed32, "0.0"), Ok(false));
+        assert_eq!(fits(Kind::Sint64, "-9223372036854775808"), Ok(i128::from(i64::MIN)));
+        assert_eq!(fits(Kind::Fixed32, "0.0"), Ok(0));
         assert_eq!(floats(Kind::Double, "1e400"), Err(Misfit::Range));
-        assert_eq!(floats(Kind::Double, "1e-400"), Ok(false));
-        assert_eq!(floats(Kind::Double, "-0"), Ok(true));
+        assert_eq!(floats(Kind::Double, "1e-400"), Ok(0.0));
+        assert_eq!(floats(Kind::Double, "-0").map(f64::to_bits), Ok((-0.0_f64).to_bits()));
         assert_eq!(floats(Kind::Float, "3.5e38"), Err(Misfit::Range));
-        assert_eq!(floats(Kind::Float, "3.4028235e38"), Ok(true));
+        assert!(floats(Kind::Float, "3.4028235e38").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn a_short_float_is_judged_as_the_parser_would(text in "-?(0|[1-9][0-9]{0,17})(\\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?") {
+            let parsed = floats(Kind::Float, &text);
+            if let Some(filled) = short_float(&text) {
+                prop_assert_eq!(parsed.map(|value| value.to_bits() != 0), Ok(filled), "{}", text);
+            }
+        }
     }
 
     #[test]
@@ -226,7 +266,10 @@ mod tests {
             ("+/8=", 2),
         ] {
             assert_eq!(base64(text), Some(length), "{text}");
+            assert_eq!(decode_base64(text).len(), length, "{text}");
         }
+        assert_eq!(decode_base64("QUJDRA=="), b"ABCD");
+        assert_eq!(decode_base64("-_8"), [0xfb, 0xff]);
         for text in [
             "Q", "QQ=", "Q===", "QUJD====", "-+==", "Q Q=", "QQ==\n", "=", "Q=Q=",
         ] {

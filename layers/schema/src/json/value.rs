@@ -4,35 +4,52 @@ use super::{
     Stop,
     lexer::Lexer,
     object::Pass,
+    output::{Output, Scalar},
     scalar::{self, Misfit},
 };
 use crate::{path::Path, table::Kind, violation::rule};
 
-impl Pass<'_, '_, '_> {
+impl<O: Output> Pass<'_, '_, '_, O> {
     /// A scalar; whether it is more than its type's zero. What does not fit counts as there.
     pub(super) fn scalar(&mut self, kind: Kind, path: &Path<'_>, depth_left: u32) -> Result<bool, Stop> {
         let first = self.peek(path)?;
         if is_integer(kind)
             && let Some(value) = self.lexer.small_integer(first == b'"')
         {
-            return self.fitted(scalar::small_fits(kind, value), path);
+            let value = scalar::small_fits(kind, value).map(i128::from);
+            return self.fitted(kind, value, path);
         }
         match (kind, first) {
-            (Kind::Bool, b't') => self.lexed(path, |lexer| lexer.literal("true")).map(|()| true),
-            (Kind::Bool, b'f') => self.lexed(path, |lexer| lexer.literal("false")).map(|()| false),
+            (Kind::Bool, b't') => {
+                self.lexed(path, |lexer| lexer.literal("true"))?;
+                Ok(self.emit(kind, Scalar::Integer(1), true))
+            }
+            (Kind::Bool, b'f') => {
+                self.lexed(path, |lexer| lexer.literal("false"))?;
+                Ok(self.emit(kind, Scalar::Integer(0), false))
+            }
             (Kind::Bool, _) => self
                 .mistyped(path, "expected true or false", depth_left)
                 .map(|()| true),
-            (Kind::String, b'"') => Ok(!self.string(path)?.is_empty()),
+            (Kind::String, b'"') => {
+                let text = self.string(path)?;
+                Ok(self.emit(kind, Scalar::Bytes(text.as_bytes()), !text.is_empty()))
+            }
             (Kind::String, _) => self
                 .mistyped(path, "expected a string", depth_left)
                 .map(|()| true),
-            (Kind::Bytes, b'"') => match scalar::base64(&self.string(path)?) {
-                Some(length) => Ok(length > 0),
-                None => self
-                    .report(path, rule::JSON_FORMAT, "expected base64")
-                    .map(|()| true),
-            },
+            (Kind::Bytes, b'"') => {
+                let text = self.string(path)?;
+                let Some(length) = scalar::base64(&text) else {
+                    return self
+                        .report(path, rule::JSON_FORMAT, "expected base64")
+                        .map(|()| true);
+                };
+                if O::ON {
+                    self.emit(kind, Scalar::Bytes(&scalar::decode_base64(&text)), true);
+                }
+                Ok(length > 0)
+            }
             (Kind::Bytes, _) => self
                 .mistyped(path, "expected a string of base64", depth_left)
                 .map(|()| true),
@@ -40,8 +57,14 @@ impl Pass<'_, '_, '_> {
             (_, b'"') => {
                 let text = self.string(path)?;
                 let float = matches!(kind, Kind::Double | Kind::Float);
-                if float && matches!(&*text, "NaN" | "Infinity" | "-Infinity") {
-                    return Ok(true);
+                let special = match &*text {
+                    "NaN" => Some(f64::NAN),
+                    "Infinity" => Some(f64::INFINITY),
+                    "-Infinity" => Some(f64::NEG_INFINITY),
+                    _ => None,
+                };
+                if let Some(value) = special.filter(|_| float) {
+                    return Ok(self.emit(kind, Scalar::Float(value), true));
                 }
                 if !scalar::is_number(&text) {
                     return self
@@ -60,27 +83,58 @@ impl Pass<'_, '_, '_> {
         }
     }
 
-    pub(super) fn number(&mut self, kind: Kind, text: &str, path: &Path<'_>) -> Result<bool, Stop> {
-        let fits = match kind {
-            Kind::Double | Kind::Float => scalar::floats(kind, text),
-            kind => scalar::fits(kind, text),
-        };
-        self.fitted(fits, path)
+    /// Writes the value; whether it is more than its type's zero.
+    fn emit(&mut self, kind: Kind, value: Scalar<'_>, filled: bool) -> bool {
+        self.out.scalar(self.slot, kind, value);
+        filled
     }
 
-    fn fitted(&mut self, fits: Result<bool, Misfit>, path: &Path<'_>) -> Result<bool, Stop> {
-        match fits {
-            Ok(filled) => Ok(filled),
-            Err(Misfit::Format) => self
-                .report(path, rule::JSON_FORMAT, "expected a number")
-                .map(|()| true),
-            Err(Misfit::Range) => self
-                .report(
-                    path,
-                    rule::JSON_RANGE,
-                    "this number does not fit the field's type",
-                )
-                .map(|()| true),
+    /// The first elements of an array, as far as they are small integers each followed by a comma; how many there were.
+    #[inline]
+    pub(super) fn integers(&mut self, kind: Kind) -> usize {
+        if !is_integer(kind) {
+            return 0;
+        }
+        let (out, slot) = (&mut self.out, self.slot);
+        self.lexer.integers(|value| match scalar::small_fits(kind, value) {
+            Ok(value) => {
+                out.scalar(slot, kind, Scalar::Integer(i128::from(value)));
+                true
+            }
+            Err(_) => false,
+        })
+    }
+
+    pub(super) fn number(&mut self, kind: Kind, text: &str, path: &Path<'_>) -> Result<bool, Stop> {
+        if !matches!(kind, Kind::Double | Kind::Float) {
+            return self.fitted(kind, scalar::fits(kind, text), path);
+        }
+        if !O::ON
+            && let Some(filled) = scalar::short_float(text)
+        {
+            return Ok(filled);
+        }
+        match scalar::floats(kind, text) {
+            Ok(value) => Ok(self.emit(kind, Scalar::Float(value), value.to_bits() != 0)),
+            Err(misfit) => self.misfit(misfit, path).map(|()| true),
+        }
+    }
+
+    fn fitted(&mut self, kind: Kind, value: Result<i128, Misfit>, path: &Path<'_>) -> Result<bool, Stop> {
+        match value {
+            Ok(value) => Ok(self.emit(kind, Scalar::Integer(value), value != 0)),
+            Err(misfit) => self.misfit(misfit, path).map(|()| true),
+        }
+    }
+
+    fn misfit(&mut self, misfit: Misfit, path: &Path<'_>) -> Result<(), Stop> {
+        match misfit {
+            Misfit::Format => self.report(path, rule::JSON_FORMAT, "expected a number"),
+            Misfit::Range => self.report(
+                path,
+                rule::JSON_RANGE,
+                "this number does not fit the field's type",
+            ),
         }
     }
 
@@ -94,7 +148,9 @@ impl Pass<'_, '_, '_> {
         let declared = &self.plan.table.enums[at as usize];
         match first {
             b'"' => match declared.names.get(&*self.string(path)?) {
-                Some(number) => Ok(*number != 0),
+                Some(&number) => {
+                    Ok(self.emit(Kind::Enum(at), Scalar::Integer(i128::from(number)), number != 0))
+                }
                 None => {
                     let text = format!("not a value of the enum {}", declared.name);
                     self.report(path, rule::JSON_FORMAT, text).map(|()| true)
@@ -110,11 +166,14 @@ impl Pass<'_, '_, '_> {
                         let text = format!("not a value of the closed enum {}", declared.name);
                         self.report(path, rule::CLOSED_ENUM, text).map(|()| true)
                     }
-                    Some(number) => Ok(number != 0),
+                    Some(number) => {
+                        Ok(self.emit(Kind::Enum(at), Scalar::Integer(i128::from(number)), number != 0))
+                    }
                 }
             }
             b'n' if &*declared.name == "google.protobuf.NullValue" => {
-                self.lexed(path, |lexer| lexer.literal("null")).map(|()| false)
+                self.lexed(path, |lexer| lexer.literal("null"))?;
+                Ok(self.emit(Kind::Enum(at), Scalar::Integer(0), false))
             }
             _ => self
                 .mistyped(path, "expected an enum value's name", depth_left)
@@ -123,6 +182,7 @@ impl Pass<'_, '_, '_> {
     }
 }
 
+/// A kind whose JSON is an integer.
 fn is_integer(kind: Kind) -> bool {
     !matches!(
         kind,

@@ -1,11 +1,12 @@
 //! Strings with a form of their own: timestamps, durations, field masks.
 
-/// RFC 3339 with upper-case `T` and `Z`, years 0001 to 9999 in UTC, at most nine fraction digits.
-pub(crate) fn is_timestamp(text: &str) -> bool {
-    timestamp(text).is_some_and(|seconds| (-62_135_596_800..=253_402_300_799).contains(&seconds))
+/// RFC 3339 with upper-case `T` and `Z`, years 0001 to 9999 in UTC, at most nine fraction digits: the seconds since 1970,
+/// and the nanoseconds after them.
+pub(crate) fn timestamp(text: &str) -> Option<(i64, i32)> {
+    moment(text).filter(|(seconds, _)| (-62_135_596_800..=253_402_300_799).contains(seconds))
 }
 
-fn timestamp(text: &str) -> Option<i64> {
+fn moment(text: &str) -> Option<(i64, i32)> {
     let bytes = text.as_bytes();
     let number = |from: usize, to: usize| digits(bytes.get(from..to)?);
     let at = |index: usize, byte: u8| (bytes.get(index) == Some(&byte)).then_some(());
@@ -21,6 +22,7 @@ fn timestamp(text: &str) -> Option<i64> {
         return None;
     }
     let mut zone = 19;
+    let mut nanos = 0;
     if bytes.get(zone) == Some(&b'.') {
         let fraction = bytes[zone + 1..]
             .iter()
@@ -29,6 +31,7 @@ fn timestamp(text: &str) -> Option<i64> {
         if !(1..=9).contains(&fraction) {
             return None;
         }
+        nanos = nanoseconds(&bytes[zone + 1..zone + 1 + fraction])?;
         zone += 1 + fraction;
     }
     let offset = match bytes.get(zone..)? {
@@ -45,7 +48,14 @@ fn timestamp(text: &str) -> Option<i64> {
     };
     let days = days_before(year) + (1..month).map(|month| days_in(year, month)).sum::<i64>() + day - 1;
     // Days from 0001-01-01 to 1970-01-01.
-    Some((days - 719_162) * 86_400 + hour * 3_600 + minute * 60 + second - offset)
+    let seconds = (days - 719_162) * 86_400 + hour * 3_600 + minute * 60 + second - offset;
+    Some((seconds, nanos))
+}
+
+/// At most nine digits of a fraction.
+fn nanoseconds(fraction: &[u8]) -> Option<i32> {
+    let scale = 10_i64.pow(9_u32.checked_sub(u32::try_from(fraction.len()).ok()?)?);
+    i32::try_from(digits(fraction)? * scale).ok()
 }
 
 fn digits(bytes: &[u8]) -> Option<i64> {
@@ -72,27 +82,24 @@ fn days_before(year: i64) -> i64 {
     past * 365 + past / 4 - past / 100 + past / 400
 }
 
-/// Seconds with at most nine fraction digits and `s`, within about 10,000 years.
-pub(crate) fn is_duration(text: &str) -> bool {
-    let Some(text) = text.strip_suffix('s') else {
-        return false;
+/// Seconds with at most nine fraction digits and `s`, within about 10,000 years: seconds and nanoseconds of one sign.
+pub(crate) fn duration(text: &str) -> Option<(i64, i32)> {
+    let text = text.strip_suffix('s')?;
+    let (sign, text) = text.strip_prefix('-').map_or((1, text), |text| (-1, text));
+    let (whole, nanos) = match text.split_once('.') {
+        Some((whole, fraction)) if (1..=9).contains(&fraction.len()) => {
+            (whole, nanoseconds(fraction.as_bytes())?)
+        }
+        Some(_) => return None,
+        None => (text, 0),
     };
-    let text = text.strip_prefix('-').unwrap_or(text);
-    let (whole, fraction) = match text.split_once('.') {
-        Some((whole, fraction)) => (whole, Some(fraction)),
-        None => (text, None),
-    };
-    let fraction_fits = fraction.is_none_or(|fraction| {
-        (1..=9).contains(&fraction.len()) && fraction.bytes().all(|byte| byte.is_ascii_digit())
-    });
-    let zero = fraction.is_none_or(|fraction| fraction.bytes().all(|byte| byte == b'0'));
     let seconds = if (1..=12).contains(&whole.len()) {
-        digits(whole.as_bytes())
+        digits(whole.as_bytes())?
     } else {
-        None
+        return None;
     };
-    fraction_fits
-        && seconds.is_some_and(|seconds| seconds < 315_576_000_000 || seconds == 315_576_000_000 && zero)
+    let within = seconds < 315_576_000_000 || seconds == 315_576_000_000 && nanos == 0;
+    within.then_some((i64::from(sign) * seconds, sign * nanos))
 }
 
 /// Paths in lowerCamelCase, joined by commas; the empty string is the empty mask.
@@ -108,9 +115,29 @@ pub(crate) fn is_field_mask(text: &str) -> bool {
     text.is_empty() || text.split(',').all(is_path)
 }
 
+/// `fooBar.baz` as the binary format has it: `foo_bar.baz`.
+pub(crate) fn snake_case(path: &str) -> String {
+    let mut out = String::with_capacity(path.len() + 4);
+    for letter in path.chars() {
+        if letter.is_ascii_uppercase() {
+            out.push('_');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{is_duration, is_field_mask, is_timestamp, timestamp};
+    use super::{duration, is_field_mask, snake_case, timestamp};
+
+    fn is_timestamp(text: &str) -> bool {
+        timestamp(text).is_some()
+    }
+
+    fn is_duration(text: &str) -> bool {
+        duration(text).is_some()
+    }
 
     #[test]
     fn timestamps_are_rfc_3339_within_the_range() {
@@ -143,8 +170,8 @@ mod tests {
         ] {
             assert!(!is_timestamp(text), "{text}");
         }
-        assert_eq!(timestamp("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(timestamp("2000-03-01T00:00:00Z"), Some(951_868_800));
+        assert_eq!(timestamp("1970-01-01T00:00:00Z"), Some((0, 0)));
+        assert_eq!(timestamp("2000-03-01T00:00:00.05Z"), Some((951_868_800, 50_000_000)));
     }
 
     #[test]
@@ -167,6 +194,13 @@ mod tests {
         ] {
             assert!(!is_duration(text), "{text}");
         }
+    }
+
+    #[test]
+    fn durations_have_one_sign_and_masks_get_their_underscores_back() {
+        assert_eq!(duration("-1.5s"), Some((-1, -500_000_000)));
+        assert_eq!(duration("-0.000000001s"), Some((0, -1)));
+        assert_eq!(snake_case("fooBar.bazQux1"), "foo_bar.baz_qux1");
     }
 
     #[test]

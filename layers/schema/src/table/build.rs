@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// `buf.validate.Ignore.IGNORE_ALWAYS`.
-const IGNORE_ALWAYS: i32 = 3;
+pub(crate) const IGNORE_ALWAYS: i32 = 3;
 
 /// Compiles the set.
 ///
@@ -100,6 +100,7 @@ impl Builder {
                 .and_then(|options| options.message_set_wire_format)
                 .unwrap_or(false),
             well_known: WellKnown::of(&name),
+            rules: options.map(|options| options.validate.concat()).unwrap_or_default().into(),
         });
         for nested in &proto.nested_type {
             self.register_message(&name, nested)?;
@@ -265,8 +266,9 @@ impl Builder {
         let rules = options
             .map(|options| options.validate.concat())
             .unwrap_or_default();
-        let rules = FieldRules::decode(rules.as_slice())
+        let read = FieldRules::decode(rules.as_slice())
             .map_err(|error| invalid(full, format!("has unreadable buf.validate rules: {error}")))?;
+        let packed = options.and_then(|options| options.packed).unwrap_or(features.packed);
         Ok(Field {
             number,
             name: name.into(),
@@ -280,7 +282,9 @@ impl Builder {
             shape,
             presence,
             oneof: None,
-            validate_required: rules.required == Some(true) && rules.ignore != Some(IGNORE_ALWAYS),
+            validate_required: read.required == Some(true) && read.ignore != Some(IGNORE_ALWAYS),
+            packed: packed && shape == Shape::Repeated && kind.packable(),
+            rules: rules.into(),
         })
     }
 

@@ -1,14 +1,14 @@
-//! Presence on the merged message.
+//! Presence, and at level `rules` the values, of the merged message.
 //!
 //! Occurrences of a singular message merge as if their bytes were one: so a merged message is a list of slices, and no
 //! message has to be built. This is the definition the fast pass approximates; it works for every syntax and edition.
 
 use std::collections::HashMap;
 
-use super::{DEPTH_MAX, explain::entry_key, read, walk::enum_number};
+use super::{DEPTH_MAX, explain::entry_key, read, rules, walk::enum_number};
 use crate::{
     path::{Key, Path},
-    plan::{NONE, Op, Plan, Requirement, Step, Zero},
+    plan::{NONE, Node, Op, Plan, Requirement, Step, Zero},
     table::{Kind, Shape},
     violation::Findings,
 };
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Default)]
 struct State<'a> {
     present: bool,
-    /// Occurrences of a message whose content matters.
+    /// Occurrences whose content matters.
     values: Vec<&'a [u8]>,
 }
 
@@ -47,17 +47,23 @@ pub(crate) fn judge(plan: &Plan, node: u32, slices: &[&[u8]], path: &Path<'_>, f
             }
             let state = states.entry(step.field).or_default();
             state.present = present || state.present && field.shape != Shape::Singular;
-            let child = node.children[step.field as usize];
-            if child != NONE && plan.nodes[child as usize].needs {
-                state.values.push(value);
+            let ruled = node.rules.as_ref().is_some_and(|rules| rules.field(step.field).is_some());
+            if ruled || below(plan, node, step.field).is_some() {
+                if field.shape == Shape::Singular && field.kind.message().is_none() {
+                    state.values.clear();
+                }
+                rules::unpack(step, field.kind, value, &mut state.values);
+                state.values.retain(|value| rules::is_kept(plan, field.kind, value));
             }
         }
     }
+    let mut missing = Vec::new();
     for &requirement in &node.required {
         let present = |at: &u32| states.get(at).is_some_and(|state| state.present);
         match requirement {
             Requirement::Field(at) if !present(&at) => {
                 found.missing(&Path::Field(path, &message.fields[at as usize].name), "field");
+                missing.push(at);
             }
             Requirement::Oneof(oneof) => {
                 let members = (0_u32..)
@@ -70,12 +76,24 @@ pub(crate) fn judge(plan: &Plan, node: u32, slices: &[&[u8]], path: &Path<'_>, f
             Requirement::Field(_) => {}
         }
     }
-    let mut below: Vec<(u32, State<'_>)> = states
+    if let Some(rules) = &node.rules {
+        let present = |at| states.get(&at).is_some_and(|state| state.present);
+        rules::judge_groups(rules, present, path, found);
+        for (at, field) in (0_u32..).zip(&message.fields) {
+            // What is missing is said once.
+            let Some(own) = rules.field(at).filter(|_| !missing.contains(&at) && !message.map_entry) else {
+                continue;
+            };
+            let values = states.get(&at).map_or(&[][..], |state| &state.values);
+            rules::judge_field(plan, field, own, values, &Path::Field(path, &field.name), found);
+        }
+    }
+    let mut messages: Vec<(u32, State<'_>)> = states
         .into_iter()
-        .filter(|(_, state)| !state.values.is_empty())
+        .filter(|(at, state)| !state.values.is_empty() && below(plan, node, *at).is_some())
         .collect();
-    below.sort_unstable_by_key(|(at, _)| *at);
-    for (at, state) in below {
+    messages.sort_unstable_by_key(|(at, _)| *at);
+    for (at, state) in messages {
         let (field, child) = (&message.fields[at as usize], node.children[at as usize]);
         let place = Path::Field(path, &field.name);
         match field.shape {
@@ -93,16 +111,20 @@ pub(crate) fn judge(plan: &Plan, node: u32, slices: &[&[u8]], path: &Path<'_>, f
     }
 }
 
+/// The node of the messages in a field, if anything is asked of them.
+fn below(plan: &Plan, node: &Node, field: u32) -> Option<u32> {
+    let child = node.children[field as usize];
+    (child != NONE && plan.nodes[child as usize].needs).then_some(child)
+}
+
 /// The last entry of a key is the entry.
 fn judge_map(plan: &Plan, entry: u32, entries: &[&[u8]], path: &Path<'_>, found: &mut Findings) {
     let node = &plan.nodes[entry as usize];
     let message = plan.message(node);
-    let (Some(number), Some(value)) = (
-        message.by_number(2).map(|at| message.fields[at].number),
-        node.children.get(1),
-    ) else {
+    let Some(field) = message.by_number(2).and_then(|at| u32::try_from(at).ok()) else {
         return;
     };
+    let kind = message.fields[field as usize].kind;
     let mut last: HashMap<Key<'_>, usize> = HashMap::with_capacity(entries.len());
     let keys: Vec<Key<'_>> = entries.iter().map(|bytes| entry_key(message, bytes)).collect();
     for (at, key) in keys.iter().enumerate() {
@@ -122,12 +144,18 @@ fn judge_map(plan: &Plan, entry: u32, entries: &[&[u8]], path: &Path<'_>, found:
                 break;
             };
             rest = after;
-            if tag == number << 3 | read::LEN {
+            if node.step(tag).is_some_and(|step| step.field == field) && rules::is_kept(plan, kind, bytes) {
                 values.push(bytes);
             }
         }
+        let place = Path::Key(path, key);
+        if let Some(rules) = &node.rules {
+            rules::judge_entry(plan, message, rules, key, &values, &place, found);
+        }
         // An entry without a value holds the empty message.
-        judge(plan, *value, &values, &Path::Key(path, key), found);
+        if let Some(value) = below(plan, node, field) {
+            judge(plan, value, &values, &place, found);
+        }
     }
 }
 

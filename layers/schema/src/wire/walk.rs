@@ -4,34 +4,51 @@
 //! complete by itself, so is what they merge into (a later occurrence can only replace a value by another that counts
 //! as set). So "yes" is always right; a "no" is decided by [`explain`](super::explain::explain).
 
-use super::{DEPTH_MAX, read};
+use super::{
+    DEPTH_MAX, read,
+    rules::{self, Tally},
+};
 use crate::plan::{Node, Op, Plan, Step, Zero};
 
 /// Whether the payload keeps the contract, as far as one pass can tell. Allocates nothing.
 pub(crate) fn walk(plan: &Plan, payload: &[u8]) -> bool {
-    message(plan, &plan.nodes[0], payload, DEPTH_MAX, 0).is_some()
+    // Two walkers: without rules there is nothing to count, and nothing to look up.
+    if plan.ruled {
+        message::<true>(plan, &plan.nodes[0], payload, DEPTH_MAX, 0).is_some()
+    } else {
+        message::<false>(plan, &plan.nodes[0], payload, DEPTH_MAX, 0).is_some()
+    }
 }
 
 /// Checks fields up to the end of the slice, or of the group of that number (0: not in a group); returns what follows.
-fn message<'a>(plan: &Plan, node: &Node, payload: &'a [u8], depth_left: u32, group: u32) -> Option<&'a [u8]> {
+fn message<'a, const RULES: bool>(
+    plan: &Plan,
+    node: &Node,
+    payload: &'a [u8],
+    depth_left: u32,
+    group: u32,
+) -> Option<&'a [u8]> {
     let mut rest = payload;
     let mut seen = 0_u64;
+    let mut tally = Tally::default();
     loop {
         let Some((&first, after)) = rest.split_first() else {
-            return (group == 0 && complete(node, seen)).then_some(rest);
+            return (group == 0 && complete::<RULES>(plan, node, seen, &tally, payload)).then_some(rest);
         };
         let quick = if first < 0x80 {
             node.quick[usize::from(first)]
         } else {
             0
         };
-        let (step, after) = if quick == 0 {
+        let (at, after) = if quick == 0 {
             let (tag, after) = read::tag(rest).ok()?;
             if tag & 7 == read::END_GROUP {
-                return (tag >> 3 == group && complete(node, seen)).then_some(after);
+                let body = &payload[..payload.len() - rest.len()];
+                return (tag >> 3 == group && complete::<RULES>(plan, node, seen, &tally, body))
+                    .then_some(after);
             }
-            match node.step(tag) {
-                Some(step) => (step, after),
+            match node.place(tag) {
+                Some(at) => (at, after),
                 None if plan.strict || plan.message(node).by_number(tag >> 3).is_some() => return None,
                 None => {
                     rest = read::skip(tag, after, depth_left).ok()?.1;
@@ -39,19 +56,29 @@ fn message<'a>(plan: &Plan, node: &Node, payload: &'a [u8], depth_left: u32, gro
                 }
             }
         } else {
-            (&node.steps[usize::from(quick - 1)], after)
+            (usize::from(quick - 1), after)
         };
-        rest = value(plan, step, after, depth_left, &mut seen)?;
+        rest = value::<RULES>(plan, &node.steps[at], after, depth_left, &mut seen)?;
+        if RULES && let Some(rules) = &node.rules {
+            let bytes = &after[..after.len() - rest.len()];
+            if !rules::keeps(plan, node, rules, at, bytes, &mut tally) {
+                return None;
+            }
+        }
     }
 }
 
 #[inline]
-fn complete(node: &Node, seen: u64) -> bool {
-    seen == node.mask && !node.crowded
+fn complete<const RULES: bool>(plan: &Plan, node: &Node, seen: u64, tally: &Tally, body: &[u8]) -> bool {
+    let present = seen & node.mask == node.mask && !node.crowded;
+    match &node.rules {
+        Some(rules) if RULES => present && rules::complete(plan, node, rules, seen, tally, body),
+        _ => present,
+    }
 }
 
 #[inline]
-fn value<'a>(plan: &Plan, step: &Step, bytes: &'a [u8], depth_left: u32, seen: &mut u64) -> Option<&'a [u8]> {
+fn value<'a, const RULES: bool>(plan: &Plan, step: &Step, bytes: &'a [u8], depth_left: u32, seen: &mut u64) -> Option<&'a [u8]> {
     // `bits` is what an implicit field is judged by: zero means absent.
     let (bits, rest) = match step.op {
         Op::Varint => read::varint(bytes).ok()?,
@@ -84,7 +111,7 @@ fn value<'a>(plan: &Plan, step: &Step, bytes: &'a [u8], depth_left: u32, seen: &
         }
         Op::Message => {
             let (value, rest) = read::delimited(bytes).ok()?;
-            message(
+            message::<RULES>(
                 plan,
                 &plan.nodes[step.child as usize],
                 value,
@@ -97,7 +124,7 @@ fn value<'a>(plan: &Plan, step: &Step, bytes: &'a [u8], depth_left: u32, seen: &
             let node = &plan.nodes[step.child as usize];
             (
                 1,
-                message(plan, node, bytes, depth_left.checked_sub(1)?, step.tag >> 3)?,
+                message::<RULES>(plan, node, bytes, depth_left.checked_sub(1)?, step.tag >> 3)?,
             )
         }
         Op::PackedVarint => {
