@@ -1,10 +1,15 @@
 //! What is decided about a request before and after its body is read.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use arqon_message::{BoxError, Code, CollectError, Collected, MessageBody, Problem, Subject, TenantId};
-use http::{HeaderName, Method, Request, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    request::Parts,
+};
 use http_body::Body;
+use quanta::Instant;
 
 use crate::{
     config::{Encoding, Mode, Unmapped},
@@ -79,6 +84,20 @@ pub(crate) fn admit<B: Body>(shared: &Shared, request: &mut Request<B>) -> Admis
     }
 }
 
+/// The headers of a body that is no longer JSON.
+fn now_binary(headers: &mut HeaderMap, length: usize) {
+    const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+    // Digests of the document say nothing of the bytes that go on.
+    for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
+        headers.remove(name);
+    }
+    // A map that is full has no room for a type that was not there; the mapping tells consumers.
+    let _ = headers.try_insert(CONTENT_TYPE, PROTOBUF);
+    if headers.contains_key(CONTENT_LENGTH) {
+        let _ = headers.try_insert(CONTENT_LENGTH, length.into());
+    }
+}
+
 fn unavailable(monitor: bool, detail: impl FnOnce() -> String) -> Admission {
     if monitor {
         Admission::Pass
@@ -95,17 +114,35 @@ pub(crate) fn judge<B, E: Into<BoxError>>(
     parts: &mut Parts,
     collected: Result<Collected, CollectError<E>>,
 ) -> Result<MessageBody<B>, Problem> {
-    let collected = collected.map_err(|error| {
+    let mut collected = collected.map_err(|error| {
         shared.metrics.body.increment(1);
         error.problem(Code::Internal)
     })?;
-    let started = Instant::now();
-    let verdict = binding.validator.validate(encoding, &collected.bytes);
-    shared.metrics.duration.record(started.elapsed());
     let config = shared.registry.config();
+    let transcodes = encoding == Encoding::Json && config.mappings[binding.mapping].transcode;
+    let started = Instant::now();
+    let verdict = if transcodes {
+        binding.validator.transcode(&collected.bytes).map(Some)
+    } else {
+        binding
+            .validator
+            .validate(encoding, &collected.bytes)
+            .map(|()| None)
+    };
+    shared.metrics.duration.record(started.elapsed());
     shared.metrics.age.set(shared.registry.age().as_secs_f64());
     match verdict {
-        Ok(()) => {
+        Ok(binary) => {
+            if let Some(binary) = binary {
+                if binary.len() > config.max_body_bytes {
+                    shared.metrics.body.increment(1);
+                    let limit = config.max_body_bytes;
+                    let detail = format!("the payload has more than {limit} bytes in the binary format");
+                    return Err(Problem::new(Code::BodyTooLarge, detail));
+                }
+                collected.bytes = binary.into();
+                now_binary(&mut parts.headers, collected.bytes.len());
+            }
             // A header map that is full stays without the header; the extension tells the same.
             let _ = parts.headers.try_insert(SCHEMA_HEADER, binding.header.clone());
             parts.extensions.insert(binding.validated_by.clone());

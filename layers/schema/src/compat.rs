@@ -3,6 +3,7 @@
 //! A consumer that was built with one revision must read what was written with the other. [`Profile`] says what counts as
 //! reading; [`Compatibility`] says which way, and how far back.
 
+mod confluent;
 mod declared;
 mod rules;
 
@@ -26,6 +27,9 @@ pub enum Profile {
     WireJson,
     /// Nothing declared is removed, renamed or retyped: what generated code of both revisions agrees on.
     Strict,
+    /// What Confluent's Schema Registry lets pass: fields may go and come without a word, messages may not. Rules are its names
+    /// of differences.
+    Confluent,
 }
 
 /// Which older revisions a new one is compared with, and in which direction.
@@ -75,9 +79,13 @@ pub fn compare(profile: Profile, old: &Descriptors, new: &Descriptors) -> Vec<Br
 
 fn judge(profile: Profile, old: &Descriptors, new: &Descriptors, removals: bool) -> Vec<Break> {
     let (old, new) = (Declared::new(&old.set), Declared::new(&new.set));
-    let mut judge = Judge::new(profile, &old, &new, removals);
-    judge.run();
-    let mut found = judge.found;
+    let mut found = if profile == Profile::Confluent {
+        confluent::judge(&old, &new)
+    } else {
+        let mut judge = Judge::new(profile, &old, &new, removals);
+        judge.run();
+        judge.found
+    };
     found.sort();
     found.dedup();
     found
@@ -172,7 +180,8 @@ impl FromStr for Profile {
             "wire" => Ok(Self::Wire),
             "wire_json" => Ok(Self::WireJson),
             "strict" => Ok(Self::Strict),
-            _ => Err(UnknownName("wire, wire_json or strict")),
+            "confluent" => Ok(Self::Confluent),
+            _ => Err(UnknownName("wire, wire_json, strict or confluent")),
         }
     }
 }

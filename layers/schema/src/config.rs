@@ -108,6 +108,9 @@ pub struct MappingConfig {
     /// Paths that must be present: `user_id`, `user.email`, `items[].sku`. Checked at every level.
     #[serde(default)]
     pub required: Vec<String>,
+    /// JSON goes on in the binary format, as `application/x-protobuf`: handlers, mirrors and consumers see one encoding.
+    #[serde(default)]
+    pub transcode: bool,
 }
 
 impl MappingConfig {
@@ -121,6 +124,7 @@ impl MappingConfig {
             level: Level::default(),
             encoding: None,
             required: Vec::new(),
+            transcode: false,
         }
     }
 
@@ -142,6 +146,13 @@ impl MappingConfig {
     #[must_use]
     pub const fn encoding(mut self, encoding: Encoding) -> Self {
         self.encoding = Some(encoding);
+        self
+    }
+
+    /// Lets JSON go on in the binary format.
+    #[must_use]
+    pub const fn transcode(mut self) -> Self {
+        self.transcode = true;
         self
     }
 
@@ -359,6 +370,13 @@ impl RegistryConfig {
                     "message",
                     message,
                     "use the full name without a leading dot, such as events.v1.UserCreated",
+                );
+            }
+            if mapping.transcode && mapping.encoding == Some(Encoding::Proto) {
+                find(
+                    "transcode",
+                    "true",
+                    "this mapping takes binary payloads only: remove transcode, or encoding",
                 );
             }
             for path in mapping.required.iter().filter(|path| !is_required_path(path)) {

@@ -13,12 +13,12 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use self::rules::{NodeRules, TALLIES_MAX};
 use self::{
     rules::Ruled,
     steps::steps_of,
     want::{Wanted, want},
 };
-pub(crate) use self::rules::{NodeRules, TALLIES_MAX};
 use crate::{
     config::Level,
     error::LoadError,
@@ -222,7 +222,9 @@ impl Plan {
     /// The node of a message that may be anywhere, such as in an `Any`.
     pub(crate) fn anywhere(&self, message: u32) -> Option<u32> {
         let found = self.shared.get(&(message, Care::Rules));
-        found.or_else(|| self.shared.get(&(message, Care::Required))).copied()
+        found
+            .or_else(|| self.shared.get(&(message, Care::Required)))
+            .copied()
     }
 
     /// The node of that message at that place, to be filled from the queue if it is new.
@@ -306,7 +308,11 @@ impl Plan {
             children.push(self.place(child, below, queue));
         }
         let reserved = if message.map_entry { 63 } else { 64 };
-        let wishes: Vec<Requirement> = required.iter().copied().chain(ruled.expected(&required)).collect();
+        let wishes: Vec<Requirement> = required
+            .iter()
+            .copied()
+            .chain(ruled.expected(&required))
+            .collect();
         let others = ruled.grouped(&wishes);
         let bits: HashMap<Requirement, u64> = (wishes.iter().chain(&others))
             .take(reserved)
@@ -393,8 +399,11 @@ impl Plan {
                     && child != NONE
                     && self.nodes[child as usize].needs
             };
-            let places: Vec<usize> =
-                (0..).zip(&node.steps).filter(|(_, step)| single(step)).map(|(at, _)| at).collect();
+            let places: Vec<usize> = (0..)
+                .zip(&node.steps)
+                .filter(|(_, step)| single(step))
+                .map(|(at, _)| at)
+                .collect();
             if places.is_empty() {
                 continue;
             }
@@ -427,7 +436,9 @@ impl Node {
 fn annotations(message: &Message, care: Care) -> impl Iterator<Item = Requirement> {
     let fields = (0_u32..).zip(&message.fields);
     let fields = fields
-        .filter(move |(_, field)| field.presence == Presence::Required || care > Care::Nothing && field.validate_required)
+        .filter(move |(_, field)| {
+            field.presence == Presence::Required || care > Care::Nothing && field.validate_required
+        })
         .map(|(at, _)| Requirement::Field(at));
     let oneofs = (0_u32..).zip(&message.oneofs);
     fields.chain(

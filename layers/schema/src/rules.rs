@@ -2,7 +2,7 @@
 //!
 //! Rule ids, field paths and messages are protovalidate's (v1.2): `string.min_len`, `must be at least 3 characters`. A
 //! [`Rule`] judges one value; how many values there are, whether they differ and which fields exclude each other is
-//! [`FieldRules`] and [`Group`]. What is written in CEL is refused when a mapping is loaded, never skipped.
+//! [`FieldRules`] and [`Group`]. What is written in CEL is refused when a mapping is loaded, never skipped (ADR 0033).
 
 mod compile;
 mod format;

@@ -12,7 +12,11 @@ mod scan;
 
 use std::{collections::HashMap, sync::Arc};
 
-pub(crate) use self::{build::{IGNORE_ALWAYS, build}, features::Features, scan::scan};
+pub(crate) use self::{
+    build::{IGNORE_ALWAYS, build},
+    features::Features,
+    scan::scan,
+};
 
 /// Every message and enum of one descriptor set.
 #[derive(Debug)]

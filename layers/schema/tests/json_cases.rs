@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
 use arqon_schema::{Descriptors, Level, Validator};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
 const SOURCE: &str = r#"
     syntax = "proto3"; package k;
@@ -29,9 +31,27 @@ fn validator() -> Validator {
         .unwrap()
 }
 
+/// The oracle's.
+fn descriptor() -> MessageDescriptor {
+    struct One;
+    impl protox::file::FileResolver for One {
+        fn open_file(&self, name: &str) -> Result<protox::file::File, protox::Error> {
+            match name {
+                "k.proto" => protox::file::File::from_source(name, SOURCE),
+                google => protox::file::GoogleFileResolver::new().open_file(google),
+            }
+        }
+    }
+    let mut compiler = protox::Compiler::with_file_resolver(One);
+    compiler.include_imports(true).open_file("k.proto").unwrap();
+    let pool = DescriptorPool::decode(compiler.encode_file_descriptor_set().as_slice()).unwrap();
+    pool.get_message_by_name("k.K").unwrap()
+}
+
 #[test]
 fn what_the_mapping_allows_is_accepted() {
     let validator = validator();
+    let descriptor = descriptor();
     for text in [
         "{}",
         " \t\r\n{ }\n",
@@ -59,6 +79,17 @@ fn what_the_mapping_allows_is_accepted() {
             Ok(()),
             "{text}"
         );
+        let bytes = validator.transcode(text.as_bytes()).unwrap();
+        assert!(validator.validate_wire(&bytes).is_ok(), "{text}");
+        let ours = DynamicMessage::decode(descriptor.clone(), bytes.as_slice()).unwrap();
+        assert_eq!(bytes.len(), ours.encoded_len(), "{text}");
+        let mut reader = serde_json::Deserializer::from_str(text);
+        // prost-reflect refuses an empty Any.
+        if let Ok(theirs) = DynamicMessage::deserialize(descriptor.clone(), &mut reader) {
+            // As values: maps have no order, and NaN is not equal to itself.
+            let value = |message: &DynamicMessage| serde_json::to_value(message).unwrap();
+            assert_eq!(value(&ours), value(&theirs), "{text}");
+        }
     }
 }
 

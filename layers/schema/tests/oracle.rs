@@ -252,6 +252,17 @@ proptest! {
     }
 }
 
+/// `ARQON_ROUNDS=1000000`: that many payloads against prost-reflect, in one go.
+#[test]
+fn a_long_run_has_the_oracles_verdicts() {
+    let rounds = std::env::var("ARQON_ROUNDS").map_or(2_000, |rounds| rounds.parse().unwrap());
+    for syntax in ["proto2", "proto3"] {
+        let set = support::set(syntax);
+        // Each round has a payload and its mutation.
+        compare(&support::oracle(&set), &set, 20_261_121, rounds / 4);
+    }
+}
+
 #[test]
 fn every_truncation_has_the_oracles_verdict() {
     for syntax in ["proto2", "proto3"] {
@@ -305,6 +316,48 @@ fn mutated_descriptor_sets_never_panic_and_what_loads_can_be_walked() {
         loaded > 100 && refused > 100,
         "{loaded} loaded, {refused} refused"
     );
+}
+
+#[test]
+fn mutated_rules_never_panic_and_are_refused_or_checked() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut compiler = protox::Compiler::new([root.join("tests/vectors"), root.join("proto")]).unwrap();
+    compiler.include_imports(true).open_file("rules.proto").unwrap();
+    let set = compiler.encode_file_descriptor_set();
+    // The file itself is the last one.
+    let start = set
+        .windows(13)
+        .rposition(|bytes| bytes == b"\x0a\x0brules.proto")
+        .unwrap();
+    let (mut loaded, mut refused) = (0, 0);
+    for round in 0..600_u64 {
+        let mut rng = Rng(round);
+        let mut bytes = set.clone();
+        let mut tail = bytes.split_off(start + 13);
+        // Same length: else the outermost length is all that is ever found wrong.
+        for _ in 0..1 + rng.below(6) {
+            let at = rng.below(tail.len());
+            tail[at] = tail[at].wrapping_add(1 + rng.below(255) as u8);
+        }
+        bytes.extend(tail);
+        let Ok(schema) = arqon_schema::Descriptors::decode(&bytes) else {
+            refused += 1;
+            continue;
+        };
+        for name in [
+            "Strings", "Patterns", "Int32s", "Known", "Maps", "Trees", "Groups", "Others",
+        ] {
+            match schema.validator(Some(&format!("rules.v1.{name}")), Level::Rules, &[]) {
+                Ok(validator) => {
+                    loaded += 1;
+                    let _ = validator.validate_wire(b"\x0a\x03abc\x10\x05");
+                    let _ = validator.validate_json(b"{\"f1\":\"abc\",\"counts\":{\"a\":1}}");
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(loaded > 100 && refused > 100, "{loaded} loaded, {refused} refused");
 }
 
 /// A set with imports and every well-known type.

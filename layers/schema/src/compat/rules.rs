@@ -173,7 +173,8 @@ impl<'a> Judge<'a> {
                 "FIELD_WIRE_JSON_COMPATIBLE_TYPE",
                 "FIELD_WIRE_JSON_COMPATIBLE_CARDINALITY",
             ),
-            Profile::Strict => ("FIELD_SAME_TYPE", "FIELD_SAME_CARDINALITY"),
+            // `confluent` has rules of its own.
+            Profile::Strict | Profile::Confluent => ("FIELD_SAME_TYPE", "FIELD_SAME_CARDINALITY"),
         };
         if !self.types_fit(old, new) {
             self.report(
@@ -241,7 +242,7 @@ impl<'a> Judge<'a> {
             (10, 10) | (11, 11) => old.type_name == new.type_name,
             _ if was == is => true,
             _ => match self.profile {
-                Profile::Strict => false,
+                Profile::Strict | Profile::Confluent => false,
                 Profile::WireJson => {
                     family(was, &JSON_FAMILIES).is_some_and(|one| family(is, &JSON_FAMILIES) == Some(one))
                 }

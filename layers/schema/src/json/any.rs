@@ -37,7 +37,7 @@ impl<'a, O: Output> Pass<'_, 'a, '_, O> {
         } else {
             self.out.open(2);
             self.object(node, path, left, true)?;
-            self.out.close();
+            self.out.close_filled();
             Ok(())
         }
     }
@@ -83,7 +83,7 @@ impl<'a, O: Output> Pass<'_, 'a, '_, O> {
                     values += 1;
                     self.out.open(2);
                     self.message(node, &Path::Field(path, "value"), depth_left)?;
-                    self.out.close();
+                    self.out.close_filled();
                 }
                 name => {
                     let place = Path::Unknown(path, name);

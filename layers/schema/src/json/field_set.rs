@@ -13,6 +13,7 @@ pub(crate) struct FieldSet {
 
 impl FieldSet {
     /// Adds a field; whether it was new.
+    #[inline]
     pub(crate) fn insert(&mut self, field: u32) -> bool {
         if field < 128 {
             let bit = 1 << field;
@@ -20,6 +21,11 @@ impl FieldSet {
             self.low |= bit;
             return new;
         }
+        self.insert_high(field)
+    }
+
+    #[cold]
+    fn insert_high(&mut self, field: u32) -> bool {
         let (word, bit) = ((field - 128) as usize / 64, 1 << (field % 64));
         if self.high.len() <= word {
             self.high.resize(word + 1, 0);
@@ -29,6 +35,7 @@ impl FieldSet {
         new
     }
 
+    #[inline]
     pub(crate) fn contains(&self, field: u32) -> bool {
         if field < 128 {
             return self.low & 1 << field != 0;

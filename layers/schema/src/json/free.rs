@@ -71,7 +71,7 @@ impl<O: Output> Pass<'_, '_, '_, O> {
         loop {
             let name = self.string(path)?;
             self.out.open(1);
-            self.put(1, Form::Tagged, Kind::String, Scalar::Bytes(name.as_bytes()));
+            self.put(1, Form::Filled, Kind::String, Scalar::Bytes(name.as_bytes()));
             let key = Key::Text(name);
             let place = Path::Key(path, &key);
             self.lexed(&place, |lexer| lexer.expect(b':'))?;

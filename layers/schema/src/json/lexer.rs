@@ -76,6 +76,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// A string, its escapes resolved.
+    #[inline]
     pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, Syntax> {
         self.expect(b'"')?;
         let text = self.text;
@@ -197,20 +198,20 @@ impl<'a> Lexer<'a> {
         let mut count = 0;
         loop {
             let rest = &bytes[self.at..];
-            let quoted = usize::from(rest.first() == Some(&b'"'));
-            let Some((value, length)) = short_integer(&rest[quoted..]) else {
-                return count;
+            // A bare number without a sign has a path of its own: where the next one begins then depends on nothing but
+            // the length of this one.
+            let (value, end) = match digits(rest) {
+                Some((value, length)) if rest.get(length) == Some(&b',') => (value, length + 1),
+                Some(_) => return count,
+                None => match marked(rest) {
+                    Some(marked) => marked,
+                    None => return count,
+                },
             };
-            let end = quoted + length;
-            let ends = if quoted == 1 {
-                rest.get(end..end + 2) == Some(b"\",")
-            } else {
-                rest.get(end) == Some(&b',')
-            };
-            if !ends || !wanted(value) {
+            if !wanted(value) {
                 return count;
             }
-            self.at += end + quoted + 1;
+            self.at += end;
             count += 1;
         }
     }
@@ -257,40 +258,52 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// The integer of at most eight digits at the start, and its length. Eight bytes are read at once, so at least eight must
-/// be there.
+/// The number of at most eight digits at the start, and its length. Eight bytes are read at once, so at least eight must be
+/// there.
 #[inline]
-fn short_integer(bytes: &[u8]) -> Option<(i64, usize)> {
-    let sign = usize::from(bytes.first() == Some(&b'-'));
-    let chunk = bytes[sign..].first_chunk::<8>()?;
-    let digits = u64::from_le_bytes(*chunk) ^ 0x3030_3030_3030_3030;
+fn digits(bytes: &[u8]) -> Option<(i64, usize)> {
+    let word = u64::from_le_bytes(*bytes.first_chunk::<8>()?) ^ 0x3030_3030_3030_3030;
     // The high bit of every byte that is above 9.
-    let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
+    let others = (word.wrapping_add(0x7676_7676_7676_7676) | word) & 0x8080_8080_8080_8080;
     let length = others.trailing_zeros() as usize / 8;
-    if length == 0 || length > 1 && chunk[0] == b'0' {
+    if length == 0 || length > 1 && word & 0xff == 0 {
         return None;
     }
     // The digits to the end of the word, zeros before them; then pairs, fours, eight.
-    let digits = digits << (64 - 8 * length);
-    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let word = word << (64 - 8 * length);
+    let pairs = word.wrapping_mul(10).wrapping_add(word >> 8);
     let high = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
     let low = (pairs >> 16 & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
-    let value = i64::from((high.wrapping_add(low) >> 32) as u32);
-    Some((if sign == 1 { -value } else { value }, sign + length))
+    let value = high.wrapping_add(low) >> 32 & 0xffff_ffff;
+    Some((i64::try_from(value).unwrap_or_default(), length))
+}
+
+/// An element in quotes or below zero with its comma: the value, and how many bytes it takes.
+fn marked(bytes: &[u8]) -> Option<(i64, usize)> {
+    let quoted = usize::from(bytes.first() == Some(&b'"'));
+    let sign = usize::from(bytes.get(quoted) == Some(&b'-'));
+    let (value, length) = digits(&bytes[quoted + sign..])?;
+    let end = quoted + sign + length;
+    let ends = if quoted == 1 {
+        bytes.get(end..end + 2) == Some(b"\",")
+    } else {
+        bytes.get(end) == Some(&b',')
+    };
+    ends.then_some((if sign == 1 { -value } else { value }, end + quoted + 1))
 }
 
 /// The integer of at most eighteen digits at the start, and its length.
 #[inline]
 fn integer(bytes: &[u8]) -> Option<(i64, usize)> {
-    if let Some((value, length)) = short_integer(bytes)
-        && !bytes.get(length).is_some_and(u8::is_ascii_digit)
-    {
-        return Some((value, length));
-    }
     let sign = usize::from(bytes.first() == Some(&b'-'));
-    let digits = &bytes[sign..];
+    let rest = &bytes[sign..];
+    if let Some((value, length)) = digits(rest)
+        && !rest.get(length).is_some_and(u8::is_ascii_digit)
+    {
+        return Some((if sign == 1 { -value } else { value }, sign + length));
+    }
     let (mut value, mut length) = (0_i64, 0);
-    while let Some(digit) = digits
+    while let Some(digit) = rest
         .get(length)
         .map(|byte| byte.wrapping_sub(b'0'))
         .filter(|digit| *digit < 10)
@@ -301,11 +314,12 @@ fn integer(bytes: &[u8]) -> Option<(i64, usize)> {
         value = value * 10 + i64::from(digit);
         length += 1;
     }
-    let whole = length == 1 || length > 1 && digits[0] != b'0';
+    let whole = length == 1 || length > 1 && rest[0] != b'0';
     whole.then_some((if sign == 1 { -value } else { value }, sign + length))
 }
 
 /// How many bytes at the start are neither a quote, a backslash nor a control character.
+#[inline]
 fn plain(bytes: &[u8]) -> usize {
     const LOW: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;

@@ -279,10 +279,9 @@ impl<'a, O: Output> Pass<'_, 'a, '_, O> {
                 format!("another member of the oneof '{name}' is already set"),
             )?;
         }
-        let implicit = field.shape == Shape::Singular && field.presence == Presence::Implicit;
         self.slot = Slot {
             number: field.number,
-            form: if implicit { Form::Filled } else { Form::Tagged },
+            form: form(field),
         };
         let filled = match field.shape {
             Shape::Singular => self.value(field.kind, child, path, depth_left)?,
@@ -424,10 +423,10 @@ impl<'a, O: Output> Pass<'_, 'a, '_, O> {
                         Key::Unsigned(number) => Scalar::Integer(i128::from(*number)),
                         Key::Bool(truth) => Scalar::Integer(i128::from(*truth)),
                     };
-                    self.put(1, Form::Tagged, key_kind, written);
+                    self.put(1, form(key_field), key_kind, written);
                     self.slot = Slot {
                         number: 2,
-                        form: Form::Tagged,
+                        form: form(value),
                     };
                     self.element(value.kind, node.children[1], &place, left)?;
                     self.out.close();
@@ -444,6 +443,15 @@ impl<'a, O: Output> Pass<'_, 'a, '_, O> {
                 return Ok(true);
             }
         }
+    }
+}
+
+/// How a field's value is written.
+fn form(field: &Field) -> Form {
+    if field.shape == Shape::Singular && field.presence == Presence::Implicit {
+        Form::Filled
+    } else {
+        Form::Tagged
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) trait Output {
     /// A message or a packed field begins.
     fn open(&mut self, number: u32);
     fn close(&mut self);
+    /// The bytes field of an `Any` ends: it is not there when it is empty.
+    fn close_filled(&mut self);
     /// A group begins or ends.
     fn group(&mut self, number: u32, end: bool);
 }
@@ -56,6 +58,8 @@ impl Output for () {
     #[inline]
     fn close(&mut self) {}
     #[inline]
+    fn close_filled(&mut self) {}
+    #[inline]
     fn group(&mut self, _: u32, _: bool) {}
 }
 
@@ -65,8 +69,8 @@ pub(super) struct Encoder {
     /// Everything but the lengths of messages.
     raw: Vec<u8>,
     lengths: Vec<Length>,
-    /// Open messages: their length's index, and `added` when they began.
-    open: Vec<(usize, usize)>,
+    /// Open messages: their length's index, `added` when they began, and where their tag is.
+    open: Vec<(usize, usize, usize)>,
     /// How many bytes the lengths of closed messages take.
     added: usize,
 }
@@ -143,8 +147,9 @@ impl Output for Encoder {
     }
 
     fn open(&mut self, number: u32) {
+        let tag = self.raw.len();
         self.tag(number, LEN);
-        self.open.push((self.lengths.len(), self.added));
+        self.open.push((self.lengths.len(), self.added, tag));
         self.lengths.push(Length {
             at: self.raw.len(),
             bytes: 0,
@@ -153,10 +158,21 @@ impl Output for Encoder {
 
     fn close(&mut self) {
         // A document that is not accepted may close less than it opened; what it wrote is dropped.
-        if let Some((index, added)) = self.open.pop() {
+        if let Some((index, added, _)) = self.open.pop() {
             let length = &mut self.lengths[index];
             length.bytes = self.raw.len() - length.at + self.added - added;
             self.added += width(length.bytes);
+        }
+    }
+
+    fn close_filled(&mut self) {
+        match self.open.last() {
+            Some(&(index, _, tag)) if self.lengths[index].at == self.raw.len() => {
+                self.raw.truncate(tag);
+                self.lengths.truncate(index);
+                self.open.pop();
+            }
+            _ => self.close(),
         }
     }
 

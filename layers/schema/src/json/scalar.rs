@@ -235,11 +235,17 @@ mod tests {
         assert_eq!(fits(Kind::Int32, "2147483648"), Err(Misfit::Range));
         assert_eq!(fits(Kind::Uint32, "-1"), Err(Misfit::Range));
         assert_eq!(fits(Kind::Uint64, "18446744073709551616"), Err(Misfit::Range));
-        assert_eq!(fits(Kind::Sint64, "-9223372036854775808"), Ok(i128::from(i64::MIN)));
+        assert_eq!(
+            fits(Kind::Sint64, "-9223372036854775808"),
+            Ok(i128::from(i64::MIN))
+        );
         assert_eq!(fits(Kind::Fixed32, "0.0"), Ok(0));
         assert_eq!(floats(Kind::Double, "1e400"), Err(Misfit::Range));
         assert_eq!(floats(Kind::Double, "1e-400"), Ok(0.0));
-        assert_eq!(floats(Kind::Double, "-0").map(f64::to_bits), Ok((-0.0_f64).to_bits()));
+        assert_eq!(
+            floats(Kind::Double, "-0").map(f64::to_bits),
+            Ok((-0.0_f64).to_bits())
+        );
         assert_eq!(floats(Kind::Float, "3.5e38"), Err(Misfit::Range));
         assert!(floats(Kind::Float, "3.4028235e38").is_ok());
     }

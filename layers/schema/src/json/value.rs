@@ -96,13 +96,14 @@ impl<O: Output> Pass<'_, '_, '_, O> {
             return 0;
         }
         let (out, slot) = (&mut self.out, self.slot);
-        self.lexer.integers(|value| match scalar::small_fits(kind, value) {
-            Ok(value) => {
-                out.scalar(slot, kind, Scalar::Integer(i128::from(value)));
-                true
-            }
-            Err(_) => false,
-        })
+        self.lexer
+            .integers(|value| match scalar::small_fits(kind, value) {
+                Ok(value) => {
+                    out.scalar(slot, kind, Scalar::Integer(i128::from(value)));
+                    true
+                }
+                Err(_) => false,
+            })
     }
 
     pub(super) fn number(&mut self, kind: Kind, text: &str, path: &Path<'_>) -> Result<bool, Stop> {

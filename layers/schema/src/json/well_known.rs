@@ -171,7 +171,10 @@ mod tests {
             assert!(!is_timestamp(text), "{text}");
         }
         assert_eq!(timestamp("1970-01-01T00:00:00Z"), Some((0, 0)));
-        assert_eq!(timestamp("2000-03-01T00:00:00.05Z"), Some((951_868_800, 50_000_000)));
+        assert_eq!(
+            timestamp("2000-03-01T00:00:00.05Z"),
+            Some((951_868_800, 50_000_000))
+        );
     }
 
     #[test]

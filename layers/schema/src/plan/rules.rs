@@ -237,7 +237,9 @@ impl Ruled {
         rules.crowded = rules.tallies.len() > TALLIES_MAX;
         let bits_of = |group: &Group| {
             let fields = group.fields.iter();
-            fields.fold(0, |all, &at| all | bits.get(&Requirement::Field(at)).copied().unwrap_or(0))
+            fields.fold(0, |all, &at| {
+                all | bits.get(&Requirement::Field(at)).copied().unwrap_or(0)
+            })
         };
         rules.group_bits = self.groups.iter().map(bits_of).collect();
         (rules.fields, rules.groups) = (self.fields, self.groups);

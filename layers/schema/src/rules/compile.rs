@@ -7,9 +7,7 @@ use super::{
     pattern::Patterns,
     read::fields,
     text::{BytesRules, Format, Set, TextRules},
-    types::{
-        boolean, duration, enumeration, floats, format_of, integers, mask, timestamp, unknown, urls,
-    },
+    types::{boolean, duration, enumeration, floats, format_of, integers, mask, timestamp, unknown, urls},
 };
 use crate::table::{Field, IGNORE_ALWAYS, Kind, Message, Presence, Shape, Table, WellKnown};
 
@@ -179,7 +177,10 @@ impl Compiler {
                     let Some(value) = message.fields.first() else {
                         return Err(misfit(number));
                     };
-                    Check::Wrapped(value.kind, Box::new(self.check(table, value.kind, number, rules)?))
+                    Check::Wrapped(
+                        value.kind,
+                        Box::new(self.check(table, value.kind, number, rules)?),
+                    )
                 }
                 (Some(WellKnown::Any), 20) => Check::Any(Box::new(urls(rules)?)),
                 (Some(WellKnown::Duration), 21) => Check::Duration(Box::new(duration(rules)?)),
@@ -284,7 +285,11 @@ impl Compiler {
                 };
                 out.format = named("well_known_regex.header_value", "HTTP header value", None, fits);
             }
-            (other, _) => return Err(format!("names the well-known pattern {other}, which is not known")),
+            (other, _) => {
+                return Err(format!(
+                    "names the well-known pattern {other}, which is not known"
+                ));
+            }
         }
         Ok(out)
     }
@@ -356,7 +361,8 @@ fn group(message: &Message, bytes: &[u8]) -> Result<Group, String> {
                 let name = option.text()?;
                 let at = message.fields.iter().position(|field| *field.name == *name);
                 let at = at.and_then(|at| u32::try_from(at).ok());
-                let at = at.ok_or_else(|| format!("names {name:?} in a oneof rule, which is no field of it"))?;
+                let at =
+                    at.ok_or_else(|| format!("names {name:?} in a oneof rule, which is no field of it"))?;
                 if group.fields.contains(&at) {
                     return Err(format!("names {name:?} twice in a oneof rule"));
                 }
@@ -376,9 +382,35 @@ fn group(message: &Message, bytes: &[u8]) -> Result<Group, String> {
 
 fn misfit(number: u32) -> String {
     const NAMES: [&str; 29] = [
-        "?", "float", "double", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64",
-        "sfixed32", "sfixed64", "bool", "string", "bytes", "enum", "?", "repeated", "map", "any", "duration",
-        "timestamp", "?", "?", "?", "?", "?", "field_mask",
+        "?",
+        "float",
+        "double",
+        "int32",
+        "int64",
+        "uint32",
+        "uint64",
+        "sint32",
+        "sint64",
+        "fixed32",
+        "fixed64",
+        "sfixed32",
+        "sfixed64",
+        "bool",
+        "string",
+        "bytes",
+        "enum",
+        "?",
+        "repeated",
+        "map",
+        "any",
+        "duration",
+        "timestamp",
+        "?",
+        "?",
+        "?",
+        "?",
+        "?",
+        "field_mask",
     ];
     let name = NAMES.get(number as usize).unwrap_or(&"?");
     format!("has {name} rules, which its type cannot keep")

@@ -29,7 +29,9 @@ fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 pub(super) fn is_ipv4(text: &str) -> bool {
@@ -38,7 +40,9 @@ pub(super) fn is_ipv4(text: &str) -> bool {
 
 /// With a zone or without: `fe80::1%eth0`.
 pub(super) fn is_ipv6(text: &str) -> bool {
-    let (address, zone) = text.split_once('%').map_or((text, None), |(address, zone)| (address, Some(zone)));
+    let (address, zone) = text
+        .split_once('%')
+        .map_or((text, None), |(address, zone)| (address, Some(zone)));
     address.parse::<Ipv6Addr>().is_ok() && zone.is_none_or(|zone| !zone.is_empty() && !zone.contains('\0'))
 }
 
@@ -114,8 +118,14 @@ pub(super) fn is_ulid(text: &str) -> bool {
 /// Identifiers joined by dots.
 pub(super) fn is_full_name(text: &str) -> bool {
     text.split('.').all(|part| {
-        let start = part.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-        start && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        let start = part
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+        start
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     })
 }
 
@@ -134,7 +144,8 @@ pub(super) fn is_header_name(text: &str, strict: bool) -> bool {
 /// RFC 7230; not strictly: anything but NUL and line ends.
 pub(super) fn is_header_value(text: &str, strict: bool) -> bool {
     if strict {
-        text.bytes().all(|byte| byte == b'\t' || byte >= 0x20 && byte != 0x7f)
+        text.bytes()
+            .all(|byte| byte == b'\t' || byte >= 0x20 && byte != 0x7f)
     } else {
         !text.contains(['\0', '\n', '\r'])
     }

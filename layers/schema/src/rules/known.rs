@@ -100,7 +100,9 @@ impl Moment {
         if let Some(within) = self.within
             && (value < now - within || value > now + within)
         {
-            report.broken("timestamp.within", || format!("must be within {} of now", write_duration(within)));
+            report.broken("timestamp.within", || {
+                format!("must be within {} of now", write_duration(within))
+            });
         }
     }
 }
@@ -128,7 +130,9 @@ impl Urls {
             return;
         }
         if holds(&self.not_among) {
-            report.broken("any.not_in", || "type URL must not be in the block list".to_owned());
+            report.broken("any.not_in", || {
+                "type URL must not be in the block list".to_owned()
+            });
         }
     }
 }
@@ -162,7 +166,9 @@ impl Mask {
         let all = |set: &[Box<str>]| list(set.iter().map(ToString::to_string));
         if let Some(constant) = &self.constant
             && !(same && count == constant.len())
-            && !report.broken("field_mask.const", || format!("must equal paths {}", all(constant)))
+            && !report.broken("field_mask.const", || {
+                format!("must equal paths {}", all(constant))
+            })
         {
             return;
         }
@@ -200,7 +206,11 @@ pub(super) fn write_timestamp(nanoseconds: i128) -> String {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
     let year = year_of_era + era * 400 + i128::from(month <= 2);
     let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
     let fraction = fraction(nanos);
@@ -223,8 +233,14 @@ mod tests {
     fn moments_are_written_as_the_json_mapping_writes_them() {
         assert_eq!(write_timestamp(0), "1970-01-01T00:00:00Z");
         assert_eq!(write_timestamp(951_868_800_000_000_000), "2000-03-01T00:00:00Z");
-        assert_eq!(write_timestamp(-62_135_596_800_000_000_000), "0001-01-01T00:00:00Z");
-        assert_eq!(write_timestamp(253_402_300_799_000_000_500), "9999-12-31T23:59:59.0000005Z");
+        assert_eq!(
+            write_timestamp(-62_135_596_800_000_000_000),
+            "0001-01-01T00:00:00Z"
+        );
+        assert_eq!(
+            write_timestamp(253_402_300_799_000_000_500),
+            "9999-12-31T23:59:59.0000005Z"
+        );
         assert_eq!(write_timestamp(-1), "1969-12-31T23:59:59.999999999Z");
         assert_eq!(write_duration(-1_500_000_000), "-1.5s");
     }

@@ -37,7 +37,9 @@ impl Patterns {
             ));
         }
         if self.known.len() >= PATTERNS_MAX {
-            return Err(format!("has one pattern too many: at most {PATTERNS_MAX} are compiled"));
+            return Err(format!(
+                "has one pattern too many: at most {PATTERNS_MAX} are compiled"
+            ));
         }
         let rewritten = rewrite(pattern).map_err(|what| format!("has the pattern {pattern:?}: {what}"))?;
         let build = |size: usize| {
@@ -148,7 +150,10 @@ mod tests {
     use super::{Patterns, rewrite};
 
     fn matches(pattern: &str, text: &str) -> bool {
-        Patterns::default().compile(pattern).unwrap().is_match(text.as_bytes())
+        Patterns::default()
+            .compile(pattern)
+            .unwrap()
+            .is_match(text.as_bytes())
     }
 
     #[test]
@@ -188,7 +193,9 @@ mod tests {
         let all: Result<Vec<_>, _> = (0..300).map(|at| many.compile(&format!("^a{at}$"))).collect();
         assert!(all.unwrap_err().contains("at most 256"));
         let mut large = Patterns::default();
-        let all: Result<Vec<_>, _> = (0..20).map(|at| large.compile(&format!(r"^\pL{{20}}{at}$"))).collect();
+        let all: Result<Vec<_>, _> = (0..20)
+            .map(|at| large.compile(&format!(r"^\pL{{20}}{at}$")))
+            .collect();
         assert!(all.unwrap_err().contains("more than"));
     }
 }

@@ -40,7 +40,9 @@ impl<T: Copy + PartialOrd> Range<T> {
         let write = self.write;
         if let Some(constant) = self.constant
             && value != constant
-            && !report.broken(format!("{name}.const"), || format!("must equal {}", write(constant)))
+            && !report.broken(format!("{name}.const"), || {
+                format!("must equal {}", write(constant))
+            })
         {
             return;
         }
@@ -50,7 +52,10 @@ impl<T: Copy + PartialOrd> Range<T> {
         if !self.among.is_empty()
             && !self.among.contains(&value)
             && !report.broken(format!("{name}.in"), || {
-                format!("must be in list {}", list(self.among.iter().map(|one| write(*one))))
+                format!(
+                    "must be in list {}",
+                    list(self.among.iter().map(|one| write(*one)))
+                )
             })
         {
             return;
@@ -100,7 +105,11 @@ impl<T: Copy + PartialOrd> Range<T> {
         match (self.above, self.below) {
             (Some(above), Some(below)) => {
                 let joint = if below.at < above.at { "or" } else { "and" };
-                format!("must be {} {joint} {}", words(above, "greater"), words(below, "less"))
+                format!(
+                    "must be {} {joint} {}",
+                    words(above, "greater"),
+                    words(below, "less")
+                )
             }
             (Some(above), None) => format!("must be {}", words(above, "greater")),
             (None, Some(below)) => format!("must be {}", words(below, "less")),

@@ -105,7 +105,9 @@ pub(crate) fn integer(kind: Kind, bytes: &[u8]) -> Option<i128> {
 pub(crate) fn float(kind: Kind, bytes: &[u8]) -> Option<f64> {
     match kind {
         Kind::Double => bytes.first_chunk::<8>().map(|bytes| f64::from_le_bytes(*bytes)),
-        Kind::Float => bytes.first_chunk::<4>().map(|bytes| f64::from(f32::from_le_bytes(*bytes))),
+        Kind::Float => bytes
+            .first_chunk::<4>()
+            .map(|bytes| f64::from(f32::from_le_bytes(*bytes))),
         _ => None,
     }
 }

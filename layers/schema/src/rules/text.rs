@@ -61,7 +61,11 @@ impl TextRules {
         }
         let size = bytes.len() as u64;
         if let Some(constant) = &self.constant {
-            rule!(bytes == constant.as_bytes(), "string.const", "must equal `{constant}`");
+            rule!(
+                bytes == constant.as_bytes(),
+                "string.const",
+                "must equal `{constant}`"
+            );
         }
         if self.len.is_some() || self.min_len.is_some() || self.max_len.is_some() {
             let letters = bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count() as u64;
@@ -69,35 +73,67 @@ impl TextRules {
                 rule!(letters == len, "string.len", "must be {len} characters");
             }
             if let Some(least) = self.min_len {
-                rule!(letters >= least, "string.min_len", "must be at least {least} characters");
+                rule!(
+                    letters >= least,
+                    "string.min_len",
+                    "must be at least {least} characters"
+                );
             }
             if let Some(most) = self.max_len {
-                rule!(letters <= most, "string.max_len", "must be at most {most} characters");
+                rule!(
+                    letters <= most,
+                    "string.max_len",
+                    "must be at most {most} characters"
+                );
             }
         }
         if let Some(len) = self.len_bytes {
             rule!(size == len, "string.len_bytes", "must be {len} bytes");
         }
         if let Some(least) = self.min_bytes {
-            rule!(size >= least, "string.min_bytes", "must be at least {least} bytes");
+            rule!(
+                size >= least,
+                "string.min_bytes",
+                "must be at least {least} bytes"
+            );
         }
         if let Some(most) = self.max_bytes {
             rule!(size <= most, "string.max_bytes", "must be at most {most} bytes");
         }
         if let Some((pattern, regex)) = &self.pattern {
-            rule!(regex.is_match(bytes), "string.pattern", "does not match regex pattern `{pattern}`");
+            rule!(
+                regex.is_match(bytes),
+                "string.pattern",
+                "does not match regex pattern `{pattern}`"
+            );
         }
         if let Some(prefix) = &self.prefix {
-            rule!(bytes.starts_with(prefix.as_bytes()), "string.prefix", "does not have prefix `{prefix}`");
+            rule!(
+                bytes.starts_with(prefix.as_bytes()),
+                "string.prefix",
+                "does not have prefix `{prefix}`"
+            );
         }
         if let Some(suffix) = &self.suffix {
-            rule!(bytes.ends_with(suffix.as_bytes()), "string.suffix", "does not have suffix `{suffix}`");
+            rule!(
+                bytes.ends_with(suffix.as_bytes()),
+                "string.suffix",
+                "does not have suffix `{suffix}`"
+            );
         }
         if let Some(part) = &self.contains {
-            rule!(contains(bytes, part.as_bytes()), "string.contains", "does not contain substring `{part}`");
+            rule!(
+                contains(bytes, part.as_bytes()),
+                "string.contains",
+                "does not contain substring `{part}`"
+            );
         }
         if let Some(part) = &self.not_contains {
-            rule!(!contains(bytes, part.as_bytes()), "string.not_contains", "contains substring `{part}`");
+            rule!(
+                !contains(bytes, part.as_bytes()),
+                "string.not_contains",
+                "contains substring `{part}`"
+            );
         }
         let all = |set: &Set<Box<str>>| list(set.0.iter().map(ToString::to_string));
         if self.among.0.is_empty() && self.not_among.0.is_empty() && self.format.is_none() {
@@ -107,10 +143,20 @@ impl TextRules {
             return;
         };
         if !self.among.0.is_empty() {
-            rule!(self.among.1.contains(text), "string.in", "must be in list {}", all(&self.among));
+            rule!(
+                self.among.1.contains(text),
+                "string.in",
+                "must be in list {}",
+                all(&self.among)
+            );
         }
         let excluded = self.not_among.1.contains(text);
-        rule!(!excluded, "string.not_in", "must not be in list {}", all(&self.not_among));
+        rule!(
+            !excluded,
+            "string.not_in",
+            "must not be in list {}",
+            all(&self.not_among)
+        );
         let Some(format) = &self.format else { return };
         match format.empty {
             Some(what) if text.is_empty() => {
@@ -120,7 +166,9 @@ impl TextRules {
             }
             _ if (format.fits)(text) => {}
             _ => {
-                report.broken(format!("string.{}", format.id), || format!("must be a valid {}", format.what));
+                report.broken(format!("string.{}", format.id), || {
+                    format!("must be a valid {}", format.what)
+                });
             }
         }
     }
@@ -171,20 +219,46 @@ impl BytesRules {
             rule!(holds, "bytes.pattern", "must match regex pattern `{pattern}`");
         }
         if let Some(prefix) = &self.prefix {
-            rule!(bytes.starts_with(prefix), "bytes.prefix", "does not have prefix {}", hex(prefix));
+            rule!(
+                bytes.starts_with(prefix),
+                "bytes.prefix",
+                "does not have prefix {}",
+                hex(prefix)
+            );
         }
         if let Some(suffix) = &self.suffix {
-            rule!(bytes.ends_with(suffix), "bytes.suffix", "does not have suffix {}", hex(suffix));
+            rule!(
+                bytes.ends_with(suffix),
+                "bytes.suffix",
+                "does not have suffix {}",
+                hex(suffix)
+            );
         }
         if let Some(part) = &self.contains {
-            rule!(contains(bytes, part), "bytes.contains", "does not contain {}", hex(part));
+            rule!(
+                contains(bytes, part),
+                "bytes.contains",
+                "does not contain {}",
+                hex(part)
+            );
         }
-        let all = |set: &Set<Box<[u8]>>| list(set.0.iter().map(|one| String::from_utf8_lossy(one).into_owned()));
+        let all =
+            |set: &Set<Box<[u8]>>| list(set.0.iter().map(|one| String::from_utf8_lossy(one).into_owned()));
         if !self.among.0.is_empty() {
-            rule!(self.among.1.contains(bytes), "bytes.in", "must be in list {}", all(&self.among));
+            rule!(
+                self.among.1.contains(bytes),
+                "bytes.in",
+                "must be in list {}",
+                all(&self.among)
+            );
         }
         let excluded = self.not_among.1.contains(bytes);
-        rule!(!excluded, "bytes.not_in", "must not be in list {}", all(&self.not_among));
+        rule!(
+            !excluded,
+            "bytes.not_in",
+            "must not be in list {}",
+            all(&self.not_among)
+        );
         match self.format {
             Some((id, what, _)) if bytes.is_empty() => {
                 report.broken(format!("bytes.{id}_empty"), || {

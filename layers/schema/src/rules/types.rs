@@ -51,7 +51,10 @@ pub(super) fn integers(kind: Kind, rules: &[u8]) -> Result<Range<i128>, String> 
 
 fn numbers(kind: Kind, option: &Option_<'_>) -> Result<Vec<i128>, String> {
     let elements = option.elements(kind)?;
-    Ok(elements.into_iter().filter_map(|bytes| integer(kind, bytes)).collect())
+    Ok(elements
+        .into_iter()
+        .filter_map(|bytes| integer(kind, bytes))
+        .collect())
 }
 
 pub(super) fn floats(kind: Kind, rules: &[u8]) -> Result<(Range<f64>, bool), String> {
@@ -60,7 +63,10 @@ pub(super) fn floats(kind: Kind, rules: &[u8]) -> Result<(Range<f64>, bool), Str
     for option in fields(rules)? {
         let all = || -> Result<Vec<f64>, String> {
             let elements = option.elements(kind)?;
-            Ok(elements.into_iter().filter_map(|bytes| float(kind, bytes)).collect())
+            Ok(elements
+                .into_iter()
+                .filter_map(|bytes| float(kind, bytes))
+                .collect())
         };
         match option.number {
             1..=5 => {
@@ -189,7 +195,9 @@ pub(super) fn format_of(number: u32) -> Option<Format> {
         16 => ("ipv6", "IPv6 address", is_ipv6),
         17 => ("uri", "URI", is_uri),
         18 => ("uri_ref", "URI Reference", is_uri_ref),
-        21 => ("address", "hostname, or ip address", |text| is_hostname(text) || is_ip(text)),
+        21 => ("address", "hostname, or ip address", |text| {
+            is_hostname(text) || is_ip(text)
+        }),
         22 => ("uuid", "UUID", is_uuid),
         26 => ("ip_with_prefixlen", "IP prefix", |text| {
             is_ipv4_prefix(text, false) || is_ipv6_prefix(text, false)
@@ -205,13 +213,19 @@ pub(super) fn format_of(number: u32) -> Option<Format> {
         }),
         30 => ("ipv4_prefix", "IPv4 prefix", |text| is_ipv4_prefix(text, true)),
         31 => ("ipv6_prefix", "IPv6 prefix", |text| is_ipv6_prefix(text, true)),
-        32 => ("host_and_port", "host (hostname or IP address) and port pair", is_host_and_port),
+        32 => (
+            "host_and_port",
+            "host (hostname or IP address) and port pair",
+            is_host_and_port,
+        ),
         33 => ("tuuid", "trimmed UUID", is_tuuid),
         35 => ("ulid", "ULID", is_ulid),
         37 => ("protobuf_fqn", "fully-qualified Protobuf name", is_full_name),
-        38 => ("protobuf_dot_fqn", "fully-qualified Protobuf name with a leading dot", |text| {
-            text.strip_prefix('.').is_some_and(is_full_name)
-        }),
+        38 => (
+            "protobuf_dot_fqn",
+            "fully-qualified Protobuf name with a leading dot",
+            |text| text.strip_prefix('.').is_some_and(is_full_name),
+        ),
         _ => return None,
     };
     let empty = match number {
@@ -220,5 +234,10 @@ pub(super) fn format_of(number: u32) -> Option<Format> {
         32 => Some("host and port pair"),
         _ => Some(what),
     };
-    Some(Format { id, what, empty, fits })
+    Some(Format {
+        id,
+        what,
+        empty,
+        fits,
+    })
 }

@@ -7,7 +7,10 @@ pub(super) fn is_uri(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once(':') else {
         return false;
     };
-    let named = scheme.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic())
+    let named = scheme
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphabetic())
         && scheme
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
@@ -41,7 +44,9 @@ fn is_hierarchical(text: &str, relative: bool) -> bool {
 }
 
 fn is_authority(text: &str) -> bool {
-    let (user, place) = text.split_once('@').map_or((None, text), |(user, place)| (Some(user), place));
+    let (user, place) = text
+        .split_once('@')
+        .map_or((None, text), |(user, place)| (Some(user), place));
     if user.is_some_and(|user| !made_of(user, b":")) {
         return false;
     }

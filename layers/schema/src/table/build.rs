@@ -100,7 +100,10 @@ impl Builder {
                 .and_then(|options| options.message_set_wire_format)
                 .unwrap_or(false),
             well_known: WellKnown::of(&name),
-            rules: options.map(|options| options.validate.concat()).unwrap_or_default().into(),
+            rules: options
+                .map(|options| options.validate.concat())
+                .unwrap_or_default()
+                .into(),
         });
         for nested in &proto.nested_type {
             self.register_message(&name, nested)?;
@@ -268,7 +271,9 @@ impl Builder {
             .unwrap_or_default();
         let read = FieldRules::decode(rules.as_slice())
             .map_err(|error| invalid(full, format!("has unreadable buf.validate rules: {error}")))?;
-        let packed = options.and_then(|options| options.packed).unwrap_or(features.packed);
+        let packed = options
+            .and_then(|options| options.packed)
+            .unwrap_or(features.packed);
         Ok(Field {
             number,
             name: name.into(),

@@ -47,13 +47,18 @@ pub(crate) fn judge(plan: &Plan, node: u32, slices: &[&[u8]], path: &Path<'_>, f
             }
             let state = states.entry(step.field).or_default();
             state.present = present || state.present && field.shape != Shape::Singular;
-            let ruled = node.rules.as_ref().is_some_and(|rules| rules.field(step.field).is_some());
+            let ruled = node
+                .rules
+                .as_ref()
+                .is_some_and(|rules| rules.field(step.field).is_some());
             if ruled || below(plan, node, step.field).is_some() {
                 if field.shape == Shape::Singular && field.kind.message().is_none() {
                     state.values.clear();
                 }
                 rules::unpack(step, field.kind, value, &mut state.values);
-                state.values.retain(|value| rules::is_kept(plan, field.kind, value));
+                state
+                    .values
+                    .retain(|value| rules::is_kept(plan, field.kind, value));
             }
         }
     }
@@ -81,7 +86,10 @@ pub(crate) fn judge(plan: &Plan, node: u32, slices: &[&[u8]], path: &Path<'_>, f
         rules::judge_groups(rules, present, path, found);
         for (at, field) in (0_u32..).zip(&message.fields) {
             // What is missing is said once.
-            let Some(own) = rules.field(at).filter(|_| !missing.contains(&at) && !message.map_entry) else {
+            let Some(own) = rules
+                .field(at)
+                .filter(|_| !missing.contains(&at) && !message.map_entry)
+            else {
                 continue;
             };
             let values = states.get(&at).map_or(&[][..], |state| &state.values);

@@ -84,7 +84,9 @@ pub(super) fn complete(
     body: &[u8],
 ) -> bool {
     let counted = rules.tallies.iter().zip(&tally.counts).all(|(field, count)| {
-        rules.field(*field).is_none_or(|rules| rules.counts(u64::from(*count)))
+        rules
+            .field(*field)
+            .is_none_or(|rules| rules.counts(u64::from(*count)))
     });
     let grouped = rules.groups.iter().zip(&rules.group_bits).all(|(group, bits)| {
         let set = (seen & bits).count_ones();
@@ -143,7 +145,9 @@ pub(super) fn unpack<'a>(step: &Step, kind: Kind, value: &'a [u8], found: &mut V
 
 /// How many different keys the entries have.
 fn entries(plan: &Plan, field: &Field, values: &[&[u8]]) -> usize {
-    let Some(entry) = field.kind.message() else { return 0 };
+    let Some(entry) = field.kind.message() else {
+        return 0;
+    };
     let entry = &plan.table.messages[entry as usize];
     let keys: HashSet<Key<'_>> = values.iter().map(|bytes| entry_key(entry, bytes)).collect();
     keys.len()
@@ -206,7 +210,15 @@ pub(super) fn judge_field(
                 if rule.is_none() || found.full() {
                     return;
                 }
-                judge_value(plan, field.kind, rule, &[value], false, &Path::Index(path, index), found);
+                judge_value(
+                    plan,
+                    field.kind,
+                    rule,
+                    &[value],
+                    false,
+                    &Path::Index(path, index),
+                    found,
+                );
             }
         }
         Shape::Map => judge_count(rules, entries(plan, field, values), "map", path, found),
@@ -219,16 +231,30 @@ fn judge_count(rules: &FieldRules, count: usize, what: &str, path: &Path<'_>, fo
         return;
     }
     let (less, more, least, most) = match what {
-        "map" => ("min_pairs", "max_pairs", "map must be at least", "map must be at most"),
-        _ => ("min_items", "max_items", "must contain at least", "must contain no more than"),
+        "map" => (
+            "min_pairs",
+            "max_pairs",
+            "map must be at least",
+            "map must be at most",
+        ),
+        _ => (
+            "min_items",
+            "max_items",
+            "must contain at least",
+            "must contain no more than",
+        ),
     };
     let unit = if what == "map" { "entries" } else { "item(s)" };
     let mut found = Found(found, path);
     if count < rules.least {
-        found.broken(format!("{what}.{less}"), || format!("{least} {} {unit}", rules.least));
+        found.broken(format!("{what}.{less}"), || {
+            format!("{least} {} {unit}", rules.least)
+        });
     }
     if count > rules.most {
-        found.broken(format!("{what}.{more}"), || format!("{most} {} {unit}", rules.most));
+        found.broken(format!("{what}.{more}"), || {
+            format!("{most} {} {unit}", rules.most)
+        });
     }
 }
 
@@ -280,7 +306,11 @@ pub(super) fn judge_entry(
     path: &Path<'_>,
     found: &mut Findings,
 ) {
-    let rule = |at| rules.field(at).and_then(|rules| plan.rules.get(rules.value as usize));
+    let rule = |at| {
+        rules
+            .field(at)
+            .and_then(|rules| plan.rules.get(rules.value as usize))
+    };
     if let Some(rule) = rule(0) {
         let value = match key {
             Key::Text(text) => Value::Bytes(text.as_bytes()),

@@ -78,7 +78,13 @@ fn complete<const RULES: bool>(plan: &Plan, node: &Node, seen: u64, tally: &Tall
 }
 
 #[inline]
-fn value<'a, const RULES: bool>(plan: &Plan, step: &Step, bytes: &'a [u8], depth_left: u32, seen: &mut u64) -> Option<&'a [u8]> {
+fn value<'a, const RULES: bool>(
+    plan: &Plan,
+    step: &Step,
+    bytes: &'a [u8],
+    depth_left: u32,
+    seen: &mut u64,
+) -> Option<&'a [u8]> {
     // `bits` is what an implicit field is judged by: zero means absent.
     let (bits, rest) = match step.op {
         Op::Varint => read::varint(bytes).ok()?,
@@ -226,18 +232,26 @@ pub(crate) fn packed_varints(bytes: &[u8]) -> bool {
 /// Whether the bytes are UTF-8: a glance for short ASCII, SIMD for the rest.
 #[inline]
 pub(crate) fn is_utf8(bytes: &[u8]) -> bool {
-    if bytes.len() <= 32 {
-        let mut chunks = bytes.chunks_exact(8);
-        let mut high = 0_u64;
-        for chunk in &mut chunks {
-            high |= chunk.try_into().map_or(u64::MAX, u64::from_le_bytes);
+    bytes.len() <= 32 && is_short_ascii(bytes) || simdutf8::basic::from_utf8(bytes).is_ok()
+}
+
+/// At most 32 bytes, in words that overlap.
+#[inline]
+fn is_short_ascii(bytes: &[u8]) -> bool {
+    let word = |chunk: Option<&[u8; 8]>| chunk.map_or(0, |chunk| u64::from_le_bytes(*chunk));
+    let half = |chunk: Option<&[u8; 4]>| chunk.map_or(0, |chunk| u32::from_le_bytes(*chunk));
+    let high = match bytes.len() {
+        0..4 => bytes.iter().fold(0, |high, byte| high | u64::from(*byte)),
+        4..8 => u64::from(half(bytes.first_chunk()) | half(bytes.last_chunk())),
+        length => {
+            let mut high = word(bytes.first_chunk()) | word(bytes.last_chunk());
+            if length > 16 {
+                high |= word(bytes[8..].first_chunk()) | word(bytes[..length - 8].last_chunk());
+            }
+            high
         }
-        let tail = chunks.remainder().iter().fold(0_u8, |high, byte| high | byte);
-        if high & 0x8080_8080_8080_8080 == 0 && tail < 0x80 {
-            return true;
-        }
-    }
-    simdutf8::basic::from_utf8(bytes).is_ok()
+    };
+    high & 0x8080_8080_8080_8080 == 0
 }
 
 #[cfg(test)]

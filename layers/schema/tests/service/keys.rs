@@ -13,7 +13,8 @@ fn every_config_finding_comes_at_once() {
     };
     config.mappings.push(
         MappingConfig::new("in.t.*.users.created", "t.x")
-            .level(Level::Rules)
+            .encoding(Encoding::Proto)
+            .transcode()
             .message("a b"),
     );
     config.mappings.push(
@@ -32,7 +33,7 @@ fn every_config_finding_comes_at_once() {
             "mappings[1].subject",
             "mappings[1].schema_id",
             "mappings[1].message",
-            "mappings[1].level",
+            "mappings[1].transcode",
             "mappings[2].subject",
             "mappings[2].required",
         ]

@@ -1,12 +1,15 @@
 """Makes compat.json: 300 random schema edits with the verdict of buf 1.75 (PyPI buf-bin) on each.
 
-pip install buf-bin==1.75.0; python compat.py compat.json
+pip install buf-bin==1.75.0; python compat.py compat.json [edits] [seed]
+
+The short form is in the repository; `ARQON_COMPAT_VECTORS=<file>` runs a longer file of this script.
 """
 
 import json, os, random, shutil, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
 
-R = random.Random(20261121)
+COUNT = int(sys.argv[2]) if len(sys.argv) > 2 else 300
+R = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 20261121)
 SC = [
     "int32",
     "int64",
@@ -265,7 +268,7 @@ def one(i_pair):
 import copy
 
 pairs = []
-for i in range(420):
+for i in range(COUNT * 7 // 5):
     a = base()
     fix(a)
     b = copy.deepcopy(a)
@@ -276,4 +279,4 @@ for i in range(420):
 with ThreadPoolExecutor(3) as ex:
     res = [r for r in ex.map(one, pairs) if r]
 print(len(res), file=sys.stderr)
-json.dump(res[:300], open(sys.argv[1], "w"), indent=0)
+json.dump(res[:COUNT], open(sys.argv[1], "w"), indent=0)
