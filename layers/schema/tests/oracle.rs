@@ -357,7 +357,10 @@ fn mutated_rules_never_panic_and_are_refused_or_checked() {
             }
         }
     }
-    assert!(loaded > 100 && refused > 100, "{loaded} loaded, {refused} refused");
+    assert!(
+        loaded > 100 && refused > 100,
+        "{loaded} loaded, {refused} refused"
+    );
 }
 
 /// A set with imports and every well-known type.
