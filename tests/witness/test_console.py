@@ -116,7 +116,8 @@ def test_the_rollout_is_shown_and_the_guarded_stop_stops(browser, gateway):
     assert (of["phase"], of["by"], of["reason"]) == ("stopped", ["sre-1"], "it burns")
     assert gateway.scope(tenant="other")["phase"] == "idle"
     page.click("#stop-cancel")
-    assert page.eval("document.querySelector('#stop-token').value") == "", "no secret stays in the page"
+    # No secret stays in the page.
+    page.until("['token', 'key', 'reason'].every((id) => document.querySelector(`#stop-${id}`).value === '')")
     page.until(f"{SECTION}.querySelector('.state').innerText === 'stopped'")
     text = page.text("#tenants section")
     assert "by sre-1: it burns" in text and "served 0.00 %" in text, text

@@ -225,7 +225,8 @@ impl Executor {
         let mut due: Vec<_> = {
             let mut live = shared.lock();
             let latches = live.latches.values_mut().filter(|latch| !latch.logged);
-            let due = latches.filter(|latch| now_us.saturating_sub(latch.since_us) >= GRACE_US);
+            // One of a time that is to come is of a clock that was set back since.
+            let due = latches.filter(|latch| now_us.abs_diff(latch.since_us) >= GRACE_US);
             due.filter_map(|latch| {
                 latch.logged = true;
                 Some((latch.since_us, latch.payload, latch.message.clone()?))

@@ -14,11 +14,11 @@ use std::{
 
 use arqon_rollout::{
     AuditConfig, AuditEntry, AuditError, AuditFuture, AuditSink, Channel, Config, ControlLog,
-    EnforcementAction, Executor, KeyPair, MemoryLog, Phase, Reason,
+    EnforcementAction, Executor, KeyPair, ManualClock, MemoryLog, Phase, Reason,
 };
 use tempfile::TempDir;
 
-use self::node::{Node, approval, catalog, enforce, tenant};
+use self::node::{Node, START_US, approval, catalog, enforce, tenant};
 
 /// A trail on a disk that can be full.
 #[derive(Clone, Default)]
@@ -366,5 +366,98 @@ fn without_room_for_its_slots_a_node_does_not_start() {
     assert!(
         refused.contains("audit.path") && refused.contains("audit.jsonl.stop"),
         "{refused}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_audit_disk_full_nothing_is_loosened_and_a_stop_still_acts() {
+    let source = Node::start();
+    let (trail, log) = (Trail::default(), MemoryLog::with_clock(source.clock.clone()));
+    let executor = Executor::builder(&source.config)
+        .catalog(catalog())
+        .clock(source.clock.clone())
+        .log(log.clone())
+        .audit(trail.clone())
+        .build()
+        .unwrap();
+    let node = Node {
+        handle: executor.handle(),
+        run: tokio::spawn(executor.run()),
+        log,
+        ..source
+    };
+    node.roll_out("p1", (50.0, 10.0, 100.0)).await;
+    assert_eq!(trail.written.lock().unwrap().len(), 2);
+    trail.full.store(true, Ordering::SeqCst);
+
+    // The first control action finds out: it is in the log and not acknowledged.
+    let control = node.control(enforce(EnforcementAction::SetVariant(43)));
+    let envelope = control.sign(&[&node.ops]).unwrap().to_json();
+    assert!(node.handle.submit(envelope.as_bytes()).await.is_err());
+    assert_eq!(
+        node.enforce(EnforcementAction::SetVariant(43)).await,
+        Err(Reason::Audit)
+    );
+    node.clock.advance(Duration::from_secs(120));
+    node.settle().await;
+    let percent = node.handle.status().scope("default", "").unwrap().percent;
+    assert!((50.0..50.1).contains(&percent), "{percent}");
+
+    // A stop by another node, further on in the log.
+    let stop = node
+        .control(enforce(EnforcementAction::EmergencyStop))
+        .sign(&[&node.sre])
+        .unwrap();
+    node.log
+        .append(Channel::Down(tenant("default")), stop.to_json().into())
+        .await
+        .unwrap();
+    node.settle().await;
+    node.settle().await;
+    assert_eq!(node.phase(), Phase::Stopped);
+    assert!(node.cohort().await.is_empty());
+
+    trail.full.store(false, Ordering::SeqCst);
+    for _ in 0..10 {
+        node.settle().await;
+    }
+    let written: Vec<_> = trail
+        .written
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|entry| entry.seq)
+        .collect();
+    assert_eq!(written, [1, 2, 3, 4], "each record once, in order");
+    assert_eq!(node.phase(), Phase::Stopped);
+}
+
+#[test]
+fn a_stop_survives_a_restart_before_the_log_knows_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source_ops, clock) = (KeyPair::generate("ops-1").unwrap(), ManualClock::new(START_US));
+    let config = arqon_rollout::Config {
+        enabled: true,
+        keys: vec![source_ops.public().to_config()],
+        audit: Some(arqon_rollout::AuditConfig {
+            path: folder.path().join("audit.jsonl"),
+        }),
+        ..Default::default()
+    };
+    let build = || {
+        Executor::builder(&config)
+            .catalog(catalog())
+            .clock(clock.clone())
+            .build()
+            .unwrap()
+    };
+    let executor = build();
+    executor.handle().stop(&tenant("default"), "fire");
+    drop(executor);
+    let status = build().handle().status();
+    let scope = status.scope("default", "").unwrap();
+    assert_eq!(
+        (scope.phase, scope.latched, scope.reason.as_str()),
+        (Phase::Stopped, true, "fire")
     );
 }

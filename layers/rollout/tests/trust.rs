@@ -1,22 +1,13 @@
-//! Who may say what: thresholds, stop keys, rotation, catalogs, the audit trail.
+//! Who may say what: thresholds, stop keys, rotation, catalogs.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 #[path = "support/node.rs"]
 mod node;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-
 use arqon_rollout::{
-    AuditEntry, AuditError, AuditFuture, AuditSink, CatalogFuture, CatalogSource, CatalogWanted, Channel,
-    Control, ControlLog, Digest, DownstreamMessage, EnforcementAction, Envelope, Executor, FetchError,
-    KeyPair, KeySet, ManualClock, MemoryLog, Phase, Policy, Proposal, PublicKey, Reason, Record, Refusal,
-    RolloutConfig, Rotation, State, apply,
+    CatalogFuture, CatalogSource, CatalogWanted, Channel, Control, Digest, DownstreamMessage,
+    EnforcementAction, Envelope, Executor, FetchError, KeyPair, KeySet, MemoryLog, Phase, Policy, Proposal,
+    PublicKey, Reason, Record, Refusal, RolloutConfig, Rotation, State, apply,
 };
 use bytes::Bytes;
 
@@ -124,6 +115,30 @@ fn it_takes_t_different_keys() {
         court.state.lanes()[&arqon_rollout::Scope::TENANT].cause().by,
         ["ops-1", "ops-3"]
     );
+}
+
+#[test]
+fn one_record_of_a_clock_that_was_ahead_does_not_make_those_after_it_late() {
+    let mut court = Court::new();
+    let (first, second, sre) = (court.ops[0].clone(), court.ops[1].clone(), court.sre.clone());
+    let day = 86_400_000_000;
+    let mut pause = court.control(enforce(EnforcementAction::PauseAdaptation));
+    pause.expires_at_us += 2 * day;
+    let mut ahead = court.record(
+        Channel::Down(tenant("default")),
+        &pause.sign(&[&first, &second]).unwrap(),
+    );
+    ahead.received_at_us += day;
+    court.state.fold(&ahead).unwrap();
+    // Stored a minute later, by a clock that is right again: a stop acts, and its resume too.
+    let stop = court.stop();
+    assert_eq!(court.down(&stop.sign(&[&sre]).unwrap()), Ok(()));
+    let tenant_wide = |court: &Court| court.state.lanes()[&arqon_rollout::Scope::TENANT].phase(START_US);
+    assert_eq!(tenant_wide(&court), Phase::Stopped);
+    // What is late by its own record is late.
+    let mut late = court.stop();
+    late.expires_at_us = START_US;
+    assert_eq!(court.down(&late.sign(&[&sre]).unwrap()), Err(Reason::Expired));
 }
 
 #[test]
@@ -348,117 +363,6 @@ async fn a_catalog_is_newer_authentic_and_never_routes_to_nothing() {
 }
 
 /// An audit trail that can be broken.
-#[derive(Clone, Default)]
-struct Trail {
-    broken: Arc<AtomicBool>,
-    written: Arc<std::sync::Mutex<Vec<AuditEntry>>>,
-}
-
-impl AuditSink for Trail {
-    fn append(&self, entry: AuditEntry) -> AuditFuture<'_> {
-        let result = if self.broken.load(Ordering::SeqCst) {
-            Err(AuditError("no space left".into()))
-        } else {
-            self.written.lock().unwrap().push(entry);
-            Ok(())
-        };
-        Box::pin(std::future::ready(result))
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn with_the_audit_disk_full_nothing_is_loosened_and_a_stop_still_acts() {
-    let source = Node::start();
-    let (trail, log) = (Trail::default(), MemoryLog::with_clock(source.clock.clone()));
-    let executor = Executor::builder(&source.config)
-        .catalog(catalog())
-        .clock(source.clock.clone())
-        .log(log.clone())
-        .audit(trail.clone())
-        .build()
-        .unwrap();
-    let node = Node {
-        handle: executor.handle(),
-        run: tokio::spawn(executor.run()),
-        log,
-        ..source
-    };
-    node.roll_out("p1", (50.0, 10.0, 100.0)).await;
-    assert_eq!(trail.written.lock().unwrap().len(), 2);
-    trail.broken.store(true, Ordering::SeqCst);
-
-    // The first control action finds out: it is in the log and not acknowledged.
-    let control = node.control(enforce(EnforcementAction::SetVariant(43)));
-    let envelope = control.sign(&[&node.ops]).unwrap().to_json();
-    assert!(node.handle.submit(envelope.as_bytes()).await.is_err());
-    assert_eq!(
-        node.enforce(EnforcementAction::SetVariant(43)).await,
-        Err(Reason::Audit)
-    );
-    node.clock.advance(Duration::from_secs(120));
-    node.settle().await;
-    let percent = node.handle.status().scope("default", "").unwrap().percent;
-    assert!((50.0..50.1).contains(&percent), "{percent}");
-
-    // A stop by another node, further on in the log.
-    let stop = node
-        .control(enforce(EnforcementAction::EmergencyStop))
-        .sign(&[&node.sre])
-        .unwrap();
-    node.log
-        .append(Channel::Down(tenant("default")), stop.to_json().into())
-        .await
-        .unwrap();
-    node.settle().await;
-    node.settle().await;
-    assert_eq!(node.phase(), Phase::Stopped);
-    assert!(node.cohort().await.is_empty());
-
-    trail.broken.store(false, Ordering::SeqCst);
-    for _ in 0..10 {
-        node.settle().await;
-    }
-    let written: Vec<_> = trail
-        .written
-        .lock()
-        .unwrap()
-        .iter()
-        .filter_map(|entry| entry.seq)
-        .collect();
-    assert_eq!(written, [1, 2, 3, 4], "each record once, in order");
-    assert_eq!(node.phase(), Phase::Stopped);
-}
-
-#[test]
-fn a_stop_survives_a_restart_before_the_log_knows_of_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let (source_ops, clock) = (KeyPair::generate("ops-1").unwrap(), ManualClock::new(START_US));
-    let config = arqon_rollout::Config {
-        enabled: true,
-        keys: vec![source_ops.public().to_config()],
-        audit: Some(arqon_rollout::AuditConfig {
-            path: folder.path().join("audit.jsonl"),
-        }),
-        ..Default::default()
-    };
-    let build = || {
-        Executor::builder(&config)
-            .catalog(catalog())
-            .clock(clock.clone())
-            .build()
-            .unwrap()
-    };
-    let executor = build();
-    executor.handle().stop(&tenant("default"), "fire");
-    drop(executor);
-    let status = build().handle().status();
-    let scope = status.scope("default", "").unwrap();
-    assert_eq!(
-        (scope.phase, scope.latched, scope.reason.as_str()),
-        (Phase::Stopped, true, "fire")
-    );
-}
-
 #[test]
 fn public_keys_and_ramps_are_checked_before_anything_else() {
     let bad = arqon_rollout::KeyConfig {

@@ -32,6 +32,8 @@ pub(crate) struct Order {
     pub(crate) signed_by: Vec<String>,
     pub(crate) control: Control,
     pub(crate) payload: Digest,
+    /// When the log stored it.
+    pub(crate) stored_at_us: u64,
     pub(crate) catalog: Option<Bytes>,
     /// The next key set, for a rotation.
     pub(crate) keys: Option<KeySet>,
@@ -101,6 +103,7 @@ pub(crate) fn authenticate(state: &State, record: &Record) -> Result<Order, Refu
         signed_by,
         control,
         payload,
+        stored_at_us: record.received_at_us,
         catalog,
         keys,
     })
@@ -220,12 +223,15 @@ fn may_stop(message: &Message) -> bool {
 }
 
 impl State {
-    /// Whether a message is in time and for the key set in force. Expiry goes by the record's time and never by the replay
-    /// clock.
+    /// Whether a message is in time and for the key set in force. Expiry goes by the record's own time, never by the replay
+    /// clock nor by another record's: one that was stored with a clock that was ahead does not make all that follow late.
     pub(crate) fn check_moment(&self, order: &Order) -> Result<(), Refusal> {
         let (now, control) = (self.clock_us, &order.control);
-        if control.expires_at_us <= now {
-            let detail = format!("expired at {}, recorded at {now}", control.expires_at_us);
+        if control.expires_at_us <= order.stored_at_us {
+            let detail = format!(
+                "expired at {}, recorded at {}",
+                control.expires_at_us, order.stored_at_us
+            );
             return Err(Refusal::new(Reason::Expired, detail));
         }
         if control.issued_at_us > now.saturating_add(self.policy.skew_us) {
@@ -245,7 +251,7 @@ impl State {
     /// Whether a message that is not in time now could be later: one of tomorrow, or of the next key set.
     pub(crate) fn may_come_true(&self, order: &Order) -> bool {
         let ahead = matches!(order.issuer, Issuer::StopKey(_)) || order.control.epoch >= self.keys.epoch;
-        ahead && order.control.expires_at_us > self.clock_us && !self.early.contains_key(&order.payload)
+        ahead && order.control.expires_at_us > order.stored_at_us && !self.early.contains_key(&order.payload)
     }
 
     fn seen(&self, issuer: &Issuer) -> Option<&Seen> {

@@ -95,7 +95,7 @@ impl State {
                     match (trigger, &lane.mode) {
                         (Trigger::Stop, _) => {
                             lane.stopped.add(own);
-                            lane.not_before_us = now;
+                            lane.not_before_us = order.stored_at_us;
                         }
                         (Trigger::Pause, Mode::Idle | Mode::Rollout(_) | Mode::Forced { .. }) => {
                             lane.paused.add(own);
@@ -136,7 +136,7 @@ impl State {
                 lane.stopped = Held::default();
                 lane.stopped.add(own);
                 lane.promoted = None;
-                lane.not_before_us = now;
+                lane.not_before_us = order.stored_at_us;
             }
             Effect::Release if lane.stopped.released(own).any() => {
                 lane.stopped = lane.stopped.released(own);

@@ -92,6 +92,7 @@ fn order(event: &Event, counter: u64, now_us: u64) -> Order {
                 signed_by: vec![],
                 control,
                 payload,
+                stored_at_us: now_us,
                 catalog: None,
                 keys: None,
             };
@@ -135,6 +136,7 @@ fn order(event: &Event, counter: u64, now_us: u64) -> Order {
         signed_by: vec![],
         control,
         payload,
+        stored_at_us: now_us,
         catalog: bytes,
         keys: None,
     }
