@@ -156,8 +156,11 @@ impl Handle {
             reason: reason.to_owned(),
             saved: false,
         };
-        live.latches
-            .insert((tenant.clone(), Scope::TENANT, Brake::Stop), latch);
+        let key = (tenant.clone(), Scope::TENANT, Brake::Stop);
+        // A signed stop that the log has not judged holds as well, and still has to be told to the other nodes.
+        if live.latches.get(&key).is_none_or(|latch| latch.floor.is_some()) {
+            live.latches.insert(key, latch);
+        }
         shared.publish(live);
         shared.latch_file.is_some() && shared.save_latches()
     }

@@ -245,6 +245,29 @@ async fn a_stop_with_the_audit_disk_full_outlives_the_process_and_ends_with_a_re
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stop_of_the_program_itself_does_not_keep_a_signed_one_from_the_log() {
+    let mut site = Site::start();
+    site.node.roll_out("p1", (50.0, 0.0, 50.0)).await;
+    site.full(true);
+    let control = site.node.control(enforce(EnforcementAction::EmergencyStop));
+    site.node.submit(control, &site.node.sre).await.unwrap();
+    assert!(
+        site.node.handle.stop(&tenant("default"), "SIGUSR1"),
+        "it is on disk"
+    );
+    assert_eq!(site.whole().reason, "drill");
+    site.restart();
+    site.full(false);
+    site.node.clock.advance(Duration::from_secs(3));
+    site.until(|site| site.node.handle.status().seq == 3 && !site.whole().latched)
+        .await;
+    assert_eq!(
+        (site.node.phase(), site.whole().by),
+        (Phase::Stopped, vec!["sre-1".to_owned()])
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_that_expired_before_there_was_room_holds_until_it_is_resumed() {
     let mut site = Site::start();
     site.node.roll_out("p1", (50.0, 0.0, 50.0)).await;
