@@ -250,6 +250,7 @@ impl Gateway {
             feed,
         };
         this.tell_readers(pump);
+        let limit = edge.limit.clone();
         this.serve(
             &config,
             (public, operators),
@@ -261,7 +262,8 @@ impl Gateway {
         if let (Engine::Nats { clients, .. }, Some(Some(serve))) =
             (&engine, config.nats.as_ref().map(|nats| &nats.serve))
         {
-            let stack = this.shared.platform.nats_stack();
+            let mut stack = this.shared.platform.nats_stack();
+            stack.limit = limit;
             let (service, ..) = message_service(&stack, &engine, config.gateway.max_body_bytes);
             let limits = (config.gateway.max_body_bytes, this.drain_timeout);
             let serving = ingress::run(

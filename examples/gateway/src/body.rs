@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use arqon::{BodyTimeout, BoxError};
+use arqon::{BodyBroken, BodyTimeout, BoxError};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -72,7 +72,13 @@ impl Body for EdgeBody {
         if let Poll::Ready(frame) = Pin::new(&mut shared.body).poll_frame(cx) {
             this.timer = None;
             shared.failed |= matches!(frame, Some(Err(_)));
-            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            // hyper's error is what the client did to its body; whoever reads it answers 400.
+            return Poll::Ready(frame.map(|frame| {
+                frame.map_err(|error| {
+                    tracing::debug!(component = "edge", error = %error, "a body broke off");
+                    BoxError::from(BodyBroken)
+                })
+            }));
         }
         let idle = this.idle;
         let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(idle)));

@@ -15,12 +15,15 @@ use axum::{
 };
 use http::{
     HeaderName, HeaderValue, Method, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+    header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL},
     request::Parts,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{ServiceBuilder, util::BoxCloneSyncService};
+use tower::{
+    ServiceBuilder,
+    util::{BoxCloneSyncService, MapRequestLayer},
+};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowHeaders, AllowOrigin, CorsLayer},
@@ -36,6 +39,8 @@ use crate::{edge::Edge, frame::Dialect, hub::Hub, ws::Session};
 pub(crate) type MessageService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
 
 const PUBLISH: &str = "/v1/publish/";
+/// What a page's token begins with among the subprotocols.
+const TOKEN_PROTOCOL: &str = "arqon.bearer.";
 /// What a message to a client may have besides its payload, in bytes.
 const WRITE_BYTES_MAX: usize = 1024 * 1024;
 /// What is left as it is in a path: RFC 3986's unreserved characters.
@@ -114,11 +119,40 @@ fn upgrade(public: &Public) -> MethodRouter {
         .layer::<_, Infallible>(public.overseer.clone())
         .layer(public.edge.limit.clone());
     upgrade = match public.edge.auth.clone() {
-        Some(auth) => upgrade.layer(auth),
+        Some(auth) => upgrade
+            .layer::<_, Infallible>(auth)
+            .layer(MapRequestLayer::new(token_of_page)),
         None => upgrade.layer(Extension(public.tenant.clone())),
     };
     // The last one is the outermost.
     upgrade.layer(ReservedHeadersLayer::new())
+}
+
+/// A page cannot send `Authorization` with a WebSocket: its token comes as one more subprotocol, `arqon.bearer.<token>`. It
+/// goes to where tokens are, so it is neither answered with nor kept among the subprotocols.
+fn token_of_page(mut request: Request) -> Request {
+    let headers = request.headers_mut();
+    let (mut tokens, mut others) = (Vec::new(), Vec::new());
+    for line in headers.get_all(SEC_WEBSOCKET_PROTOCOL) {
+        for name in line.to_str().unwrap_or_default().split(',').map(str::trim) {
+            match name.strip_prefix(TOKEN_PROTOCOL) {
+                Some(token) => tokens.push(token),
+                None => others.push(name),
+            }
+        }
+    }
+    // Two of them, or one beside a header, are two readings of who it is.
+    let [token] = tokens[..] else { return request };
+    if headers.contains_key(AUTHORIZATION) {
+        return request;
+    }
+    let others = HeaderValue::try_from(others.join(", "));
+    if let (Ok(mut bearer), Ok(others)) = (HeaderValue::try_from(format!("Bearer {token}")), others) {
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, others);
+    }
+    request
 }
 
 /// What pages of these origins may do; None where there are none.

@@ -75,6 +75,9 @@ impl Session {
     /// Serves the session until the peer closes or is gone, its token ends, a policy ends it, or the gateway drains.
     pub(crate) async fn run(self, mut socket: WebSocket) {
         let Some((code, reason)) = self.serve(&mut socket).await else {
+            // Where the peer has closed, reading on is what writes the answer to it.
+            let answered = async { while let Some(Ok(_)) = socket.recv().await {} };
+            let _ = timeout(CLOSE_TIMEOUT, answered).await;
             return;
         };
         metrics::counter!("shield_websocket_closed_total", "code" => code.to_string()).increment(1);

@@ -72,7 +72,8 @@ pub enum CollectError<E> {
 }
 
 impl<E: Into<BoxError>> CollectError<E> {
-    /// The problem to answer with: `body.too_large`, `body.timeout` when a [`BodyTimeout`] is the cause, else `read`.
+    /// The problem to answer with: `body.too_large`, `body.timeout` when a [`BodyTimeout`] is the cause, `frame.invalid`
+    /// when a [`BodyBroken`] is, else `read`.
     #[must_use]
     pub fn problem(self, read: Code) -> Problem {
         let error = match self {
@@ -83,6 +84,9 @@ impl<E: Into<BoxError>> CollectError<E> {
         while let Some(error) = cause {
             if error.is::<BodyTimeout>() {
                 return Problem::new(Code::BodyTimeout, "the body did not arrive in time");
+            }
+            if error.is::<BodyBroken>() {
+                return Problem::new(Code::FrameInvalid, "the body breaks the protocol that carries it");
             }
             cause = error.source();
         }
@@ -101,6 +105,12 @@ fn too_large(limit: usize) -> Problem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nothing came of the body for too long")]
 pub struct BodyTimeout;
+
+/// The error of a body that its sender broke: chunks that are none, a length that does not hold, a stream that was reset. An
+/// edge puts it into the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body breaks the protocol that carries it")]
+pub struct BodyBroken;
 
 impl<B: Body<Data = Bytes>> Future for Collect<B> {
     type Output = Result<Collected, CollectError<B::Error>>;
@@ -247,6 +257,14 @@ mod tests {
             .await
             .expect_err("reset");
         assert_eq!(error.problem(Code::OverseerBody).code, Code::OverseerBody);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_its_sender_broke_is_the_senders_fault() {
+        let error = collect(stream(vec![Err(Box::new(BodyBroken))]), 10)
+            .await
+            .expect_err("broken");
+        assert_eq!(error.problem(Code::Internal).code, Code::FrameInvalid);
     }
 
     proptest! {

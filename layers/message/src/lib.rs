@@ -41,7 +41,7 @@ pub use self::{
     body::MessageBody,
     claims::Claims,
     code::Code,
-    collect::{BodyTimeout, Collect, CollectError, Collected, collect},
+    collect::{BodyBroken, BodyTimeout, Collect, CollectError, Collected, collect},
     connection::{ConnectionId, PerConnection},
     fraction::{Fraction, InvalidFraction, Threshold},
     origin::{Protocol, RemoteAddr},
