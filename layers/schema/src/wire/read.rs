@@ -40,6 +40,22 @@ pub(crate) fn varint(bytes: &[u8]) -> Result<(u64, &[u8]), Fault> {
     }
 }
 
+/// What follows a varint of up to ten bytes, whatever it says: up to eight bytes at once.
+#[inline]
+pub(crate) fn past_varint(bytes: &[u8]) -> Result<&[u8], Fault> {
+    match bytes {
+        [first, rest @ ..] if *first < 0x80 => return Ok(rest),
+        _ => {}
+    }
+    if let Some((chunk, _)) = bytes.split_first_chunk::<8>() {
+        let ends = !u64::from_le_bytes(*chunk) & 0x8080_8080_8080_8080;
+        if ends != 0 {
+            return Ok(&bytes[ends.trailing_zeros() as usize / 8 + 1..]);
+        }
+    }
+    long_varint(bytes).map(|(_, rest)| rest)
+}
+
 fn long_varint(bytes: &[u8]) -> Result<(u64, &[u8]), Fault> {
     let mut value = 0_u64;
     for (at, &byte) in bytes.iter().take(10).enumerate() {

@@ -87,6 +87,8 @@ fn value<'a, const RULES: bool>(
 ) -> Option<&'a [u8]> {
     // `bits` is what an implicit field is judged by: zero means absent.
     let (bits, rest) = match step.op {
+        // Where presence asks for nothing, only its end matters.
+        Op::Varint if step.set | step.clear == 0 => (0, read::past_varint(bytes).ok()?),
         Op::Varint => read::varint(bytes).ok()?,
         Op::Closed => {
             let (number, rest) = read::varint(bytes).ok()?;
@@ -258,7 +260,7 @@ fn is_short_ascii(bytes: &[u8]) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{packed_varints, read};
+    use super::{is_utf8, packed_varints, read};
 
     proptest! {
         #[test]
@@ -274,6 +276,14 @@ mod tests {
                 }
             }
             prop_assert_eq!(packed_varints(&bytes), whole, "{:02x?}", bytes);
+            prop_assert_eq!(read::past_varint(&bytes), read::varint(&bytes).map(|(_, rest)| rest), "{:02x?}", bytes);
+        }
+
+        #[test]
+        fn short_ascii_is_told_as_any_other(
+            bytes in proptest::collection::vec(prop_oneof![9 => 0_u8..0x80, 1 => any::<u8>()], 0..40),
+        ) {
+            prop_assert_eq!(is_utf8(&bytes), std::str::from_utf8(&bytes).is_ok(), "{:02x?}", bytes);
         }
     }
 }
