@@ -19,7 +19,7 @@ use std::{
 };
 
 use arqon_message::Fraction;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Check and run what Arqon's layers do, and steer rollouts.
 #[derive(Debug, Parser)]
@@ -57,7 +57,14 @@ enum Command {
     Audit(audit::AuditCommand),
     /// Configuration files.
     #[command(subcommand)]
-    Config(ConfigCommand),
+    Config(config::ConfigCommand),
+    /// Prints completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the man page.
+    Man,
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,15 +183,6 @@ struct SchemaCheck {
     file: Option<PathBuf>,
 }
 
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Reads a file as the gateway would and prints every finding.
-    Check {
-        /// The file.
-        file: PathBuf,
-    },
-}
-
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
@@ -244,6 +242,28 @@ pub fn run_from(
     }
 }
 
+/// One page with every command, in roff.
+fn man(out: &mut impl Write) -> io::Result<()> {
+    let mut command = Arguments::command();
+    command.build();
+    clap_mangen::Man::new(command.clone()).render(out)?;
+    for group in command.get_subcommands() {
+        for leaf in group.get_subcommands().filter(|leaf| leaf.get_name() != "help") {
+            let page = clap_mangen::Man::new(leaf.clone());
+            writeln!(
+                out,
+                ".SH \"ARQON {} {}\"",
+                group.get_name().to_uppercase(),
+                leaf.get_name().to_uppercase()
+            )?;
+            page.render_synopsis_section(out)?;
+            page.render_description_section(out)?;
+            page.render_options_section(out)?;
+        }
+    }
+    Ok(())
+}
+
 fn is_broken_pipe(error: &Usage) -> bool {
     error
         .downcast_ref::<io::Error>()
@@ -265,6 +285,14 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
         Command::Sample { percent, seed } => sample::sample(*percent, *seed, json, io::stdin().lock(), out),
         Command::Gov(command) => gov::run(command, json, out),
         Command::Audit(audit::AuditCommand::Verify(verify)) => audit::verify(verify, json, out),
-        Command::Config(ConfigCommand::Check { file }) => config::check(file, json, out),
+        Command::Config(command) => config::run(command, json, out),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "arqon", out);
+            Ok(Outcome::Ok)
+        }
+        Command::Man => {
+            man(out)?;
+            Ok(Outcome::Ok)
+        }
     }
 }

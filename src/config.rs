@@ -6,10 +6,15 @@
 
 mod auth;
 mod edge;
+#[cfg(feature = "cli")]
+mod flags;
 mod gateway;
 mod nats;
+mod origin;
 mod read;
 mod reload;
+#[cfg(feature = "cli")]
+mod schema;
 
 use std::{fmt, path::Path};
 
@@ -24,7 +29,6 @@ use figment::{
 use serde::Serialize;
 use serde_json::Value;
 
-#[cfg(feature = "nats")]
 pub(crate) use self::nats::without_user;
 use self::read::Known;
 pub use self::{
@@ -32,8 +36,12 @@ pub use self::{
     edge::{RateLimitConfig, TlsConfig, WebSocketConfig},
     gateway::{BusSection, GatewayConfig, LogFormat, TelemetryConfig, amnesia, control_token},
     nats::{NatsConfig, NatsServeConfig},
+    origin::{Origin, Place},
     read::Finding,
 };
+#[cfg(feature = "cli")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cli")))]
+pub use self::{flags::ConfigFlags, schema::schema};
 
 /// Everything that `gateway.toml` can say (DESIGN 14).
 #[derive(Clone, Debug, Default, Serialize)]
@@ -95,30 +103,16 @@ const SECTIONS: &[&str] = &[
     "platform.mirroring",
 ];
 
-/// Sections and keys of DESIGN 14 that this version does not have yet: naming them is better than ignoring them.
-const NOT_YET: &[(&str, &str)] = &[("telemetry.otlp", "traces are not exported yet: remove the key")];
-
 impl Config {
     /// Reads `file` (none: defaults), the environment and `flags`.
     ///
     /// # Errors
     /// All findings, when there is one.
     pub fn load(file: Option<&Path>, flags: &[Override]) -> Result<Self, InvalidConfig> {
-        let mut figment = Figment::new();
-        if let Some(file) = file {
-            if let Err(error) = std::fs::metadata(file) {
-                return Err(InvalidConfig(vec![Finding::new(
-                    file.display().to_string(),
-                    format!("cannot be read: {error}"),
-                )]));
-            }
-            figment = figment.merge(Toml::file_exact(file));
-        }
-        figment = figment.merge(environment());
-        // The bus's own variables (source: CONFIG 2): RON_BUS_CAPACITY is bus.capacity.
-        figment = figment.merge(Env::prefixed("RON_BUS_").map(|key| format!("bus.{key}").into()));
-        for (key, value) in flags {
-            figment = figment.merge(Flag::new(key, value));
+        let figment = figment(file, flags)?;
+        let nameless = nameless();
+        if !nameless.is_empty() {
+            return Err(InvalidConfig(nameless));
         }
         let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
         Self::from_figment(&figment, base)
@@ -152,10 +146,9 @@ impl Config {
         };
         let mut findings = Vec::new();
         findings.extend(amnesia().err());
-        for (key, message) in NOT_YET {
-            if remove(&mut root, key) {
-                findings.push(Finding::new(*key, *message));
-            }
+        for finding in origin::not_numbers(figment) {
+            mend(&mut root, &finding.key);
+            findings.push(finding);
         }
         let known = known();
         let nats = root.get("nats").is_some();
@@ -203,6 +196,7 @@ impl Config {
             )),
         }
         findings.extend(self.bus.validate());
+        findings.extend(self.telemetry.validate());
         let platform = &self.platform;
         findings.extend(
             platform
@@ -404,30 +398,85 @@ fn known() -> Vec<Known> {
     ]
 }
 
-/// Where the value of a key came from: the nearest table that figment knows.
-fn source_of(figment: &Figment, key: &str) -> Option<String> {
-    let mut path = key.replace('[', ".").replace(']', "");
-    loop {
-        if let Some(metadata) = figment.find_metadata(&path) {
-            let source = metadata
-                .source
-                .as_ref()
-                .map_or_else(|| metadata.name.to_string(), ToString::to_string);
-            return Some(format!("from {source}"));
+/// File, environment and flags, what goes first merged last.
+fn figment(file: Option<&Path>, flags: &[Override]) -> Result<Figment, InvalidConfig> {
+    let mut figment = Figment::new();
+    if let Some(file) = file {
+        if let Err(error) = std::fs::metadata(file) {
+            return Err(InvalidConfig(vec![Finding::new(
+                file.display().to_string(),
+                format!("cannot be read: {error}"),
+            )]));
         }
-        path.truncate(path.rfind('.')?);
+        figment = figment.merge(Toml::file_exact(file));
+    }
+    figment = figment.merge(environment());
+    // The bus's own variables (source: CONFIG 2): RON_BUS_CAPACITY is bus.capacity.
+    figment = figment.merge(Env::prefixed("RON_BUS_").map(|key| format!("bus.{key}").into()));
+    for (key, value) in flags {
+        figment = figment.merge(Flag::new(key, value));
+    }
+    Ok(figment)
+}
+
+/// Variables that begin as ours do, and name no key.
+fn nameless() -> Vec<Finding> {
+    let given = ["ARQON_", "RON_BUS_"]
+        .into_iter()
+        .filter(|name| std::env::var_os(name).is_some());
+    given
+        .map(|name| {
+            Finding::new(
+                name,
+                format!("the variable names no key: write {name}<KEY>, or unset it"),
+            )
+        })
+        .collect()
+}
+
+/// The variable that sets a key.
+fn variable_of(key: &str) -> String {
+    format!("ARQON_{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// The flag that sets a key.
+fn flag_of(key: &str) -> Option<&'static str> {
+    #[cfg(feature = "cli")]
+    {
+        flags::FLAGS
+            .iter()
+            .find(|(_, set)| *set == key)
+            .map(|(flag, _)| *flag)
+    }
+    #[cfg(not(feature = "cli"))]
+    {
+        let _ = key;
+        None
     }
 }
 
-fn remove(root: &mut Value, key: &str) -> bool {
-    match key.rsplit_once('.') {
-        Some((parent, last)) => root
-            .get_mut(parent)
-            .and_then(Value::as_object_mut)
-            .is_some_and(|t| t.remove(last).is_some()),
-        None => root
-            .as_object_mut()
-            .is_some_and(|table| table.remove(key).is_some()),
+/// Where the value of a key came from: its own place, or that of the nearest table.
+fn source_of(figment: &Figment, key: &str) -> Option<String> {
+    let mut path = key.to_owned();
+    loop {
+        let (place, from) = origin::place_of(figment, &path);
+        match (place, from) {
+            (Place::Default, _) => path.truncate(path.rfind(['.', '['])?),
+            (Place::Env, Some(variable)) if path == key => {
+                return Some(format!("from {variable} in the environment"));
+            }
+            (Place::Env, _) => return Some("from the environment".to_owned()),
+            (_, Some(from)) => return Some(format!("from {from}")),
+            (_, None) => return None,
+        }
+    }
+}
+
+/// Puts a 1 in the place of what was reported already, which fits wherever a number does.
+fn mend(root: &mut Value, key: &str) {
+    let pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
+    if let Some(value) = root.pointer_mut(&pointer) {
+        *value = Value::from(1);
     }
 }
 

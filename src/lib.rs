@@ -31,6 +31,7 @@ pub mod config;
 pub mod edge;
 pub mod events;
 pub mod memory;
+pub mod observe;
 pub mod platform;
 pub mod publish;
 mod stack;

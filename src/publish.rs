@@ -6,7 +6,9 @@ use http_body::Body;
 use http_body_util::Empty;
 use serde::Serialize;
 
-use arqon_message::{BoxError, Code, MessageBody, Problem, Rejection, Subject, TraceKey, collect};
+use arqon_message::{
+    BoxError, Code, MessageBody, Problem, Rejection, Subject, TraceContext, TraceKey, collect,
+};
 
 /// The response of a publishing service: a small whole body.
 pub type Answer = Response<MessageBody<Empty<Bytes>>>;
@@ -89,7 +91,7 @@ pub fn refuse(problem: Problem, parts: &Parts) -> Answer {
 /// `content-length`, credentials, cookies, `accept-*` and `nats-*`. `x-arqon-*` goes along: what a client sent of it is
 /// gone at the edge, and what a layer wrote is meant to arrive. A client's `Nats-Msg-Id` is published as
 /// `<tenant>:<value>`, so that no tenant can shadow another's message; without a valid `traceparent` the key that decided
-/// is not invented into one.
+/// is not invented into one. Where requests are observed ([`observe`](crate::observe)), the `traceparent` is our own span's.
 #[must_use]
 pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
     let connection: Vec<&str> = parts
@@ -111,7 +113,9 @@ pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
             let _ = headers.try_append(name.clone(), value.clone());
         }
     }
-    if TraceKey::of_trace(&headers).is_none() {
+    if let Some(context) = parts.extensions.get::<TraceContext>() {
+        headers.insert("traceparent", context.traceparent());
+    } else if TraceKey::of_trace(&headers).is_none() {
         headers.remove("traceparent");
     }
     if let Some(id) = parts.headers.get("nats-msg-id").and_then(|id| id.to_str().ok()) {

@@ -15,6 +15,7 @@ use crate::{
         reserved::{ReservedHeaders, ReservedHeadersLayer},
     },
     events::{BusLayer, WithBus},
+    observe::{Decided, DecisionLayer, Passed},
 };
 
 /// What authenticates requests in a [`Stack`].
@@ -85,8 +86,23 @@ pub struct Stack {
 }
 
 /// What [`Stack`] makes of a service.
-pub type Stacked<S> =
-    ReservedHeaders<Authenticated<TenantLimit<WithSubject<WithBus<Overseer<Schema<Rollout<Shadow<S>>>>>>>>>;
+pub type Stacked<S> = ReservedHeaders<
+    Authenticated<
+        TenantLimit<
+            WithSubject<
+                WithBus<
+                    Decided<
+                        Overseer<
+                            Passed<
+                                Decided<Schema<Passed<Decided<Rollout<Passed<Decided<Shadow<Passed<S>>>>>>>>>,
+                            >,
+                        >,
+                    >,
+                >,
+            >,
+        >,
+    >,
+>;
 
 impl<S> Layer<S> for Stack {
     type Service = Stacked<S>;
@@ -108,13 +124,13 @@ impl<S> Layer<S> for Stack {
             // Before everything that may publish or subscribe, foreign layers included.
             .layer(self.bus.clone())
             // Code that says no goes before work on the payload.
-            .layer(self.overseer.clone())
+            .layer(DecisionLayer::new("overseer", self.overseer.clone()))
             // After the policies: they may rewrite the payload, and what they made of it has to hold too.
-            .layer(self.schema.clone())
+            .layer(DecisionLayer::new("schema", self.schema.clone()))
             // After both: a rejected request is no sample of a variant.
-            .layer(self.rollout.clone())
+            .layer(DecisionLayer::new("rollout", self.rollout.clone()))
             // Last: a rejected request is never mirrored, and the copy carries what the others added.
-            .layer(self.shadow.clone())
+            .layer(DecisionLayer::new("shadow", self.shadow.clone()))
             .service(inner)
     }
 }

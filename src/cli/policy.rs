@@ -103,7 +103,19 @@ pub(super) fn run(run: &PolicyRun, json: bool, out: &mut impl Write) -> Result<O
         request.body = None;
         request.body_base64 = Some(STANDARD.encode(read(body)?));
     }
-    let policy = load(&engine, &run.file, &run.grant, &run.config)?;
+    let policy = match load(&engine, &run.file, &run.grant, &run.config) {
+        Ok(policy) => policy,
+        // Whoever reads JSON gets JSON, with all keys.
+        Err(error) if json && error.is::<Unloadable>() => {
+            let told = json!({
+                "verdict": "reject", "status": 503, "reason": error.to_string(), "cause": "load", "headers": [],
+                "body_base64": null, "logs": [], "fuel": 0,
+            });
+            writeln!(out, "{told}")?;
+            return Ok(Outcome::Refused);
+        }
+        Err(error) => return Err(error),
+    };
     let outcome = engine
         .validate_with_context(&policy, &request)
         .with_context(|| format!("{} is not a recorded request", run.request.display()))?;
@@ -185,9 +197,19 @@ pub(super) fn load(
             .errors()
             .map(|e| format!("{} {}: {}; {}", e.code, e.item, e.message, e.fix))
             .collect();
-        anyhow::anyhow!("{} cannot be loaded: {}", file.display(), lines.join("; "))
+        Unloadable(format!(
+            "{} cannot be loaded: {}",
+            file.display(),
+            lines.join("; ")
+        ))
+        .into()
     })
 }
+
+/// A module that has findings.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unloadable(String);
 
 fn policy(file: &Path, grants: &[String], config: &str) -> Result<PolicyConfig, Usage> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();

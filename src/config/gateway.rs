@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use arqon_message::Fraction;
 use ron_bus::BusConfig;
 use serde::{Deserialize, Serialize};
 
@@ -287,25 +288,75 @@ pub fn amnesia() -> Result<Option<bool>, Finding> {
         Err(std::env::VarError::NotPresent) => Ok(None),
         Ok("on") => Ok(Some(true)),
         Ok("off") => Ok(Some(false)),
-        other => Err(Finding::new(
+        Ok(other) => Err(Finding::new(
             "RON_AMNESIA",
-            format!("{other:?} is neither `on` nor `off`"),
+            format!("{other:?} is neither `on` nor `off`: write one of them, or unset it"),
+        )),
+        Err(std::env::VarError::NotUnicode(_)) => Err(Finding::new(
+            "RON_AMNESIA",
+            "the value is not UTF-8: write `on` or `off`, or unset it",
         )),
     }
 }
 
 /// `[telemetry]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct TelemetryConfig {
     /// `"json"` (default) or `"text"`.
     pub log: LogFormat,
+    /// How many lines a minute one place in the code may write; what is held back is counted. Default 60. The access log is
+    /// never held back.
+    pub log_repeats_per_min: u32,
+    /// One log line for each request, frame and message. Default `false`.
+    pub access_log: bool,
+    /// Where traces are sent, by OTLP over HTTP, such as `http://127.0.0.1:4318`. Default none.
+    pub otlp: Option<String>,
+    /// The share of traces that begin here and are sent; what a caller says of its own goes before it. Default 1.0.
+    #[cfg_attr(feature = "cli", schemars(with = "arqon_shadow::Share"))]
+    pub otlp_percent: Fraction,
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log: LogFormat::Json }
+        Self {
+            log: LogFormat::Json,
+            log_repeats_per_min: 60,
+            access_log: false,
+            otlp: None,
+            otlp_percent: Fraction::ONE,
+        }
+    }
+}
+
+impl TelemetryConfig {
+    /// What does not hold.
+    #[must_use]
+    pub fn validate(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if !(1..=1_000_000).contains(&self.log_repeats_per_min) {
+            findings.push(Finding::new(
+                "telemetry.log_repeats_per_min",
+                format!("{} is not within 1 to 1000000", self.log_repeats_per_min),
+            ));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(endpoint) = &self.otlp
+            && let Err(why) = crate::observe::otlp::traces_url(endpoint)
+        {
+            let shown = super::without_user(endpoint);
+            findings.push(Finding::new(
+                "telemetry.otlp",
+                format!("{shown:?} cannot be used: {why}"),
+            ));
+        }
+        #[cfg(not(feature = "otlp"))]
+        if self.otlp.is_some() {
+            let message = "this program was built without the feature `otlp`: remove the key";
+            findings.push(Finding::new("telemetry.otlp", message));
+        }
+        findings
     }
 }
 

@@ -88,8 +88,9 @@ where
 fn finding(section: &str, path: &str, value: &Value, error: &serde_json::Error) -> Finding {
     let given = at(value, path).filter(|given| !given.is_object() && !given.is_array());
     let said = error.to_string();
-    let message = match given {
-        Some(given) if !said.contains(&given.to_string()) => format!("{given} does not fit: {said}"),
+    let message = match (given, wanted(&said)) {
+        (Some(given), Some(wanted)) => format!("{given} does not fit: write {wanted}"),
+        (Some(given), None) if !said.contains(&given.to_string()) => format!("{given} does not fit: {said}"),
         _ => said,
     };
     Finding::new(
@@ -100,6 +101,23 @@ fn finding(section: &str, path: &str, value: &Value, error: &serde_json::Error) 
         },
         message,
     )
+}
+
+/// What serde expected, in words for people.
+fn wanted(said: &str) -> Option<&'static str> {
+    let (_, expected) = said.rsplit_once("expected ")?;
+    Some(match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number of 0 or more",
+        "f32" | "f64" => "a number, such as 0.5",
+        "a boolean" => "true or false",
+        "a string" | "path string" => "text in quotes",
+        "a sequence" => "a list in brackets",
+        "socket address" | "an IP socket address" => "an address and a port, such as \"127.0.0.1:8080\"",
+        _ => return None,
+    })
 }
 
 fn unknown_key(path: &str, known: &[Known]) -> Finding {

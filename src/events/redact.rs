@@ -36,6 +36,19 @@ const OPAQUE_CHARS_MIN: usize = 20;
 pub(crate) fn redacted(reason: &str) -> String {
     let line = reason.lines().next().unwrap_or_default();
     let line: String = line.chars().filter(|c| !c.is_control()).collect();
+    clean(&line, true).chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// A text for the log, without what follows a secret's name or an authentication scheme, and without URLs that have a user
+/// part or a query. Ids and digests stay.
+#[must_use]
+pub fn without_credentials(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(|line| clean(line, false)).collect();
+    lines.join("\n")
+}
+
+/// One line without credentials; `opaque` words go too where that is asked for.
+fn clean(line: &str, opaque: bool) -> String {
     let mut words = Vec::new();
     let mut given = line.split_whitespace().peekable();
     while let Some(word) = given.next() {
@@ -49,13 +62,13 @@ pub(crate) fn redacted(reason: &str) -> String {
             words.extend([word, GONE]);
             break;
         }
-        words.push(if is_url_with_secrets(word) || is_opaque(word) {
+        words.push(if is_url_with_secrets(word) || (opaque && is_opaque(word)) {
             GONE
         } else {
             word
         });
     }
-    words.join(" ").chars().take(REASON_CHARS_MAX).collect()
+    words.join(" ")
 }
 
 /// In lower case and without quotes, brackets and back-slashes, so that JSON's `{"token":"x"}` reads as `token:x`.
@@ -135,6 +148,20 @@ mod tests {
         }
         assert_eq!(redacted(&"ab ".repeat(100)).chars().count(), REASON_CHARS_MAX);
         assert_eq!(redacted(""), "");
+    }
+
+    #[test]
+    fn a_log_text_keeps_its_lines_and_ids_and_loses_its_credentials() {
+        for (text, shown) in [
+            (
+                "trace 0af7651916cd43dd8448eb211c80319c",
+                "trace 0af7651916cd43dd8448eb211c80319c",
+            ),
+            ("one\ntwo Bearer abc.def", "one\ntwo Bearer [redacted]"),
+            ("nats://user:pw@host gone", "[redacted] gone"),
+        ] {
+            assert_eq!(without_credentials(text), shown);
+        }
     }
 
     #[test]

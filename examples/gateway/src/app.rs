@@ -15,6 +15,7 @@ use arqon::{
     config::{self, Config, NatsConfig},
     memory::{self, Broker},
     nats,
+    observe::ObserveLayer,
     platform::Platform,
     supervise::Supervisor,
 };
@@ -31,7 +32,7 @@ use crate::{
     edge::Edge,
     feed::{self, Pump},
     hub::Hub,
-    ingress,
+    ingress, observe,
     readiness::{Flips, Readiness},
     reload::{self, Reloader, Source},
     routes::{self, MessageService, Public},
@@ -206,7 +207,11 @@ impl Gateway {
         let mut stack = platform.stack(routes::subjects());
         edge.protect(&mut stack);
         let upgrade = (stack.overseer.clone(), stack.rollout.clone());
-        let (service, hub, broker) = message_service(&stack, &engine, gateway.max_body_bytes);
+        let (observe, exporter) = observe::layer(&config.telemetry)?;
+        if let Some(exporter) = exporter {
+            tasks.run("otlp", exporter.run(stop_admin.clone()));
+        }
+        let (service, hub, broker) = message_service(&observe, &stack, &engine, gateway.max_body_bytes);
         let draining = Arc::new(AtomicBool::new(false));
         readiness.add("accepting", {
             let draining = Arc::clone(&draining);
@@ -254,7 +259,13 @@ impl Gateway {
         this.serve(
             &config,
             (public, operators),
-            this.public_routes(service, upgrade, (hub, edge.clone()), tenant, &config),
+            this.public_routes(
+                (observe.clone(), service),
+                upgrade,
+                (hub, edge.clone()),
+                tenant,
+                &config,
+            ),
             (admin, edge),
         );
         this.watch_readiness(metrics);
@@ -264,7 +275,7 @@ impl Gateway {
         {
             let mut stack = this.shared.platform.nats_stack();
             stack.limit = limit;
-            let (service, ..) = message_service(&stack, &engine, config.gateway.max_body_bytes);
+            let (service, ..) = message_service(&observe, &stack, &engine, config.gateway.max_body_bytes);
             let limits = (config.gateway.max_body_bytes, this.drain_timeout);
             let serving = ingress::run(
                 clients.primary.clone(),
@@ -284,13 +295,14 @@ impl Gateway {
 
     fn public_routes(
         &self,
-        stack: MessageService,
+        (observe, stack): (ObserveLayer, MessageService),
         (overseer, rollout): (OverseerLayer, RolloutLayer),
         (hub, edge): (Hub, Edge),
         tenant: TenantId,
         config: &Config,
     ) -> Router {
         routes::router(Public {
+            observe,
             stack,
             overseer,
             rollout,
@@ -314,6 +326,7 @@ impl Gateway {
     ) {
         let gateway = &config.gateway;
         let limits = Limits {
+            listener: "public",
             max_connections: gateway.max_connections,
             max_streams: gateway.max_streams,
             header_timeout: Duration::from_millis(gateway.header_timeout_ms),
@@ -330,6 +343,7 @@ impl Gateway {
         self.shared.tasks.run("edge", unfailing(serving));
         // Event streams end with the feed; a reader that takes nothing any more is not waited for.
         let limits = Limits {
+            listener: "admin",
             drain_timeout: ADMIN_DRAIN,
             ..limits
         };
@@ -515,9 +529,11 @@ async fn connect(settings: &NatsConfig) -> Result<async_nats::Client, String> {
 /// One box, here at the edge: everything inside it is one concrete type. (A macro, since a function would have to name
 /// the bounds of all seven layers.)
 macro_rules! boxed {
-    ($stack:expr, $bottom:expr) => {
+    ($observe:expr, $stack:expr, $bottom:expr) => {
         BoxCloneSyncService::new(
             ServiceBuilder::new()
+                // Frames and NATS messages; what came by HTTP is observed already.
+                .layer($observe.messages())
                 .map_response(|response: http::Response<_>| response.map(Body::new))
                 .service($stack.layer($bottom)),
         )
@@ -525,6 +541,7 @@ macro_rules! boxed {
 }
 
 fn message_service(
+    observe: &ObserveLayer,
     stack: &arqon::Stack,
     engine: &Engine,
     max_body_bytes: usize,
@@ -533,13 +550,13 @@ fn message_service(
         Engine::Memory(broker) => {
             let bottom = memory::Publish::new(broker.clone()).max_body_bytes(max_body_bytes);
             (
-                boxed!(stack, bottom),
+                boxed!(observe, stack, bottom),
                 Hub::Memory(broker.clone()),
                 Some(broker.clone()),
             )
         }
         Engine::Nats { clients, publish } => (
-            boxed!(stack, publish.clone()),
+            boxed!(observe, stack, publish.clone()),
             Hub::Nats(clients.primary.clone()),
             None,
         ),

@@ -11,12 +11,12 @@ mod table;
 use std::{path::Path, process::ExitCode};
 
 use arqon::{
-    config::{Config, LogFormat},
+    config::{Config, LogFormat, TelemetryConfig},
     rollout::KeyPair,
 };
 
 use self::{client::Fault, scenes::Scenes, table::Table};
-use crate::{app::Gateway, observe};
+use crate::{app::Gateway, log, observe};
 
 const POLICY: &str = include_str!("../../policies/wat/block_me.wat");
 const SCHEMA: &str = r#"syntax = "proto3";
@@ -40,7 +40,10 @@ const MIRRORED: f64 = 0.25;
 pub(crate) async fn run() -> ExitCode {
     // Log lines would tear the table; `RUST_LOG` brings them back.
     if std::env::var_os("RUST_LOG").is_some() {
-        observe::log(LogFormat::Text);
+        log::start(&TelemetryConfig {
+            log: LogFormat::Text,
+            ..TelemetryConfig::default()
+        });
     }
     let mut table = Table::default();
     let metrics = match play(&mut table).await {

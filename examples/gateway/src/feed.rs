@@ -122,7 +122,10 @@ impl Feed {
                         Told::Fact { fact, corr_id } => shown(fact, corr_id, audience),
                         Told::Resync { lost } => Some(resync(*lost)),
                     },
-                    Err(RecvError::Lagged(lost)) => Some(resync(lost)),
+                    Err(RecvError::Lagged(lost)) => {
+                        metrics::counter!("shield_gateway_events_lost_total").increment(lost);
+                        Some(resync(lost))
+                    }
                     Err(RecvError::Closed) => return None,
                 };
                 if let Some(event) = event {

@@ -14,6 +14,7 @@ mod feed;
 mod frame;
 mod hub;
 mod ingress;
+mod log;
 mod observe;
 mod readiness;
 mod reload;
@@ -28,7 +29,7 @@ use std::{
 };
 
 use arqon::{
-    config::{Config, Override},
+    config::{Config, ConfigFlags},
     platform::Platform,
 };
 use clap::{Args, Parser, Subcommand};
@@ -62,6 +63,8 @@ enum Command {
         /// The file.
         #[arg(long)]
         config: PathBuf,
+        #[command(flatten)]
+        flags: ConfigFlags,
     },
 }
 
@@ -70,50 +73,16 @@ struct Serve {
     /// The configuration file. Without one: embedded, no rules, 127.0.0.1:8080.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The NATS server, instead of `nats.url`. Without either the engine is embedded, in memory.
-    #[arg(long, value_name = "URL")]
-    nats: Option<String>,
-    /// Where clients connect, instead of `gateway.listen`.
-    #[arg(long, value_name = "ADDRESS")]
-    listen: Option<String>,
-    /// Where operators connect, instead of `gateway.admin_listen`.
-    #[arg(long, value_name = "ADDRESS")]
-    admin_listen: Option<String>,
-    /// How many events may wait on the bus, instead of `bus.capacity`.
-    #[arg(long, value_name = "N")]
-    bus_capacity: Option<String>,
-    /// The most warnings of lost events a minute, instead of `bus.overflow_warn_rate_per_min`.
-    #[arg(long, value_name = "N")]
-    bus_overflow_warn_rate: Option<String>,
-    /// The name that `/v1/state` shows, instead of `bus.metrics_namespace`.
-    #[arg(long, value_name = "NAME")]
-    bus_metrics_namespace: Option<String>,
-    /// Whether metrics carry the label `amnesia`, instead of `bus.emit_amnesia_label`.
-    #[arg(long, value_name = "BOOL")]
-    bus_amnesia_label: Option<String>,
+    #[command(flatten)]
+    flags: ConfigFlags,
 }
 
 impl Serve {
-    fn overrides(&self) -> Vec<Override> {
-        [
-            ("nats.url", &self.nats),
-            ("gateway.listen", &self.listen),
-            ("gateway.admin_listen", &self.admin_listen),
-            ("bus.capacity", &self.bus_capacity),
-            ("bus.overflow_warn_rate_per_min", &self.bus_overflow_warn_rate),
-            ("bus.metrics_namespace", &self.bus_metrics_namespace),
-            ("bus.emit_amnesia_label", &self.bus_amnesia_label),
-        ]
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value.clone()?)))
-        .collect()
-    }
-
     /// Where the configuration comes from, for a reload.
     fn source(&self) -> Source {
         Source {
             file: self.config.clone(),
-            flags: self.overrides(),
+            flags: self.flags.overrides(),
         }
     }
 }
@@ -126,15 +95,15 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Demo) => demo::run().await,
-        Some(Command::Check { config }) => check(&config).await,
+        Some(Command::Check { config, flags }) => check(&config, &flags).await,
         Some(Command::Serve(serve)) => run(&serve).await,
         None => run(&arguments.serve).await,
     }
 }
 
 /// What `serve` would say of the file before it listens: values, and what they name.
-async fn check(file: &Path) -> ExitCode {
-    let checked = match Config::load(Some(file), &[]) {
+async fn check(file: &Path, flags: &ConfigFlags) -> ExitCode {
+    let checked = match Config::load(Some(file), &flags.overrides()) {
         Ok(config) => match edge::check(&config) {
             Ok(()) => Platform::check(&app::effective(config.clone()).platform)
                 .await
@@ -156,11 +125,11 @@ async fn check(file: &Path) -> ExitCode {
 }
 
 async fn run(serve: &Serve) -> ExitCode {
-    let config = match Config::load(serve.config.as_deref(), &serve.overrides()) {
+    let config = match Config::load(serve.config.as_deref(), &serve.flags.overrides()) {
         Ok(config) => config,
         Err(findings) => return refuse(&findings.to_string()),
     };
-    observe::log(config.telemetry.log);
+    log::start(&config.telemetry);
     for warning in config.warnings() {
         tracing::warn!(component = "config", key = warning.key, "{}", warning.message);
     }
@@ -188,6 +157,10 @@ async fn run(serve: &Serve) -> ExitCode {
 }
 
 fn refuse(findings: &str) -> ExitCode {
-    eprintln!("arqon-gateway: not started:\n{findings}");
+    // One finding is one sentence; more are a line each.
+    match findings.lines().count() {
+        1 => eprintln!("arqon-gateway: not started: {findings}"),
+        count => eprintln!("arqon-gateway: not started, {count} findings:\n{findings}"),
+    }
     ExitCode::from(EXIT_USAGE)
 }

@@ -1,22 +1,19 @@
-//! Logs, metrics and signals of the process.
+//! Metrics, traces and signals of the process.
 
-use std::io::IsTerminal;
-
-use arqon::{config::LogFormat, overseer::EXECUTION_SECONDS_BUCKETS};
+use arqon::{
+    config::TelemetryConfig,
+    nats,
+    observe::{ObserveConfig, ObserveLayer, otlp},
+    overseer::EXECUTION_SECONDS_BUCKETS,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::mpsc::{self, error::TrySendError};
-use tracing_subscriber::{EnvFilter, fmt};
 
-/// Starts logging to standard error; `RUST_LOG` filters, `info` is the default.
-pub(crate) fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second subscriber in one process is refused, which only tests can cause.
-    let _ = match format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-    };
-}
+/// From 50 us to 10 s: what a request takes.
+const REQUEST_SECONDS_BUCKETS: [f64; 16] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
 
 /// Installs the recorder; it has to be there before any layer is built, for a layer takes its handles then.
 ///
@@ -34,7 +31,65 @@ pub(crate) fn metrics() -> Result<PrometheusHandle, String> {
         builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &EXECUTION_SECONDS_BUCKETS)
     })
     .map_err(|error| error.to_string())?;
-    builder.install_recorder().map_err(|error| error.to_string())
+    let builder = [
+        "shield_gateway_request_duration_seconds",
+        "shield_nats_serve_duration_seconds",
+    ]
+    .into_iter()
+    .try_fold(builder, |builder, name| {
+        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &REQUEST_SECONDS_BUCKETS)
+    })
+    .map_err(|error| error.to_string())?;
+    let handle = builder.install_recorder().map_err(|error| error.to_string())?;
+    register();
+    Ok(handle)
+}
+
+/// Puts at 0 what nothing else registers at the start, or only where a part is on.
+fn register() {
+    nats::serve::register_metrics();
+    for name in [
+        "shield_gateway_events_lost_total",
+        "shield_gateway_log_held_back_total",
+        "shield_gateway_panics_total",
+        "shield_gateway_accept_errors_total",
+        "shield_nats_slow_consumers_total",
+        "shield_schema_load_errors_total",
+    ] {
+        metrics::counter!(name).increment(0);
+    }
+    for result in ["ok", "refused"] {
+        metrics::counter!("shield_gateway_reloads_total", "result" => result).increment(0);
+    }
+    for result in ["sent", "failed", "queue_full"] {
+        metrics::counter!("shield_trace_requests_total", "result" => result).increment(0);
+    }
+    for listener in ["public", "admin"] {
+        metrics::counter!("shield_gateway_connections_total", "listener" => listener).increment(0);
+        metrics::gauge!("shield_gateway_connections", "listener" => listener).set(0.0);
+    }
+    metrics::gauge!("shield_gateway_sessions").set(0.0);
+    metrics::gauge!("shield_gateway_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    metrics::counter!("shield_mirror_divergence_total", "field" => "status").increment(0);
+    arqon::rollout::register_metrics();
+}
+
+/// The layer that tells requests, and the task that sends traces, where there is a collector.
+///
+/// # Errors
+/// One sentence that names the key.
+pub(crate) fn layer(config: &TelemetryConfig) -> Result<(ObserveLayer, Option<otlp::Exporter>), String> {
+    let (sink, exporter) = match &config.otlp {
+        None => (None, None),
+        Some(endpoint) => {
+            let made = otlp::exporter(endpoint, "arqon-gateway", env!("CARGO_PKG_VERSION"));
+            let (sink, exporter) = made.map_err(|error| error.to_string())?;
+            (Some(sink), Some(exporter))
+        }
+    };
+    let sample = Some(config.otlp_percent.threshold());
+    let layer = ObserveLayer::new(ObserveConfig::new(config.access_log, sink, sample));
+    Ok((layer, exporter))
 }
 
 /// One message for each SIGHUP from now on; one that comes while another waits is the same wish.

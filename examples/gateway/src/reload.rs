@@ -66,6 +66,12 @@ impl Running {
         status.version
     }
 
+    /// Whether a refusal was in force; it no longer is.
+    fn forgive(&self) -> bool {
+        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        status.refused.take().is_some()
+    }
+
     fn refuse(&self, why: String) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).refused = Some(why);
     }
@@ -129,10 +135,13 @@ impl Reloader {
 
     async fn reload(&mut self, asked: Asked) {
         match self.swap(asked).await {
-            Ok(false) => {}
+            // What was mended says what runs already.
+            Ok(false) => self.mended(),
             Ok(true) => {
+                self.mended();
                 let version = self.shared.config.accept();
                 tracing::info!(component = "config", version, "configuration reloaded");
+                metrics::counter!("shield_gateway_reloads_total", "result" => "ok").increment(1);
                 // Nobody has to listen.
                 let _ = self.shared.bus.publish(Event::ConfigUpdated { version });
             }
@@ -143,9 +152,25 @@ impl Reloader {
                     findings,
                     "the new configuration is refused, the running one stays"
                 );
+                metrics::counter!("shield_gateway_reloads_total", "result" => "refused").increment(1);
                 self.shared.config.refuse(findings);
+                self.tell_health(false);
             }
         }
+    }
+
+    /// The last file that was refused is no longer what the source says.
+    fn mended(&self) {
+        if self.shared.config.forgive() {
+            tracing::info!(component = "config", "the configuration was mended");
+            self.tell_health(true);
+        }
+    }
+
+    fn tell_health(&self, ok: bool) {
+        let service = "config".to_owned();
+        // Nobody has to listen.
+        let _ = self.shared.bus.publish(Event::Health { service, ok });
     }
 
     /// Whether anything was taken over.

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use arqon::{
     Code, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
-    edge::reserved::ReservedHeadersLayer, shadow::ShadowHandle,
+    edge::reserved::ReservedHeadersLayer, observe::ObserveLayer, shadow::ShadowHandle,
 };
 use axum::{
     Extension, Router,
@@ -33,7 +33,7 @@ use tower_http::{
     trace::TraceLayer,
 };
 
-use crate::{edge::Edge, frame::Dialect, hub::Hub, ws::Session};
+use crate::{edge::Edge, frame::Dialect, hub::Hub, server::Raised, ws::Session};
 
 /// The whole message stack, with the publisher at its bottom.
 pub(crate) type MessageService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
@@ -53,6 +53,7 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
 /// What the routes need.
 #[derive(Clone)]
 pub(crate) struct Public {
+    pub(crate) observe: ObserveLayer,
     pub(crate) stack: MessageService,
     pub(crate) overseer: OverseerLayer,
     pub(crate) rollout: RolloutLayer,
@@ -76,6 +77,7 @@ pub(crate) fn router(public: Public) -> Router {
     }
     let cors = cors(&public.cors_origins);
     let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, public.request_timeout);
+    let observe = public.observe.clone();
     Router::new()
         .route(
             "/v1/publish/{suffix}",
@@ -98,10 +100,13 @@ pub(crate) fn router(public: Public) -> Router {
                 ]))
                 .layer(TraceLayer::new_for_http())
                 .layer(PropagateRequestIdLayer::x_request_id())
+                // Every request is counted, and told where somebody asks for it.
+                .layer(observe)
                 // Answers a browser's question itself: no publish, no verdict.
                 .option_layer(cors)
                 // A panic below is a 500, not a reset connection.
                 .layer(CatchPanicLayer::custom(|_| {
+                    metrics::counter!("shield_gateway_panics_total").increment(1);
                     let (parts, ()) = http::Request::new(()).into_parts();
                     refuse(
                         Problem::new(Code::Internal, "an internal error; it has been logged"),
@@ -251,7 +256,10 @@ async fn websocket(Extension(public): Extension<Public>, request: Request) -> Re
     };
     let tracker = public.sessions.clone();
     let session = Session::of(&parts, dialect, tenant, public);
-    upgrade.on_upgrade(move |socket| async move { tracker.track_future(session.run(socket)).await })
+    upgrade.on_upgrade(move |socket| async move {
+        let _open = Raised::of(&metrics::gauge!("shield_gateway_sessions"));
+        tracker.track_future(session.run(socket)).await;
+    })
 }
 
 async fn not_found(request: Request) -> Response {

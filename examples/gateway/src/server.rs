@@ -39,6 +39,8 @@ use crate::{body::EdgeBody, edge::Edge, routes};
 /// What one listener allows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// Its name in metrics.
+    pub(crate) listener: &'static str,
     pub(crate) max_connections: usize,
     pub(crate) max_streams: u32,
     pub(crate) header_timeout: Duration,
@@ -70,6 +72,9 @@ pub(crate) async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
+    let listening = limits.listener;
+    let accepted_total = metrics::counter!("shield_gateway_connections_total", "listener" => listening);
+    let open = metrics::gauge!("shield_gateway_connections", "listener" => listening);
     loop {
         let accept = async {
             let place = Arc::clone(&places)
@@ -93,12 +98,15 @@ pub(crate) async fn serve(
                     limits,
                 };
                 let (watched, stop) = (graceful.watcher(), stop.clone());
+                accepted_total.increment(1);
+                let open = Raised::of(&open);
                 tokio::spawn(async move {
                     connection.serve(stream, watched, stop).await;
-                    drop(place);
+                    drop((open, place));
                 });
             }
             Err(error) => {
+                metrics::counter!("shield_gateway_accept_errors_total").increment(1);
                 tracing::warn!(component = "edge", error = %error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -110,6 +118,22 @@ pub(crate) async fn serve(
             component = "edge",
             "requests were still open when the drain's time was up"
         );
+    }
+}
+
+/// A gauge that is one higher as long as this lives.
+pub(crate) struct Raised(metrics::Gauge);
+
+impl Raised {
+    pub(crate) fn of(gauge: &metrics::Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Every Arqon layer works on `http::Request` and `http::Response`. A message that comes in as an HTTP publish, a
 //! WebSocket frame or a NATS message is one request; what HTTP has no place for travels in the request's extensions:
-//! [`Subject`], [`TenantId`], [`TraceKey`], [`ConnectionId`], [`Claims`], [`RemoteAddr`], [`Protocol`].
+//! [`Subject`], [`TenantId`], [`TraceKey`], [`TraceContext`], [`ConnectionId`], [`Claims`], [`RemoteAddr`], [`Protocol`].
 //!
 //! ```
 //! use arqon_message::{Fraction, Sampler, Subject, SubjectPattern, TenantId};
@@ -45,7 +45,7 @@ pub use self::{
     connection::{ConnectionId, PerConnection},
     fraction::{Fraction, InvalidFraction, Threshold},
     origin::{Protocol, RemoteAddr},
-    problem::{Problem, Violation},
+    problem::{Problem, RequestIds, Violation},
     rejection::Rejection,
     sampler::Sampler,
     subject::{
@@ -55,7 +55,7 @@ pub use self::{
         trie::{DuplicatePattern, SubjectTrie},
     },
     tenant::{InvalidTenantId, TenantId},
-    trace::{KeySource, TraceKey},
+    trace::{KeySource, TraceContext, TraceKey},
 };
 
 /// The default cap on a body that a layer has to see whole: 1 MiB, which is also NATS' default `max_payload`.

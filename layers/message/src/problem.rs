@@ -11,7 +11,7 @@ use crate::Code;
 /// Why a request was refused, as `application/problem+json` says it (RFC 9457).
 ///
 /// As JSON: `type` (`urn:arqon:problem:<code>`), `title`, `status`, `detail`, `code`, and where they are known `instance`,
-/// `trace_id` and `violations`.
+/// `trace_id`, `span_id`, `request_id`, `tenant` and `violations`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// One of the closed set.
@@ -24,8 +24,21 @@ pub struct Problem {
     pub instance: Option<String>,
     /// The trace that the request belongs to, 32 hex digits.
     pub trace_id: Option<String>,
+    /// Which request it was, as far as that was known.
+    pub request: Box<RequestIds>,
     /// What broke the contract, for `schema.violation`.
     pub violations: Vec<Violation>,
+}
+
+/// The words by which logs, spans and published messages know a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestIds {
+    /// The span in which it was refused, 16 hex digits, where requests are observed.
+    pub span_id: Option<String>,
+    /// Its `x-request-id`.
+    pub request_id: Option<String>,
+    /// Whose it was, where that was known when it was refused.
+    pub tenant: Option<String>,
 }
 
 /// One place where a payload breaks its contract.
@@ -49,6 +62,7 @@ impl Problem {
             detail: detail.into(),
             instance: None,
             trace_id: None,
+            request: Box::default(),
             violations: Vec::new(),
         }
     }
@@ -106,8 +120,15 @@ impl Serialize for Problem {
         if let Some(instance) = &self.instance {
             map.serialize_entry("instance", instance)?;
         }
-        if let Some(trace_id) = &self.trace_id {
-            map.serialize_entry("trace_id", trace_id)?;
+        for (name, value) in [
+            ("trace_id", &self.trace_id),
+            ("span_id", &self.request.span_id),
+            ("request_id", &self.request.request_id),
+            ("tenant", &self.request.tenant),
+        ] {
+            if let Some(value) = value {
+                map.serialize_entry(name, value)?;
+            }
         }
         if !self.violations.is_empty() {
             map.serialize_entry("violations", &self.violations)?;

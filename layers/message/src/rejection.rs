@@ -8,7 +8,10 @@ use http::{
     request::Parts,
 };
 
-use crate::{Code, MessageBody, Problem, TraceKey};
+use crate::{Code, MessageBody, Problem, Subject, TenantId, TraceContext, TraceKey};
+
+/// A longer request id is not repeated in a problem.
+const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// A refusal that a layer answers with. It is a response, never an error, and sits typed in the response's extensions,
 /// so that a WebSocket or NATS edge makes a nack or a reply of it without reading JSON.
@@ -48,17 +51,15 @@ impl Rejection {
     }
 
     /// The response to `request`: `application/problem+json`, or `text/plain` if the client accepts no JSON, with
-    /// `instance` and `trace_id` filled in, and this refusal in its extensions.
+    /// `instance`, `trace_id`, `span_id`, `request_id` and `tenant` filled in where the request has them, and this refusal in its
+    /// extensions.
     #[must_use]
     pub fn into_response<B>(mut self, request: &Parts) -> Response<MessageBody<B>> {
         let problem = Arc::make_mut(&mut self.problem);
         problem
             .instance
             .get_or_insert_with(|| request.uri.path().to_owned());
-        if problem.trace_id.is_none() {
-            let key = TraceKey::from_request(&request.headers, &request.extensions);
-            problem.trace_id = key.and_then(|key| key.trace_id().map(str::to_owned));
-        }
+        place(problem, request);
         let (media_type, body) = if accepts_json(&request.headers) {
             ("application/problem+json", problem.to_json())
         } else {
@@ -78,6 +79,35 @@ impl Rejection {
         }
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// Which request it was, in the words that logs, spans and published messages use for it.
+fn place(problem: &mut Problem, request: &Parts) {
+    let extensions = &request.extensions;
+    if let Some(context) = extensions.get::<TraceContext>() {
+        problem.trace_id = Some(context.trace_id().to_owned());
+        problem.request.span_id = Some(context.span_id().to_owned());
+    } else if problem.trace_id.is_none() {
+        let key = TraceKey::from_request(&request.headers, extensions);
+        problem.trace_id = key.and_then(|key| key.trace_id().map(str::to_owned));
+    }
+    if problem.request.request_id.is_none() {
+        let id = request
+            .headers
+            .get("x-request-id")
+            .and_then(|id| id.to_str().ok());
+        problem.request.request_id = id
+            .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX)
+            .map(str::to_owned);
+    }
+    if problem.request.tenant.is_none() {
+        let of_subject = || extensions.get::<Subject>().and_then(Subject::tenant);
+        let tenant = extensions
+            .get::<TenantId>()
+            .map(TenantId::as_str)
+            .or_else(of_subject);
+        problem.request.tenant = tenant.map(str::to_owned);
     }
 }
 
@@ -169,6 +199,33 @@ mod tests {
         assert_eq!(rejection.problem().trace_id.as_deref(), Some(trace));
         assert!(!rejection.closes_session());
         assert!(rejection.clone().closing_session().closes_session());
+    }
+
+    #[test]
+    fn the_refusal_says_which_request_it_was() {
+        let request = Request::builder().header("x-request-id", "r-1");
+        let (mut parts, ()) = request.body(()).expect("valid").into_parts();
+        let context = TraceContext::of_request(&parts.headers, &parts.extensions);
+        parts.extensions.insert(context);
+        parts.extensions.insert(TenantId::new("acme").expect("a tenant"));
+        let json = |parts: &Parts| {
+            let refused = Rejection::new(Problem::new(Code::NotFound, "why"))
+                .into_response::<Empty<bytes::Bytes>>(parts);
+            let typed = refused.extensions().get::<Rejection>().expect("typed").clone();
+            serde_json::to_value(typed.problem()).expect("JSON")
+        };
+        let told = json(&parts);
+        assert_eq!(
+            (&told["request_id"], &told["tenant"]),
+            (&"r-1".into(), &"acme".into())
+        );
+        assert_eq!(told["trace_id"], context.trace_id());
+        assert_eq!(told["span_id"], context.span_id());
+        let long = "x".repeat(REQUEST_ID_BYTES_MAX + 1);
+        parts
+            .headers
+            .insert("x-request-id", long.parse().expect("a value"));
+        assert!(json(&parts).get("request_id").is_none());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The key that makes decisions coherent.
 
+mod context;
 mod traceparent;
 
 use std::fmt;
 
 use http::{Extensions, HeaderMap, HeaderName};
 
+pub use self::context::TraceContext;
 use crate::ConnectionId;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

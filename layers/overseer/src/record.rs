@@ -8,9 +8,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts};
 use serde::{Deserialize, Serialize};
 
-/// A request as recorded, `R.json` of `arqon policy run`. Every key may be left out.
+/// A request as recorded, `R.json` of `arqon policy run`. Every key may be left out; one that is not
+/// known is an error, for it would be a request other than the one that was meant.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct RecordedRequest {
     /// Default `GET`.
     pub method: Option<String>,

@@ -135,7 +135,7 @@ pub use self::{
     keys::{KeyConfig, KeyError, KeyPair, KeySet, MAX_KEYS, PublicKey},
     layer::RolloutLayer,
     log::{Appended, Batch, ControlLog, LogError, LogFuture, MAX_MEMORY_RECORDS, MemoryLog},
-    metrics::{DECISIONS, FRACTION, REFUSED, STOPPED},
+    metrics::{DECISIONS, FRACTION, REFUSED, STOPPED, register_metrics},
     pin::{PIN_HEADER, PIN_TYPE, Pin, PinToken},
     ramp::InvalidRollout,
     record::{Channel, InvalidChannel, InvalidNodeId, NodeId, Record},

@@ -222,6 +222,22 @@ async fn reload_flip_death_and_drain_are_told_in_requests_and_on_the_event_strea
         assert_eq!(timeout(PATIENCE, refused).await.expect("in time").version, 2);
         assert_eq!(gateway.platform().shadow.state().rules.len(), 1);
     }
+    // Mended, it says what runs already: no reload, and no refusal any more.
+    replace(&file, &format!("{CONFIG}{MIRRORING}"));
+    let mended = async {
+        while gateway.shared.config.status().refused.is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, mended).await.expect("in time");
+    assert_eq!(gateway.shared.config.status().version, 2);
+    for ok in [false, true] {
+        let told = Event::Health {
+            service: "config".to_owned(),
+            ok,
+        };
+        while next_of(&mut inside, "health").await != told {}
+    }
 
     // Readiness.
     let healthy = Arc::new(AtomicBool::new(true));

@@ -60,6 +60,7 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
             .service(stack.layer(memory::Publish::new(broker.clone()))),
     );
     let router = routes::router(Public {
+        observe: arqon::observe::ObserveLayer::new(arqon::observe::ObserveConfig::default()),
         stack: service,
         overseer: stack.overseer.clone(),
         rollout: stack.rollout.clone(),

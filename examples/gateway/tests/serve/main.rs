@@ -11,3 +11,4 @@ mod policies;
 mod process;
 mod schema;
 mod startup;
+mod telemetry;

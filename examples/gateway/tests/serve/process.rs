@@ -131,12 +131,25 @@ impl Gateway {
 
     /// Starts again with its log in the file `gateway.log` of its folder, and waits until it is ready.
     pub(crate) async fn logged(config: &str) -> Self {
-        let mut gateway = Self::start(config, &[]);
+        Self::logging(config, "warn").await
+    }
+
+    /// The same, and the log is filtered so.
+    pub(crate) async fn logging(config: &str, filter: &'static str) -> Self {
+        let mut gateway = Self::start_with(config, &[], &[("RUST_LOG", filter)]);
         gateway.kill();
         gateway.logged = true;
         gateway.start_again();
         gateway.becomes_ready(true).await;
         gateway
+    }
+
+    /// The lines of its log so far that are JSON.
+    pub(crate) fn log_lines(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path("gateway.log")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 
     /// Starts with a limit on the size of every file it writes, in blocks of 512 bytes, as if the disk were full then.

@@ -75,15 +75,6 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn sections_of_the_contract_that_are_not_there_yet_are_refused_and_not_ignored() {
-    let said = refused("[auth]\nissuers = []\n[telemetry]\notlp = \"http://127.0.0.1:4317\"\n");
-    assert!(
-        said.contains("auth.issuers: ") && said.contains("telemetry.otlp: "),
-        "{said}"
-    );
-}
-
-#[test]
 fn check_says_ok_or_everything_that_is_wrong() {
     let folder = folder(BASE);
     let output = run(folder.path(), &["check", "--config", "gateway.toml"]);
