@@ -327,6 +327,69 @@ mod tests {
     }
 
     #[test]
+    fn what_an_update_did_is_told_and_a_refusal_is_health_that_flips_once()
+    -> Result<(), Box<dyn std::error::Error>> {
+        use arqon_schema::Event as Fact;
+
+        let bus = Bus::new(64)?;
+        let mut facts = bus.subscribe();
+        let sink = of_schema(bus);
+        let id = || Arc::<str>::from("v1.a");
+        let refused = |revision| Fact::SchemaRefused {
+            id: id(),
+            revision,
+            reason: "secret=hunter2".to_owned(),
+        };
+        let regressed = Fact::RevisionRegressed {
+            id: id(),
+            from: 9,
+            to: 1,
+        };
+        let changed = |revision| Fact::SchemaChanged { id: id(), revision };
+        let deleted = |revision| Fact::SchemaDeleted { id: id(), revision };
+        for event in [
+            changed(1),
+            refused(2),
+            refused(3),
+            regressed,
+            changed(4),
+            refused(5),
+            Fact::SchemaMended {
+                id: id(),
+                revision: 4,
+            },
+            deleted(6),
+            Fact::StoreEmptied { kept: 1 },
+            Fact::StoreEmptied { kept: 2 },
+            Fact::StoreMended,
+            Fact::StoreMended,
+        ] {
+            sink(event);
+        }
+        let mut told = Vec::new();
+        while let Ok(fact) = facts.try_recv() {
+            told.push(match fact {
+                Event::SchemaChanged { schema_id, revision } => format!("{schema_id}@{revision}"),
+                Event::Health { service, ok } => format!("{service} {ok}"),
+                other => panic!("{other:?}"),
+            });
+        }
+        let expected = [
+            "v1.a@1",
+            "schema:v1.a false",
+            "v1.a@4",
+            "schema:v1.a true",
+            "schema:v1.a false",
+            "schema:v1.a true",
+            "v1.a@6",
+            "registry false",
+            "registry true",
+        ];
+        assert_eq!(told, expected);
+        Ok(())
+    }
+
+    #[test]
     fn a_policy_revision_counts_the_loads_of_that_policy() -> Result<(), Box<dyn std::error::Error>> {
         let bus = Bus::new(16)?;
         let mut facts = bus.subscribe();

@@ -17,12 +17,10 @@ use async_nats::{
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use self::{
-    bucket::{Bucket, Position, Record},
+    bucket::{Bucket, Position, READ_TIMEOUT, Record},
     watch::Watch,
 };
 
-/// How long one read of the bucket may take.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest time between two looks at the whole bucket.
 const RECONCILE: Duration = Duration::from_secs(30);
 /// Waiting after an error: doubled each time, with jitter.
@@ -141,7 +139,7 @@ impl KvSchemas {
             tokio::select! {
                 dirty = watch.written() => match dirty? {
                     Some(subjects) => {
-                        let (entries, gone) = timeout(READ_TIMEOUT, self.fetch(&bucket, writer, subjects)).await??;
+                        let (entries, gone) = self.fetch(&bucket, writer, subjects).await?;
                         writer.contact();
                         let applied = writer.apply_in_background(Change::Merge { entries, gone }).await;
                         self.keep(writer, &applied, copied).await;
@@ -203,12 +201,9 @@ impl KvSchemas {
         writer: &RegistryWriter,
         copied: &mut bool,
     ) -> Result<Position, BoxError> {
-        let reading = async {
-            let position = bucket.position().await?;
-            let subjects = bucket.subjects().await?;
-            Ok::<_, BoxError>((position, self.fetch(bucket, writer, subjects).await?))
-        };
-        let (position, (entries, gone)) = timeout(READ_TIMEOUT, reading).await??;
+        let listing = async { Ok::<_, BoxError>((bucket.position().await?, bucket.subjects().await?)) };
+        let (position, subjects) = timeout(READ_TIMEOUT, listing).await??;
+        let (entries, gone) = self.fetch(bucket, writer, subjects).await?;
         writer.contact();
         let change = Change::Listing {
             entries,
@@ -245,7 +240,7 @@ impl KvSchemas {
             if entries.iter().any(there) {
                 continue;
             }
-            match bucket.at(id, *revision).await? {
+            match timeout(READ_TIMEOUT, bucket.at(id, *revision)).await?? {
                 Some(record) if !record.deleted => entries.push(entry(record)),
                 _ if in_force.get(id) == Some(revision) => {}
                 _ => {

@@ -1,6 +1,6 @@
 //! A KV bucket of schemas, as the stream it is: revisions are sequences, and what was written says how it was checked.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 #[cfg(feature = "cli")]
 use std::{sync::Arc, time::SystemTime};
 
@@ -19,11 +19,14 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream as streams};
+use tokio::time::timeout;
 
 /// How many revisions a bucket that we make keeps of each schema.
 pub(crate) const HISTORY: i64 = 16;
 /// Most keys that are looked at: a bucket full of other things stops nobody.
 const KEYS_MAX: usize = 4 * SCHEMAS_MAX;
+/// How long one read may take. A whole bucket takes as long as it has schemas; a server that stalls ends the first.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many reads are under way at a time.
 const READS: usize = 16;
 /// How the pusher checked the revision against the one before it; `NONE` says that a break is meant.
@@ -179,7 +182,8 @@ impl Bucket {
 
     /// The newest record of each subject; from the leader, so that nothing written is missed.
     pub(crate) async fn last_of(&self, subjects: BTreeSet<String>) -> Result<Vec<Record>, BoxError> {
-        let reads = streams::iter(subjects).map(|subject| async move { self.last(&subject).await });
+        let reads = streams::iter(subjects)
+            .map(|subject| async move { timeout(READ_TIMEOUT, self.last(&subject)).await? });
         let found: Vec<Option<Record>> = reads.buffer_unordered(READS).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }

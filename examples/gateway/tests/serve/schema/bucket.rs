@@ -172,3 +172,26 @@ async fn a_gateway_that_starts_pinned_enforces_the_pinned_revision() {
     answers(&gateway, &server, GOOD, 202).await;
     assert_eq!(said(&gateway, &server, SEVEN).await.0, 400);
 }
+
+#[tokio::test]
+async fn every_series_of_the_store_is_there_before_anything_happens() {
+    let server = NatsServer::start().await.expect("a nats-server");
+    let gateway = Gateway::ready(&config(&server, server.url(), ""), &[]).await;
+    let text = gateway.get("/metrics").await;
+    let text = String::from_utf8_lossy(&text.body).into_owned();
+    let mut series = vec!["shield_schema_load_errors_total 0".to_owned()];
+    for alarm in [
+        "registry_regressed",
+        "registry_emptied",
+        "contract_broken",
+        "copies",
+    ] {
+        series.push(format!("shield_schema_alarms_total{{alarm=\"{alarm}\"}} 0"));
+    }
+    for what in ["on_incompatible", "on_regression"] {
+        series.push(format!("shield_schema_relaxed{{what=\"{what}\"}} 0"));
+    }
+    for one in series {
+        assert!(text.lines().any(|line| line == one), "{one}");
+    }
+}

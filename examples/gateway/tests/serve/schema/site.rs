@@ -144,6 +144,10 @@ impl Events {
 
     /// The next event that is wanted.
     pub(super) async fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        timeout(PATIENCE, self.next(wanted)).await.expect("in time")
+    }
+
+    async fn next(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         loop {
             while let Some((line, rest)) = self.unread.split_once('\n') {
                 let event = line.strip_prefix("data: ").map(serde_json::from_str::<Value>);
@@ -155,8 +159,7 @@ impl Events {
                     }
                 }
             }
-            let frame = timeout(PATIENCE, self.body.frame()).await.expect("in time");
-            let frame = frame.expect("open").expect("whole");
+            let frame = self.body.frame().await.expect("open").expect("whole");
             if let Ok(data) = frame.into_data() {
                 self.unread.push_str(&String::from_utf8_lossy(&data));
             }
