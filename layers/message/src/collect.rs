@@ -22,8 +22,7 @@ pub fn collect<B: Body<Data = Bytes>>(body: B, limit: usize) -> Collect<B> {
     Collect {
         body,
         limit,
-        first: Bytes::new(),
-        rest: BytesMut::new(),
+        data: Data::Frame(Bytes::new()),
         trailers: None,
     }
 }
@@ -34,9 +33,47 @@ pin_project! {
         #[pin]
         body: B,
         limit: usize,
-        first: Bytes,
-        rest: BytesMut,
-        trailers: Option<HeaderMap>,
+        data: Data,
+        // Boxed: they are rare, and a `HeaderMap` is 96 bytes of every future that waits for a body.
+        trailers: Option<Box<HeaderMap>>,
+    }
+}
+
+/// What came so far.
+enum Data {
+    /// At most one frame, as it came.
+    Frame(Bytes),
+    /// More than one, copied.
+    Joined(BytesMut),
+}
+
+impl Data {
+    fn len(&self) -> usize {
+        match self {
+            Self::Frame(data) => data.len(),
+            Self::Joined(data) => data.len(),
+        }
+    }
+
+    /// Adds a frame; `more` is how many bytes are known to follow it.
+    fn push(&mut self, frame: Bytes, more: impl FnOnce() -> usize) {
+        match self {
+            Self::Frame(first) if first.is_empty() => *first = frame,
+            Self::Frame(first) => {
+                let mut joined = BytesMut::with_capacity(first.len() + frame.len() + more());
+                joined.extend_from_slice(first);
+                joined.extend_from_slice(&frame);
+                *self = Self::Joined(joined);
+            }
+            Self::Joined(joined) => joined.extend_from_slice(&frame),
+        }
+    }
+
+    fn take(&mut self) -> Bytes {
+        match std::mem::replace(self, Self::Frame(Bytes::new())) {
+            Self::Frame(data) => data,
+            Self::Joined(data) => data.freeze(),
+        }
     }
 }
 
@@ -119,7 +156,7 @@ impl<B: Body<Data = Bytes>> Future for Collect<B> {
         let mut this = self.project();
         let limit = *this.limit;
         loop {
-            let seen = this.first.len() + this.rest.len();
+            let seen = this.data.len();
             let announced = usize::try_from(this.body.size_hint().lower()).unwrap_or(usize::MAX);
             if announced > limit - seen {
                 return Poll::Ready(Err(CollectError::TooLarge { limit }));
@@ -133,30 +170,23 @@ impl<B: Body<Data = Bytes>> Future for Collect<B> {
                 Ok(data) if data.len() > limit - seen => {
                     return Poll::Ready(Err(CollectError::TooLarge { limit }));
                 }
-                Ok(data) if seen == 0 => *this.first = data,
                 Ok(data) => {
-                    if this.rest.is_empty() {
-                        let more = usize::try_from(this.body.size_hint().lower()).unwrap_or(0);
-                        this.rest.reserve((seen + data.len() + more).min(limit));
-                        this.rest.extend_from_slice(&std::mem::take(this.first));
-                    }
-                    this.rest.extend_from_slice(&data);
+                    let after = limit - seen - data.len();
+                    let body = this.body.as_ref();
+                    this.data.push(data, || {
+                        usize::try_from(body.size_hint().lower()).unwrap_or(0).min(after)
+                    });
                 }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
-                        *this.trailers = Some(trailers);
+                        *this.trailers = Some(Box::new(trailers));
                     }
                 }
             }
         }
-        let bytes = if this.rest.is_empty() {
-            std::mem::take(this.first)
-        } else {
-            std::mem::take(this.rest).freeze()
-        };
         Poll::Ready(Ok(Collected {
-            bytes,
-            trailers: this.trailers.take(),
+            bytes: this.data.take(),
+            trailers: this.trailers.take().map(|trailers| *trailers),
         }))
     }
 }
@@ -165,7 +195,7 @@ impl<B> fmt::Debug for Collect<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Collect")
             .field("limit", &self.limit)
-            .field("seen", &(self.first.len() + self.rest.len()))
+            .field("seen", &self.data.len())
             .finish_non_exhaustive()
     }
 }

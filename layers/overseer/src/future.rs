@@ -36,19 +36,21 @@ pin_project! {
         S: Service<Request<MessageBody<B>>>,
     {
         #[pin]
-        state: State<S, B, S::Future, S::Response>,
+        pub(crate) state: State<S, B, S::Future, S::Response>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, B, F, T> {
+    pub(crate) enum State<S, B, F, T> {
         // The body is being read, for policies that look at it.
         Collect { #[pin] collect: Collect<B>, held: Option<Held<S>> },
         // The policies look at the request as soon as there is room to run them.
         Consult { turn: Turn, held: Option<Held<S>>, payload: Option<Payload<B>> },
         // The inner service is at work.
         Inner { #[pin] future: F, after: Option<Box<After>>, passed: Option<Passed> },
+        // No policy looked, and none will: the inner service's own answer.
+        Pass { #[pin] future: F },
         // The policies look at the response as soon as there is room to run them.
         Answer { turn: Turn, after: Option<Box<After>>, response: Option<T> },
         Done,
@@ -86,17 +88,6 @@ where
     S: Service<Request<MessageBody<B>>>,
     B: Body<Data = Bytes>,
 {
-    #[inline]
-    pub(crate) const fn pass(future: S::Future) -> Self {
-        Self {
-            state: State::Inner {
-                future,
-                after: None,
-                passed: None,
-            },
-        }
-    }
-
     pub(crate) fn consult(
         ready: S,
         snapshot: Arc<Snapshot>,
@@ -174,6 +165,11 @@ where
                             return Poll::Ready(Ok(rejection.into_response(&request)));
                         }
                     }
+                }
+                StateProj::Pass { future } => {
+                    return future
+                        .poll(cx)
+                        .map_ok(|response| response.map(MessageBody::streaming));
                 }
                 StateProj::Inner {
                     future,
@@ -375,7 +371,7 @@ where
         let state = match &self.state {
             State::Collect { .. } => "collecting the body",
             State::Consult { .. } => "consulting the policies",
-            State::Inner { .. } => "waiting for the inner service",
+            State::Inner { .. } | State::Pass { .. } => "waiting for the inner service",
             State::Answer { .. } => "consulting the policies on the response",
             State::Done => "done",
         };

@@ -12,7 +12,11 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::{future::ResponseFuture, shared::Shared};
+use crate::{
+    chain::Snapshot,
+    future::{ResponseFuture, State},
+    shared::Shared,
+};
 
 /// The service of [`OverseerLayer`](crate::OverseerLayer).
 #[derive(Clone, Debug)]
@@ -44,14 +48,33 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
         // What passes goes straight into the inner service that was made ready: no clone has to be swapped in.
-        let Some(snapshot) = self.shared.snapshot() else {
-            return ResponseFuture::pass(self.inner.call(request.map(MessageBody::streaming)));
-        };
+        if let Some(snapshot) = self.shared.snapshot() {
+            return self.look(snapshot, request);
+        }
+        // A future is made where it stays: through a constructor it would be copied.
+        ResponseFuture {
+            state: State::Pass {
+                future: self.inner.call(request.map(MessageBody::streaming)),
+            },
+        }
+    }
+}
+
+impl<S> Overseer<S> {
+    fn look<B, R>(&mut self, snapshot: Arc<Snapshot>, request: Request<B>) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,
+        B: Body<Data = Bytes>,
+    {
         let (parts, body) = request.into_parts();
         let matching = snapshot.matching(&parts, &body.size_hint());
         if matching.is_empty() {
             let request = Request::from_parts(parts, MessageBody::streaming(body));
-            return ResponseFuture::pass(self.inner.call(request));
+            return ResponseFuture {
+                state: State::Pass {
+                    future: self.inner.call(request),
+                },
+            };
         }
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);

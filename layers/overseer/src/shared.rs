@@ -42,6 +42,7 @@ impl Shared {
     }
 
     /// What a request runs by from its start to its end.
+    #[inline]
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
         if self.active.load(Ordering::Acquire) {
             self.snapshot.load_full()

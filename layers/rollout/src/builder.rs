@@ -1,7 +1,7 @@
 //! Puts an executor together from a config.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -210,6 +210,7 @@ impl ExecutorBuilder {
         let handle = Handle::new(Shared {
             live: Mutex::new(live),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            idle: AtomicBool::new(true),
             position: watch::Sender::new(0),
             accepted: broadcast::Sender::new(CLIENT_BUFFER),
             log,

@@ -8,10 +8,10 @@ use std::{
     time::Instant,
 };
 
-use http::{HeaderValue, Response};
+use http::Response;
 use pin_project_lite::pin_project;
 
-use crate::{service::VARIANT_HEADER, stats::Stats};
+use crate::{service::VARIANT_HEADER, stats::Stats, variant::Variant};
 
 /// Measures one answer. Dropped with the future it counts nothing: the client has gone.
 #[derive(Debug)]
@@ -29,25 +29,30 @@ impl Measure {
     }
 }
 
+/// What was decided about a request.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    variant: Arc<Variant>,
+    measure: Option<Measure>,
+}
+
+impl Decided {
+    pub(crate) const fn new(variant: Arc<Variant>, measure: Option<Measure>) -> Self {
+        Self { variant, measure }
+    }
+
+    pub(crate) fn variant(&self) -> &Variant {
+        &self.variant
+    }
+}
+
 pin_project! {
     /// The future of [`Rollout`](crate::Rollout). Dropping it drops the inner one; nothing is lost.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]
-        inner: F,
-        variant: Option<HeaderValue>,
-        measure: Option<Measure>,
-    }
-}
-
-impl<F> ResponseFuture<F> {
-    #[inline]
-    pub(crate) fn new(inner: F, variant: Option<HeaderValue>, measure: Option<Measure>) -> Self {
-        Self {
-            inner,
-            variant,
-            measure,
-        }
+        pub(crate) inner: F,
+        pub(crate) decided: Option<Decided>,
     }
 }
 
@@ -60,18 +65,24 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(this.inner.poll(context));
-        if let Some(Measure { stats, started }) = this.measure.take() {
-            let error = answer
-                .as_ref()
-                .map_or(true, |response| response.status().is_server_error());
-            stats.record(started.elapsed(), error);
+        if this.decided.is_none() {
+            return this.inner.poll(context);
         }
-        let mut response = answer?;
-        if let Some(variant) = this.variant.take() {
-            // A map at its limit keeps the response as it is: a rollout never fails one.
-            let _ = response.headers_mut().try_insert(VARIANT_HEADER, variant);
+        let mut answer = ready!(this.inner.poll(context));
+        if let Some(Decided { variant, measure }) = this.decided.take() {
+            if let Some(Measure { stats, started }) = measure {
+                let error = answer
+                    .as_ref()
+                    .map_or(true, |response| response.status().is_server_error());
+                stats.record(started.elapsed(), error);
+            }
+            if let Ok(response) = &mut answer {
+                // A map at its limit keeps the response as it is: a rollout never fails one.
+                let _ = response
+                    .headers_mut()
+                    .try_insert(VARIANT_HEADER, variant.header());
+            }
         }
-        Poll::Ready(Ok(response))
+        Poll::Ready(answer)
     }
 }

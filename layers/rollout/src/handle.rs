@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,8 @@ pub struct Handle {
 pub(crate) struct Shared {
     pub(crate) live: Mutex<Live>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
+    /// The snapshot serves nobody: all that a request looks at then.
+    pub(crate) idle: AtomicBool,
     pub(crate) position: watch::Sender<u64>,
     pub(crate) accepted: broadcast::Sender<(TenantId, DownstreamMessage)>,
     pub(crate) log: Arc<dyn ControlLog>,
@@ -77,6 +82,7 @@ impl Handle {
         Self::new(Shared {
             live: Mutex::new(Live::new([])),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            idle: AtomicBool::new(true),
             position: watch::Sender::new(0),
             accepted: broadcast::Sender::new(1),
             log: Arc::new(MemoryLog::new()),
@@ -184,6 +190,11 @@ impl Handle {
         self.shared.alert(severity, message);
     }
 
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.idle.load(Ordering::Acquire)
+    }
+
     pub(crate) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.shared.snapshot.load()
     }
@@ -208,7 +219,9 @@ impl Shared {
     pub(crate) fn publish(&self, mut live: MutexGuard<'_, Live>) {
         let (snapshot, changes) = live.snapshot(self.clock.now_us());
         if let Some(snapshot) = snapshot {
+            let idle = snapshot.is_empty();
             self.snapshot.store(Arc::new(snapshot));
+            self.idle.store(idle, Ordering::Release);
         }
         drop(live);
         changes

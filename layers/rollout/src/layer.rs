@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use crate::{
     assignment::{CoinFlip, Key, Sampling},
+    decider::Decider,
     handle::Handle,
     service::Rollout,
     session::SessionVariant,
@@ -20,21 +21,23 @@ use crate::{
 /// its [`TenantId`](arqon_message::TenantId), else the only tenant there is.
 #[derive(Debug, Clone)]
 pub struct RolloutLayer {
-    handle: Handle,
-    key: Arc<Key>,
-    sampling: Sampling,
-    coin: Arc<CoinFlip>,
+    decider: Arc<Decider>,
 }
 
 impl RolloutLayer {
     /// Serves what `handle`'s executor publishes, sticky by the config's `key`.
     pub fn new(handle: &Handle) -> Self {
-        let (key, sampling) = (Arc::new(handle.key().clone()), handle.sampling());
+        Self::by(handle, handle.key().clone(), handle.sampling())
+    }
+
+    fn by(handle: &Handle, key: Key, sampling: Sampling) -> Self {
         Self {
-            handle: handle.clone(),
-            key,
-            sampling,
-            coin: Arc::new(CoinFlip::new()),
+            decider: Arc::new(Decider {
+                handle: handle.clone(),
+                key,
+                sampling,
+                coin: CoinFlip::new(),
+            }),
         }
     }
 
@@ -45,32 +48,25 @@ impl RolloutLayer {
 
     /// Makes decisions sticky by another key.
     #[must_use]
-    pub fn with_key(mut self, key: Key) -> Self {
-        self.key = Arc::new(key);
-        self
+    pub fn with_key(self, key: Key) -> Self {
+        Self::by(&self.decider.handle, key, self.decider.sampling)
     }
 
     /// The variant a request would get now, without counting it: for code that is no tower service. None where no
     /// catalog is.
     pub fn variant(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<Variant> {
-        self.layer(()).preview(headers, extensions)
+        self.decider.preview(headers, extensions)
     }
 
     /// What a WebSocket session keeps of its upgrade request; it goes into the extensions of each of its frames.
     pub fn session(&self, headers: &HeaderMap, extensions: &Extensions) -> SessionVariant {
-        SessionVariant::open(
-            &self.handle,
-            (&self.key, self.sampling, &self.coin),
-            headers,
-            extensions,
-        )
+        SessionVariant::open(&self.decider, headers, extensions)
     }
 
     /// Decides otherwise than by the key.
     #[must_use]
-    pub fn with_sampling(mut self, sampling: Sampling) -> Self {
-        self.sampling = sampling;
-        self
+    pub fn with_sampling(self, sampling: Sampling) -> Self {
+        Self::by(&self.decider.handle, self.decider.key.clone(), sampling)
     }
 }
 
@@ -78,12 +74,6 @@ impl<S> Layer<S> for RolloutLayer {
     type Service = Rollout<S>;
 
     fn layer(&self, inner: S) -> Rollout<S> {
-        Rollout::new(
-            inner,
-            self.handle.clone(),
-            self.key.clone(),
-            self.sampling,
-            self.coin.clone(),
-        )
+        Rollout::new(inner, Arc::clone(&self.decider))
     }
 }

@@ -76,6 +76,7 @@ mod catalog_source;
 mod client;
 mod clock;
 mod config;
+mod decider;
 mod digest;
 mod envelope;
 mod error;

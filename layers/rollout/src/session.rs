@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use http::{Extensions, HeaderMap};
 
 use crate::{
-    assignment::{Cohort, CoinFlip, Key, Sampling},
-    handle::Handle,
+    assignment::{Cohort, Sampling},
+    decider::Decider,
     snapshot::Snapshot,
     wire::VariantId,
 };
@@ -26,15 +26,16 @@ pub struct SessionVariant {
 }
 
 impl SessionVariant {
-    pub(crate) fn open(
-        handle: &Handle,
-        (key, sampling, coin): (&Key, Sampling, &CoinFlip),
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Self {
+    pub(crate) fn open(decider: &Decider, headers: &HeaderMap, extensions: &Extensions) -> Self {
+        let Decider {
+            handle,
+            key,
+            sampling,
+            coin,
+        } = decider;
         Self {
             key: key.with(headers, extensions, |key: &[u8]| Arc::from(key)),
-            flip: (sampling == Sampling::Random).then(|| coin.flip()),
+            flip: (*sampling == Sampling::Random).then(|| coin.flip()),
             opened: (handle.cohort() == Cohort::NewSessions).then(|| Arc::clone(&handle.snapshot())),
         }
     }

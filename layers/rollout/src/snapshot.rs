@@ -60,6 +60,11 @@ impl Snapshot {
         Self { tenants, sole }
     }
 
+    /// Whether it serves nobody.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
     /// The scope a request falls into: by its subject, else its tenant, else the only tenant.
     pub(crate) fn lane(&self, extensions: &Extensions) -> Option<(&TenantView, &LaneView)> {
         if self.tenants.is_empty() {

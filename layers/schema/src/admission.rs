@@ -35,9 +35,6 @@ pub(crate) enum Admission {
 /// Decides by subject and headers. A client's own claim to have been checked is removed.
 pub(crate) fn admit<B: Body>(shared: &Shared, request: &mut Request<B>) -> Admission {
     let config = shared.registry.config();
-    if config.mappings.is_empty() && config.unmapped == Unmapped::Allow {
-        return Admission::Pass;
-    }
     request.headers_mut().remove(SCHEMA_HEADER);
     request.extensions_mut().remove::<ValidatedBy>();
     // A page of the same application, or the upgrade of a WebSocket: no message.

@@ -26,13 +26,13 @@ pin_project! {
         S: Service<Request<MessageBody<B>>>,
     {
         #[pin]
-        state: State<S, B>,
+        pub(crate) state: State<S, B>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, B>
+    pub(crate) enum State<S, B>
     where
         S: Service<Request<MessageBody<B>>>,
     {
@@ -51,29 +51,18 @@ pub(crate) struct Job<S> {
     pub(crate) shared: Arc<Shared>,
 }
 
-impl<S, B> ResponseFuture<S, B>
+impl<S, B> State<S, B>
 where
     S: Service<Request<MessageBody<B>>>,
 {
-    #[inline]
-    pub(crate) fn inner(future: S::Future) -> Self {
-        Self {
-            state: State::Inner { future },
-        }
-    }
-
     pub(crate) fn refused(rejection: Rejection, parts: Parts) -> Self {
-        Self {
-            state: State::Refused {
-                answer: Some((rejection, parts)),
-            },
+        Self::Refused {
+            answer: Some((rejection, parts)),
         }
     }
 
     pub(crate) fn collecting(body: Collect<B>, job: Job<S>) -> Self {
-        Self {
-            state: State::Collecting { body, job: Some(job) },
-        }
+        Self::Collecting { body, job: Some(job) }
     }
 }
 
@@ -90,8 +79,9 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Inner { future } => {
-                    let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(Ok(response.map(MessageBody::streaming)));
+                    return future
+                        .poll(cx)
+                        .map_ok(|response| response.map(MessageBody::streaming));
                 }
                 StateProj::Refused { answer } => {
                     let (rejection, parts) = answer.take().expect("polled after it was ready");
@@ -110,9 +100,7 @@ where
                         Ok(body) => State::Inner {
                             future: ready.call(Request::from_parts(parts, body)),
                         },
-                        Err(problem) => State::Refused {
-                            answer: Some((Rejection::new(problem), parts)),
-                        },
+                        Err(problem) => State::refused(Rejection::new(problem), parts),
                     }
                 }
             };

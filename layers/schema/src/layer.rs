@@ -11,12 +11,13 @@ use std::{
 
 use tower_layer::Layer;
 
-use crate::{handle::Registry, metrics::Metrics, service::Schema};
+use crate::{config::Unmapped, handle::Registry, metrics::Metrics, service::Schema};
 
 /// Checks the payload of every message against the contract of its subject. See the crate's documentation.
 #[derive(Clone)]
 pub struct SchemaLayer {
-    pub(crate) shared: Arc<Shared>,
+    /// None where nothing is mapped and what is not mapped passes: no request has anything to look at.
+    shared: Option<Arc<Shared>>,
 }
 
 /// What every clone of the service shares.
@@ -45,13 +46,15 @@ impl SchemaLayer {
         crate::metrics::relaxed(registry.config());
         let metrics = Metrics::new(mappings.iter().map(|mapping| mapping.schema_id.as_str()));
         let throttles = mappings.iter().map(|_| Throttle::default()).collect();
+        let idle = mappings.is_empty() && registry.config().unmapped == Unmapped::Allow;
+        let shared = Shared {
+            registry,
+            metrics,
+            throttles,
+            started: Instant::now(),
+        };
         Self {
-            shared: Arc::new(Shared {
-                registry,
-                metrics,
-                throttles,
-                started: Instant::now(),
-            }),
+            shared: (!idle).then(|| Arc::new(shared)),
         }
     }
 }
@@ -82,7 +85,7 @@ impl<S> Layer<S> for SchemaLayer {
     fn layer(&self, inner: S) -> Self::Service {
         Schema {
             inner,
-            shared: Arc::clone(&self.shared),
+            shared: self.shared.clone(),
         }
     }
 }
@@ -90,7 +93,7 @@ impl<S> Layer<S> for SchemaLayer {
 impl fmt::Debug for SchemaLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SchemaLayer")
-            .field("registry", &self.shared.registry)
+            .field("registry", &self.shared.as_ref().map(|shared| &shared.registry))
             .finish()
     }
 }

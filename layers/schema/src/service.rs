@@ -14,7 +14,7 @@ use tower_service::Service;
 
 use crate::{
     admission::{Admission, admit},
-    future::{Job, ResponseFuture},
+    future::{Job, ResponseFuture, State},
     layer::Shared,
 };
 
@@ -22,15 +22,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Schema<S> {
     pub(crate) inner: S,
-    pub(crate) shared: Arc<Shared>,
-}
-
-impl<S: Clone> Schema<S> {
-    /// The inner service that was made ready; dropping it frees its place.
-    fn take_ready(&mut self) -> S {
-        let clone = self.inner.clone();
-        mem::replace(&mut self.inner, clone)
-    }
+    pub(crate) shared: Option<Arc<Shared>>,
 }
 
 impl<S, B, R> Service<Request<B>> for Schema<S>
@@ -49,27 +41,44 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match admit(&self.shared, &mut request) {
-            // Straight into the inner service that was made ready: no clone has to be swapped in.
-            Admission::Pass => ResponseFuture::inner(self.inner.call(request.map(MessageBody::streaming))),
+        // What passes goes straight into the inner service that was made ready: no clone has to be swapped in. And a
+        // future is made where it stays: through a constructor it would be copied.
+        let Some(shared) = &self.shared else {
+            return ResponseFuture {
+                state: State::Inner {
+                    future: self.inner.call(request.map(MessageBody::streaming)),
+                },
+            };
+        };
+        let state = match admit(shared, &mut request) {
+            Admission::Pass => State::Inner {
+                future: self.inner.call(request.map(MessageBody::streaming)),
+            },
             Admission::Refuse(problem) => {
-                drop(self.take_ready());
-                ResponseFuture::refused(Rejection::new(problem), request.into_parts().0)
+                drop(take_ready(&mut self.inner));
+                State::refused(Rejection::new(problem), request.into_parts().0)
             }
             Admission::Check { binding, encoding } => {
                 let (parts, body) = request.into_parts();
-                let limit = self.shared.registry.config().max_body_bytes;
+                let limit = shared.registry.config().max_body_bytes;
                 let job = Job {
-                    ready: self.take_ready(),
+                    ready: take_ready(&mut self.inner),
                     parts,
                     binding,
                     encoding,
-                    shared: Arc::clone(&self.shared),
+                    shared: Arc::clone(shared),
                 };
-                ResponseFuture::collecting(collect(body, limit), job)
+                State::collecting(collect(body, limit), job)
             }
-        }
+        };
+        ResponseFuture { state }
     }
+}
+
+/// The inner service that was made ready; dropping it frees its place.
+fn take_ready<S: Clone>(inner: &mut S) -> S {
+    let clone = inner.clone();
+    mem::replace(inner, clone)
 }
 
 impl<S: fmt::Debug> fmt::Debug for Schema<S> {

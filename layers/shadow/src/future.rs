@@ -19,15 +19,8 @@ pin_project! {
     /// Dropping it drops the primary's future; a copy still waiting for the answer is then counted as `cancelled`.
     pub struct ResponseFuture<F> {
         #[pin]
-        inner: F,
-        pending: Option<Arc<Pending>>,
-    }
-}
-
-impl<F> ResponseFuture<F> {
-    #[inline]
-    pub(crate) const fn new(inner: F, pending: Option<Arc<Pending>>) -> Self {
-        Self { inner, pending }
+        pub(crate) inner: F,
+        pub(crate) pending: Option<Arc<Pending>>,
     }
 }
 
@@ -40,6 +33,9 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        if this.pending.is_none() {
+            return this.inner.poll(cx);
+        }
         let answer = ready!(this.inner.poll(cx));
         if let Some(pending) = this.pending.take() {
             pending.answered(

@@ -42,7 +42,7 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let (tee, answer) = match self.mirror.begin(&request) {
+        let (tee, pending) = match self.mirror.begin(&request) {
             None => (None, None),
             Some(begun) => {
                 begun
@@ -53,7 +53,10 @@ where
             }
         };
         // The inner service that was made ready is called at once: no clone has to be swapped in.
-        let primary = self.inner.call(request.map(|body| ShadowBody::new(body, tee)));
-        ResponseFuture::new(primary, answer)
+        // A future is made where it stays: through a constructor it would be copied.
+        ResponseFuture {
+            inner: self.inner.call(request.map(|body| ShadowBody::new(body, tee))),
+            pending,
+        }
     }
 }
