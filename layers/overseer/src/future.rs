@@ -127,7 +127,26 @@ where
 {
     type Output = Result<Response<MessageBody<R>>, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.as_mut().project().state.project() {
+            StateProj::Pass { future } => future
+                .poll(cx)
+                .map_ok(|response| response.map(MessageBody::streaming)),
+            _ => self.poll_looked(cx),
+        }
+    }
+}
+
+impl<S, B, R> ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>, Response = Response<R>>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    /// Out of line: what no policy looks at pays nothing for it.
+    #[inline(never)]
+    fn poll_looked(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
@@ -166,11 +185,6 @@ where
                         }
                     }
                 }
-                StateProj::Pass { future } => {
-                    return future
-                        .poll(cx)
-                        .map_ok(|response| response.map(MessageBody::streaming));
-                }
                 StateProj::Inner {
                     future,
                     after,
@@ -208,7 +222,7 @@ where
                     state.set(State::Done);
                     return Poll::Ready(Ok(after.consult(response, entered)));
                 }
-                StateProj::Done => panic!("{POLLED_AFTER_END}"),
+                StateProj::Pass { .. } | StateProj::Done => panic!("{POLLED_AFTER_END}"),
             };
             state.set(next);
         }

@@ -61,6 +61,7 @@ where
 }
 
 impl<S> Overseer<S> {
+    #[inline(never)]
     fn look<B, R>(&mut self, snapshot: Arc<Snapshot>, request: Request<B>) -> ResponseFuture<S, B>
     where
         S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,

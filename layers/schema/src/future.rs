@@ -74,7 +74,26 @@ where
 {
     type Output = Result<Response<MessageBody<R>>, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.as_mut().project().state.project() {
+            StateProj::Inner { future } => future
+                .poll(cx)
+                .map_ok(|response| response.map(MessageBody::streaming)),
+            _ => self.poll_checked(cx),
+        }
+    }
+}
+
+impl<S, B, R> ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>, Response = Response<R>>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    /// Out of line: what has no contract pays nothing for it.
+    #[inline(never)]
+    fn poll_checked(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {

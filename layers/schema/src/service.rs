@@ -40,7 +40,7 @@ where
     }
 
     #[inline]
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         // What passes goes straight into the inner service that was made ready: no clone has to be swapped in. And a
         // future is made where it stays: through a constructor it would be copied.
         let Some(shared) = &self.shared else {
@@ -50,29 +50,39 @@ where
                 },
             };
         };
-        let state = match admit(shared, &mut request) {
-            Admission::Pass => State::Inner {
-                future: self.inner.call(request.map(MessageBody::streaming)),
-            },
-            Admission::Refuse(problem) => {
-                drop(take_ready(&mut self.inner));
-                State::refused(Rejection::new(problem), request.into_parts().0)
-            }
-            Admission::Check { binding, encoding } => {
-                let (parts, body) = request.into_parts();
-                let limit = shared.registry.config().max_body_bytes;
-                let job = Job {
-                    ready: take_ready(&mut self.inner),
-                    parts,
-                    binding,
-                    encoding,
-                    shared: Arc::clone(shared),
-                };
-                State::collecting(collect(body, limit), job)
-            }
-        };
-        ResponseFuture { state }
+        check(&mut self.inner, shared, request)
     }
+}
+
+/// Out of line: where nothing is mapped, the way past it is a few moves and should stay that.
+#[inline(never)]
+fn check<S, B, R>(inner: &mut S, shared: &Arc<Shared>, mut request: Request<B>) -> ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,
+    B: Body<Data = Bytes>,
+{
+    let state = match admit(shared, &mut request) {
+        Admission::Pass => State::Inner {
+            future: inner.call(request.map(MessageBody::streaming)),
+        },
+        Admission::Refuse(problem) => {
+            drop(take_ready(inner));
+            State::refused(Rejection::new(problem), request.into_parts().0)
+        }
+        Admission::Check { binding, encoding } => {
+            let (parts, body) = request.into_parts();
+            let limit = shared.registry.config().max_body_bytes;
+            let job = Job {
+                ready: take_ready(inner),
+                parts,
+                binding,
+                encoding,
+                shared: Arc::clone(shared),
+            };
+            State::collecting(collect(body, limit), job)
+        }
+    };
+    ResponseFuture { state }
 }
 
 /// The inner service that was made ready; dropping it frees its place.
