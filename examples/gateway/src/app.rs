@@ -12,24 +12,24 @@ use std::{
 use arqon::{
     OverseerLayer, RolloutLayer, TenantId,
     bus::{Bus, BusMetrics, Event},
-    config::{self, Config, NatsConfig},
+    config::{self, Config},
     memory::{self, Broker},
     nats,
     observe::ObserveLayer,
     platform::Platform,
     supervise::Supervisor,
 };
-use axum::{Router, body::Body};
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc, time::interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{
     admin::{self, Admin},
     brake, bus,
     edge::Edge,
+    engine::{self, Engine},
     feed::{self, Pump},
     hub::Hub,
     ingress, observe,
@@ -143,25 +143,6 @@ fn feed_capacity(bus: usize) -> usize {
     bus.max(4 * Bus::BATCH_EVENTS_MAX)
 }
 
-/// What carries messages.
-#[expect(clippy::large_enum_variant, reason = "there is one, made once at start")]
-enum Engine {
-    Memory(Broker),
-    Nats {
-        clients: nats::Clients,
-        publish: nats::Publish,
-    },
-}
-
-impl Engine {
-    fn clients(&self) -> Option<nats::Clients> {
-        match self {
-            Self::Memory(_) => None,
-            Self::Nats { clients, .. } => Some(clients.clone()),
-        }
-    }
-}
-
 impl Gateway {
     /// Starts everything. Nothing listens before the whole configuration is known to hold.
     ///
@@ -184,7 +165,7 @@ impl Gateway {
         let tasks = Supervisor::new(bus.clone());
         let stop_admin = CancellationToken::new();
         let edge = Edge::new(&config, &readiness, &tasks, &stop_admin)?;
-        let engine = engine(&config, &readiness, &tasks, &stop_admin).await?;
+        let engine = engine::start(&config, &readiness, &tasks, &stop_admin).await?;
         let platform = match &engine {
             Engine::Memory(broker) => {
                 Platform::start(&config.platform, memory::Sink::new(broker.clone()), &bus).await
@@ -211,7 +192,8 @@ impl Gateway {
         if let Some(exporter) = exporter {
             tasks.run("otlp", exporter.run(stop_admin.clone()));
         }
-        let (service, hub, broker) = message_service(&observe, &stack, &engine, gateway.max_body_bytes);
+        let (service, hub, broker) =
+            engine::message_service(&observe, &stack, &engine, gateway.max_body_bytes);
         let draining = Arc::new(AtomicBool::new(false));
         readiness.add("accepting", {
             let draining = Arc::clone(&draining);
@@ -275,7 +257,8 @@ impl Gateway {
         {
             let mut stack = this.shared.platform.nats_stack();
             stack.limit = limit;
-            let (service, ..) = message_service(&observe, &stack, &engine, config.gateway.max_body_bytes);
+            let (service, ..) =
+                engine::message_service(&observe, &stack, &engine, config.gateway.max_body_bytes);
             let limits = (config.gateway.max_body_bytes, this.drain_timeout);
             let serving = ingress::run(
                 clients.primary.clone(),
@@ -461,106 +444,6 @@ impl Gateway {
 async fn unfailing(task: impl Future<Output = ()>) -> Result<(), String> {
     task.await;
     Ok(())
-}
-
-async fn engine(
-    config: &Config,
-    readiness: &Readiness,
-    tasks: &Supervisor,
-    stop: &CancellationToken,
-) -> Result<Engine, String> {
-    let Some(settings) = &config.nats else {
-        return Ok(Engine::Memory(Broker::new()));
-    };
-    let clients = nats::Clients {
-        primary: connect(settings).await?,
-        mirror: connect(settings).await?,
-        control: connect(settings).await?,
-        replicas: settings.replicas,
-    };
-    let publish = nats::Publish::new(clients.primary.clone())
-        .replicas(settings.replicas)
-        .timeout(Duration::from_millis(settings.publish_timeout_ms))
-        .max_body_bytes(config.gateway.max_body_bytes);
-    readiness.add("nats", {
-        let client = clients.primary.clone();
-        move || nats::connect::ready(&client)
-    });
-    // The server may come later: the stream is made once it is there, and readiness says so until then.
-    let made = Arc::new(AtomicBool::new(false));
-    readiness.add("stream", {
-        let (made, stream) = (Arc::clone(&made), settings.stream.clone());
-        move || {
-            if made.load(Ordering::Relaxed) {
-                Ok(())
-            } else {
-                Err(format!("stream {stream} is not there yet"))
-            }
-        }
-    });
-    let (maker, stream, stop) = (publish.clone(), settings.stream.clone(), stop.clone());
-    tasks.run("stream", async move {
-        let mut ticks = interval(Duration::from_millis(500));
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                _ = ticks.tick() => {}
-            }
-            match maker.create_stream(&stream).await {
-                Ok(()) => {
-                    made.store(true, Ordering::Relaxed);
-                    return Ok(());
-                }
-                Err(error) => tracing::debug!(component = "nats", error = %error, "no stream yet"),
-            }
-        }
-    });
-    Ok(Engine::Nats { clients, publish })
-}
-
-async fn connect(settings: &NatsConfig) -> Result<async_nats::Client, String> {
-    let connected = nats::connect_as(&settings.url, &settings.into()).await;
-    connected.map_err(|error| {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-    })
-}
-
-/// One box, here at the edge: everything inside it is one concrete type. (A macro, since a function would have to name
-/// the bounds of all seven layers.)
-macro_rules! boxed {
-    ($observe:expr, $stack:expr, $bottom:expr) => {
-        BoxCloneSyncService::new(
-            ServiceBuilder::new()
-                // Frames and NATS messages; what came by HTTP is observed already.
-                .layer($observe.messages())
-                .map_response(|response: http::Response<_>| response.map(Body::new))
-                .service($stack.layer($bottom)),
-        )
-    };
-}
-
-fn message_service(
-    observe: &ObserveLayer,
-    stack: &arqon::Stack,
-    engine: &Engine,
-    max_body_bytes: usize,
-) -> (MessageService, Hub, Option<Broker>) {
-    match engine {
-        Engine::Memory(broker) => {
-            let bottom = memory::Publish::new(broker.clone()).max_body_bytes(max_body_bytes);
-            (
-                boxed!(observe, stack, bottom),
-                Hub::Memory(broker.clone()),
-                Some(broker.clone()),
-            )
-        }
-        Engine::Nats { clients, publish } => (
-            boxed!(observe, stack, publish.clone()),
-            Hub::Nats(clients.primary.clone()),
-            None,
-        ),
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod bus;
 mod console;
 mod demo;
 mod edge;
+mod engine;
 mod feed;
 mod frame;
 mod hub;

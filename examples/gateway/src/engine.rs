@@ -1,0 +1,144 @@
+//! What carries messages, and the one service that every message passes on its way to it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arqon::{
+    config::{Config, NatsConfig},
+    memory::{self, Broker},
+    nats,
+    observe::ObserveLayer,
+    supervise::Supervisor,
+};
+use axum::body::Body;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
+
+use crate::{hub::Hub, readiness::Readiness, routes::MessageService};
+
+/// What carries messages.
+#[expect(clippy::large_enum_variant, reason = "there is one, made once at start")]
+pub(crate) enum Engine {
+    Memory(Broker),
+    Nats {
+        clients: nats::Clients,
+        publish: nats::Publish,
+    },
+}
+
+impl Engine {
+    pub(crate) fn clients(&self) -> Option<nats::Clients> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Nats { clients, .. } => Some(clients.clone()),
+        }
+    }
+}
+
+/// Connects to NATS where the configuration names one, and names what readiness waits for; else a broker in memory.
+pub(crate) async fn start(
+    config: &Config,
+    readiness: &Readiness,
+    tasks: &Supervisor,
+    stop: &CancellationToken,
+) -> Result<Engine, String> {
+    let Some(settings) = &config.nats else {
+        return Ok(Engine::Memory(Broker::new()));
+    };
+    let clients = nats::Clients {
+        primary: connect(settings).await?,
+        mirror: connect(settings).await?,
+        control: connect(settings).await?,
+        replicas: settings.replicas,
+    };
+    let publish = nats::Publish::new(clients.primary.clone())
+        .replicas(settings.replicas)
+        .timeout(Duration::from_millis(settings.publish_timeout_ms))
+        .max_body_bytes(config.gateway.max_body_bytes);
+    readiness.add("nats", {
+        let client = clients.primary.clone();
+        move || nats::connect::ready(&client)
+    });
+    // The server may come later: the stream is made once it is there, and readiness says so until then.
+    let made = Arc::new(AtomicBool::new(false));
+    readiness.add("stream", {
+        let (made, stream) = (Arc::clone(&made), settings.stream.clone());
+        move || {
+            if made.load(Ordering::Relaxed) {
+                Ok(())
+            } else {
+                Err(format!("stream {stream} is not there yet"))
+            }
+        }
+    });
+    let (maker, stream, stop) = (publish.clone(), settings.stream.clone(), stop.clone());
+    tasks.run("stream", async move {
+        let mut ticks = interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            match maker.create_stream(&stream).await {
+                Ok(()) => {
+                    made.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(error) => tracing::debug!(component = "nats", error = %error, "no stream yet"),
+            }
+        }
+    });
+    Ok(Engine::Nats { clients, publish })
+}
+
+async fn connect(settings: &NatsConfig) -> Result<async_nats::Client, String> {
+    let connected = nats::connect_as(&settings.url, &settings.into()).await;
+    connected.map_err(|error| {
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    })
+}
+
+/// One box, here at the edge: everything inside it is one concrete type. (A macro, since a function would have to name
+/// the bounds of all seven layers.)
+macro_rules! boxed {
+    ($observe:expr, $stack:expr, $bottom:expr) => {
+        BoxCloneSyncService::new(
+            ServiceBuilder::new()
+                // Frames and NATS messages; what came by HTTP is observed already.
+                .layer($observe.messages())
+                .map_response(|response: http::Response<_>| response.map(Body::new))
+                .service($stack.layer($bottom)),
+        )
+    };
+}
+
+/// The stack around what publishes, where frames and NATS messages go in; and what subscribers hear.
+pub(crate) fn message_service(
+    observe: &ObserveLayer,
+    stack: &arqon::Stack,
+    engine: &Engine,
+    max_body_bytes: usize,
+) -> (MessageService, Hub, Option<Broker>) {
+    match engine {
+        Engine::Memory(broker) => {
+            let bottom = memory::Publish::new(broker.clone()).max_body_bytes(max_body_bytes);
+            (
+                boxed!(observe, stack, bottom),
+                Hub::Memory(broker.clone()),
+                Some(broker.clone()),
+            )
+        }
+        Engine::Nats { clients, publish } => (
+            boxed!(observe, stack, publish.clone()),
+            Hub::Nats(clients.primary.clone()),
+            None,
+        ),
+    }
+}
