@@ -1,7 +1,7 @@
 //! What one request was, told once: metrics, an access log line, a trace.
 //!
 //! [`ObserveLayer`] stands outermost. For each request it counts, and, where an access log or an exporter asks for it, makes
-//! the request's *story*: its [`TraceContext`], its id, when it came, which layer decided what ([`DecisionLayer`] inside a
+//! the request's *story*: its [`TraceContext`](arqon_message::TraceContext), its id, when it came, which layer decided what ([`DecisionLayer`] inside a
 //! [`Stack`](crate::Stack) tells it), and how it ended. So log line, span, problem and published message name the request by
 //! the same trace id, span id, tenant and request id.
 //!

@@ -343,7 +343,7 @@ impl<'a> Scenes<'a> {
                 "allow",
                 "valid",
                 &format!("fast for {fast}, sticky"),
-                "coherent",
+                "seen above",
                 "202 x 200",
             ],
             &[
@@ -387,7 +387,7 @@ impl<'a> Scenes<'a> {
                 "allow",
                 "valid",
                 "baseline for all",
-                "coherent",
+                "seen above",
                 &stopped.verdict(),
             ],
             &[
@@ -413,7 +413,7 @@ impl<'a> Scenes<'a> {
                 "allow",
                 "valid",
                 "baseline",
-                "by session",
+                "not looked at",
                 "ack",
             ],
             &[

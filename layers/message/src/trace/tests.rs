@@ -96,6 +96,7 @@ fn b3_is_padded_and_lowered() {
     for headers in [
         [("b3", "463ac35c9f6413ad-a2fb4a1d1a96d312-1")],
         [("b3", "463AC35C9F6413AD-A2FB4A1D1A96D312")],
+        [("b3", "463ac35c9f6413ad-a2fb4a1d1a96d312-d-05e3ac9a4f6e3b90")],
         [("X-B3-TraceId", "463ac35c9f6413ad")],
         [("x-b3-traceid", "0000000000000000463ac35c9f6413ad")],
     ] {
@@ -113,6 +114,10 @@ fn b3_is_padded_and_lowered() {
         "463ac35c9f6413ad",
         "0000000000000000-a2fb4a1d1a96d312",
         "g63ac35c9f6413ad-a2fb4a1d1a96d312",
+        "463ac35c9f6413ad-a2fb4a1d1a96d312-9",
+        "463ac35c9f6413ad-a2fb4a1d1a96d312-",
+        "463ac35c9f6413ad-a2fb4a1d1a96d312-1-xyz",
+        "463ac35c9f6413ad-a2fb4a1d1a96d312-1-05e3ac9a4f6e3b90-1",
     ] {
         assert_eq!(key(&[("b3", bad)], None), None, "{bad}");
     }

@@ -36,7 +36,13 @@ pub(super) fn trace_id(value: &[u8]) -> Option<&[u8]> {
 pub(super) fn b3_trace_id(value: &[u8]) -> Option<&[u8]> {
     let mut parts = value.split(|&b| b == b'-');
     let (trace, span) = (parts.next()?, parts.next()?);
-    (span.len() == 16 && span.iter().all(u8::is_ascii_hexdigit)).then_some(())?;
+    let is_span = |id: &[u8]| id.len() == 16 && id.iter().all(u8::is_ascii_hexdigit);
+    let sampled = parts
+        .next()
+        .is_none_or(|state| matches!(state, b"0" | b"1" | b"d"));
+    let parent = parts.next().is_none_or(is_span);
+    let ends = parts.next().is_none();
+    (is_span(span) && sampled && parent && ends).then_some(())?;
     hex_id(trace)
 }
 
