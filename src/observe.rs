@@ -9,7 +9,9 @@
 //! use arqon::observe::{ObserveConfig, ObserveLayer};
 //! use axum::{Router, routing::get};
 //!
-//! let observe = ObserveLayer::new(ObserveConfig { access_log: true, ..ObserveConfig::default() });
+//! let mut config = ObserveConfig::default();
+//! config.access_log = true;
+//! let observe = ObserveLayer::new(config);
 //! let app: Router = Router::new().route("/", get(|| async {})).layer(observe);
 //! ```
 //!
