@@ -15,6 +15,7 @@ mod read;
 mod reload;
 #[cfg(feature = "cli")]
 mod schema;
+mod sources;
 
 use std::{fmt, path::Path};
 
@@ -23,14 +24,13 @@ pub use arqon_rollout::Config as GovernanceConfig;
 use arqon_schema::RegistryConfig;
 use arqon_shadow::ShadowConfig;
 use figment::{
-    Figment, Metadata, Profile, Provider,
-    providers::{Env, Format, Serialized, Toml},
+    Figment,
+    providers::{Format, Toml},
 };
 use serde::Serialize;
 use serde_json::Value;
 
 pub(crate) use self::nats::without_user;
-use self::read::Known;
 pub use self::{
     auth::{AuthConfig, IssuerConfig},
     edge::{RateLimitConfig, TlsConfig, WebSocketConfig},
@@ -42,6 +42,10 @@ pub use self::{
 #[cfg(feature = "cli")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cli")))]
 pub use self::{flags::ConfigFlags, schema::schema};
+use self::{
+    read::Known,
+    sources::{figment, flag_of, nameless, source_of, variable_of},
+};
 
 /// Everything that `gateway.toml` can say (DESIGN 14).
 #[derive(Clone, Debug, Default, Serialize)]
@@ -367,10 +371,6 @@ fn nested(section: &str, key: &str, finding: &impl fmt::Display) -> Finding {
     Finding::new(format!("platform.{section}.{key}"), message)
 }
 
-fn environment() -> Env {
-    Env::prefixed("ARQON_").split("__")
-}
-
 /// The keys that each table knows, for suggestions.
 fn known() -> Vec<Known> {
     vec![
@@ -398,117 +398,11 @@ fn known() -> Vec<Known> {
     ]
 }
 
-/// File, environment and flags, what goes first merged last.
-fn figment(file: Option<&Path>, flags: &[Override]) -> Result<Figment, InvalidConfig> {
-    let mut figment = Figment::new();
-    if let Some(file) = file {
-        if let Err(error) = std::fs::metadata(file) {
-            return Err(InvalidConfig(vec![Finding::new(
-                file.display().to_string(),
-                format!("cannot be read: {error}"),
-            )]));
-        }
-        figment = figment.merge(Toml::file_exact(file));
-    }
-    figment = figment.merge(environment());
-    // The bus's own variables (source: CONFIG 2): RON_BUS_CAPACITY is bus.capacity.
-    figment = figment.merge(Env::prefixed("RON_BUS_").map(|key| format!("bus.{key}").into()));
-    for (key, value) in flags {
-        figment = figment.merge(Flag::new(key, value));
-    }
-    Ok(figment)
-}
-
-/// Variables that begin as ours do, and name no key.
-fn nameless() -> Vec<Finding> {
-    let given = ["ARQON_", "RON_BUS_"]
-        .into_iter()
-        .filter(|name| std::env::var_os(name).is_some());
-    given
-        .map(|name| {
-            Finding::new(
-                name,
-                format!("the variable names no key: write {name}<KEY>, or unset it"),
-            )
-        })
-        .collect()
-}
-
-/// The variable that sets a key.
-fn variable_of(key: &str) -> String {
-    format!("ARQON_{}", key.replace('.', "__").to_ascii_uppercase())
-}
-
-/// The flag that sets a key.
-fn flag_of(key: &str) -> Option<&'static str> {
-    #[cfg(feature = "cli")]
-    {
-        flags::FLAGS
-            .iter()
-            .find(|(_, set)| *set == key)
-            .map(|(flag, _)| *flag)
-    }
-    #[cfg(not(feature = "cli"))]
-    {
-        let _ = key;
-        None
-    }
-}
-
-/// Where the value of a key came from: its own place, or that of the nearest table.
-fn source_of(figment: &Figment, key: &str) -> Option<String> {
-    let mut path = key.to_owned();
-    loop {
-        let (place, from) = origin::place_of(figment, &path);
-        match (place, from) {
-            (Place::Default, _) => path.truncate(path.rfind(['.', '['])?),
-            (Place::Env, Some(variable)) if path == key => {
-                return Some(format!("from {variable} in the environment"));
-            }
-            (Place::Env, _) => return Some("from the environment".to_owned()),
-            (_, Some(from)) => return Some(format!("from {from}")),
-            (_, None) => return None,
-        }
-    }
-}
-
 /// Puts a 1 in the place of what was reported already, which fits wherever a number does.
 fn mend(root: &mut Value, key: &str) {
     let pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
     if let Some(value) = root.pointer_mut(&pointer) {
         *value = Value::from(1);
-    }
-}
-
-/// One value from the command line.
-struct Flag {
-    key: &'static str,
-    value: String,
-}
-
-impl Flag {
-    fn new(key: &'static str, value: &str) -> Self {
-        Self {
-            key,
-            value: value.to_owned(),
-        }
-    }
-}
-
-impl Provider for Flag {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(format!("a flag for {}", self.key))
-    }
-
-    fn data(&self) -> Result<figment::value::Map<Profile, figment::value::Dict>, figment::Error> {
-        // Numbers and truth values are read as such, as in the environment.
-        if let Ok(number) = self.value.parse::<u64>() {
-            Serialized::default(self.key, number).data()
-        } else if let Ok(truth) = self.value.parse::<bool>() {
-            Serialized::default(self.key, truth).data()
-        } else {
-            Serialized::default(self.key, &self.value).data()
-        }
     }
 }
 

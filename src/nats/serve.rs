@@ -73,6 +73,10 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
 use metrics::{Counter, Gauge, Histogram};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
@@ -330,13 +334,27 @@ impl<S> Server<S> {
         metric.increment(1);
     }
 
+    /// Lets what is worked on end until `deadline`; what does not is dropped, and `fate` says what becomes of it.
+    async fn end(&self, mut working: JoinSet<()>, deadline: Instant, fate: &'static str) {
+        let ending = async { while working.join_next().await.is_some() {} };
+        if timeout_at(deadline, ending).await.is_err() {
+            tracing::warn!(
+                component = "nats",
+                open = working.len(),
+                "messages were still worked on when the drain's time was up; {fate}"
+            );
+            working.shutdown().await;
+        }
+        let _ = timeout(SEND_TIMEOUT, self.client.flush()).await;
+    }
+
     /// Waits for the client to take what is sent, but not for ever.
     async fn send<E: Into<BoxError>>(
         &self,
         what: &'static str,
         sending: impl Future<Output = Result<(), E>>,
     ) {
-        match tokio::time::timeout(SEND_TIMEOUT, sending).await {
+        match timeout(SEND_TIMEOUT, sending).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let error = error.into();

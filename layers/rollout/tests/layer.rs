@@ -11,7 +11,7 @@ use arqon_rollout::{
     Catalog, Clock, Cohort, Config, DownstreamMessage, EnforcementAction, Executor, Handle, KeyPair, Pin,
     PinToken, RolloutLayer, Sampling, SessionVariant, Split, SystemClock,
 };
-use http::{HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock;
 
@@ -62,6 +62,20 @@ async fn a_client_s_own_variant_header_never_arrives() {
         "stable"
     );
     assert_eq!(assigned(&RolloutLayer::disabled(), forged()).await, None);
+    // The layer looks at up to 32 names one by one, and asks a larger head for the name.
+    for names in [32, 33] {
+        let mut request = forged();
+        for n in request.headers().keys_len()..names {
+            let name = HeaderName::try_from(format!("x-{n}")).unwrap();
+            request.headers_mut().insert(name, HeaderValue::from_static("1"));
+        }
+        assert_eq!(request.headers().keys_len(), names);
+        assert_eq!(
+            assigned(&RolloutLayer::disabled(), request).await,
+            None,
+            "{names} names"
+        );
+    }
 }
 
 #[tokio::test]

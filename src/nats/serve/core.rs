@@ -9,11 +9,14 @@ use futures_util::StreamExt;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{SEND_TIMEOUT, ServeError, Server};
+use super::{ServeError, Server};
 
 pub(super) async fn run<S, B>(
     server: &Arc<Server<S>>,
@@ -39,22 +42,17 @@ where
     })?;
     let mut working = JoinSet::new();
     let stopped = take(server, &mut messages, &mut working, &stop).await;
-    let drain = async {
-        if stopped && messages.drain().await.is_ok() {
-            // What the server sent before it heard of it; the stream ends behind the last one.
-            take(server, &mut messages, &mut working, &CancellationToken::new()).await;
-        }
-        while working.join_next().await.is_some() {}
-    };
-    if timeout(server.limits.drain_timeout, drain).await.is_err() {
-        tracing::warn!(
-            component = "nats",
-            open = working.len(),
-            "messages were still worked on when the drain's time was up"
-        );
-        working.shutdown().await;
+    let deadline = Instant::now() + server.limits.drain_timeout;
+    if stopped {
+        let rest = async {
+            if messages.drain().await.is_ok() {
+                // What the server sent before it heard of it; the stream ends behind the last one.
+                take(server, &mut messages, &mut working, &CancellationToken::new()).await;
+            }
+        };
+        let _ = timeout_at(deadline, rest).await;
     }
-    let _ = timeout(SEND_TIMEOUT, server.client.flush()).await;
+    server.end(working, deadline, "they get no reply").await;
     if stopped { Ok(()) } else { Err(ServeError::Closed) }
 }
 

@@ -14,12 +14,12 @@ use http_body::Body;
 use http_body_util::Full;
 use tokio::{
     task::JoinSet,
-    time::{Instant, interval_at, sleep, timeout},
+    time::{Instant, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{SEND_TIMEOUT, Server, answer::Outcome};
+use super::{Server, answer::Outcome};
 
 /// The pauses between two tries of one message, and of asking a consumer that does not answer.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -61,16 +61,8 @@ where
             }
         }
     }
-    let ending = async { while working.join_next().await.is_some() {} };
-    if timeout(server.limits.drain_timeout, ending).await.is_err() {
-        tracing::warn!(
-            component = "nats",
-            open = working.len(),
-            "messages were still worked on when the drain's time was up; they come again"
-        );
-        working.shutdown().await;
-    }
-    let _ = timeout(SEND_TIMEOUT, server.client.flush()).await;
+    let deadline = Instant::now() + server.limits.drain_timeout;
+    server.end(working, deadline, "they come again").await;
 }
 
 async fn open(consumer: &PullConsumer, in_flight_max: usize) -> Result<pull::Stream, StreamError> {

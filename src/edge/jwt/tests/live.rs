@@ -1,6 +1,6 @@
 //! What is remembered, the layer as a service, and keys that change while it runs.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use arqon_message::{Claims, Code, Rejection, TenantId};
 use http::{
@@ -198,6 +198,18 @@ async fn a_session_is_held_to_its_tokens_time_and_needs_no_second_token() {
     );
 }
 
+/// Looks until it holds: keys are replaced without a word that could be waited for.
+async fn until(holds: &(dyn Fn() -> bool + Sync)) {
+    let looked = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looked)
+        .await
+        .expect("in time");
+}
+
 #[tokio::test]
 async fn a_changed_key_file_is_taken_over_and_a_broken_one_is_not() {
     let file = tempfile::NamedTempFile::new().expect("a file");
@@ -219,19 +231,12 @@ async fn a_changed_key_file_is_taken_over_and_a_broken_one_is_not() {
     assert!(layer.0.judge(&old, NOW).is_ok() && layer.0.judge(&new, NOW).is_err());
     let stop = tokio_util::sync::CancellationToken::new();
     let task = tokio::spawn(layer.refresh().run(stop.clone()));
-    let becomes = async |holds: &dyn Fn() -> bool| {
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-        while !holds() {
-            assert!(tokio::time::Instant::now() < deadline, "in time");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
     std::fs::write(file.path(), "{").expect("written");
     // A broken file first: when the good one behind it is in force, the broken one was passed over or seen, and the old
     // keys have held throughout.
     assert!(layer.0.judge(&old, NOW).is_ok());
     write(json!([secret("new", OTHER), secret("more", SECRET)]));
-    becomes(&|| layer.0.judge(&new, NOW).is_ok()).await;
+    until(&|| layer.0.judge(&new, NOW).is_ok()).await;
     assert_eq!(
         layer.0.judge(&old, NOW).err(),
         Some(Refused::Key),
@@ -305,14 +310,6 @@ async fn fetched_keys_come_before_readiness_and_bad_answers_change_nothing() {
     );
     let stop = tokio_util::sync::CancellationToken::new();
     tokio::spawn(layer.refresh().run(stop.clone()));
-    let deadline = || tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-    let until = async |holds: &dyn Fn() -> bool| {
-        let deadline = deadline();
-        while !holds() {
-            assert!(tokio::time::Instant::now() < deadline, "in time");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
     until(&|| asked.load(std::sync::atomic::Ordering::SeqCst) > 0).await;
     assert!(layer.ready().is_err());
     // A redirect is not followed, and no set is taken from what is not 200.
