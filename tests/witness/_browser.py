@@ -6,6 +6,7 @@ skipped. Screenshots go to `TEST_SCREENSHOTS`, else to `target/test-logs/screens
 
 import base64
 import contextlib
+import importlib.resources
 import json
 import os
 import pathlib
@@ -91,10 +92,29 @@ class Page:
         self.last = 0
         #: Everything the page complained about: exceptions, console errors, refused by the content security policy.
         self.errors = []
+        #: Every address that the page asked for.
+        self.asked = []
         for domain in ["Page", "Runtime", "Log", "DOM", "Network"]:
             self.call(f"{domain}.enable")
-        scheme = "dark" if dark else "light"
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.prefer(scheme="dark" if dark else "light")
+
+    def prefer(self, scheme="light", motion="no-preference"):
+        """What the reader has set: a colour scheme, and whether things may move."""
+        wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+        self.call("Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in wishes.items()])
+
+    def resize(self, width, height, mobile=False):
+        """The size of the window, in CSS pixels."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if mobile else 1, mobile=mobile)
+
+    def axe(self):
+        """What axe-core finds wrong for people who read by other means: `rule: element`."""
+        program = importlib.resources.files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+        self.eval(program + "; true")
+        found = self.eval("axe.run().then((all) => all.violations.flatMap((one) => one.nodes.map((node) => "
+                          "`${one.id}: ${node.target} ${node.failureSummary}`)))")
+        self.eval("delete window.axe, true")
+        return found
 
     def close(self):
         with contextlib.suppress(Exception):
@@ -120,6 +140,8 @@ class Page:
                 self.errors.append(json.dumps(params["args"])[:600])
             case "Log.entryAdded" if params["entry"]["level"] == "error":
                 self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+            case "Network.requestWillBeSent":
+                self.asked.append(params["request"]["url"])
             case "Page.javascriptDialogOpening":
                 self.errors.append(f"a dialog of the browser: {params['message']}")
 

@@ -29,11 +29,20 @@ def free_port() -> int:
 
 
 class Gateway:
-    """A running gateway; `more` goes into `[platform.rollout]`, `rest` after it."""
+    """A running gateway; `more` goes into `[platform.rollout]`, `rest` after it. A `plain` one has its listeners and no more."""
 
-    def __init__(self, folder: pathlib.Path, arqon: str, more="", rest=""):
+    def __init__(self, folder: pathlib.Path, arqon: str, more="", rest="", tenants=("default", "other"), plain=False):
         self.folder, self.arqon = folder, arqon
         self.port, self.admin = free_port(), free_port()
+        if plain:
+            (folder / "gateway.toml").write_text(f"""
+[gateway]
+listen = "127.0.0.1:{self.port}"
+admin_listen = "127.0.0.1:{self.admin}"
+{rest}
+""", encoding="utf-8")
+            self.process = None
+            return
         keys = {keyid: self._keygen(keyid) for keyid in ("ops-1", "ops-2", "sre-1")}
         (folder / "catalog.json").write_text(json.dumps(CATALOG), encoding="utf-8")
         (folder / "control.token").write_text(TOKEN + "\n", encoding="utf-8")
@@ -45,7 +54,7 @@ control_token_file = "control.token"
 
 [platform.rollout]
 enabled = true
-tenants = ["default", "other"]
+tenants = {json.dumps(tenants)}
 keys = [{keys["ops-1"]}, {keys["ops-2"]}]
 stop_keys = [{keys["sre-1"]}]
 catalog = {{ path = "catalog.json" }}
@@ -92,9 +101,14 @@ key = "header:x-user"
             answer = connection.getresponse()
             return answer.status, answer.read()
 
-    def publish(self, suffix, user):
+    def publish(self, suffix, user, headers=None, body=b"{}"):
         """One message of a user."""
-        return self.ask("POST", f"/v1/publish/{suffix}", {"x-user": user}, b"{}", self.port)
+        return self.ask("POST", f"/v1/publish/{suffix}", {"x-user": user} | (headers or {}), body, self.port)
+
+    def metrics(self):
+        """`/metrics`, by series as it stands there."""
+        lines = self.ask("GET", "/metrics")[1].decode().splitlines()
+        return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if line and line[0] != "#")}
 
     def scope(self, name="", tenant="default"):
         """A scope as `/v1/state` has it."""

@@ -1,5 +1,7 @@
 //! The gateway put together: engine, platform, listeners, drain.
 
+mod state;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -21,7 +23,6 @@ use arqon::{
 };
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc, time::interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -57,8 +58,7 @@ pub(crate) struct Shared {
     flips: Flips,
     /// The gateway's own tasks.
     tasks: Supervisor,
-    bus_namespace: String,
-    engine: &'static str,
+    about: state::About,
     started: Instant,
 }
 
@@ -78,30 +78,6 @@ impl Shared {
     /// Tells on the bus whether readiness has flipped.
     fn look_at_readiness(&self) {
         self.flips.look(&self.readiness, &self.bus);
-    }
-
-    /// Everything an operator may want to see, as one JSON object.
-    pub(crate) fn state(&self) -> Value {
-        let crashed = [self.platform.crashed(), self.tasks.crashed()].concat();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "engine": self.engine,
-            "uptime_seconds": self.started.elapsed().as_secs(),
-            "ready": self.readiness.is_ready(),
-            "checks": self.readiness.checks(),
-            "config": self.config.status(),
-            "crashed": crashed,
-            "bus": {
-                "namespace": self.bus_namespace,
-                "capacity": self.bus.capacity(),
-                "subscribers": self.bus.subscribers(),
-                "dropped": self.bus.metrics().overflow_dropped_total(),
-            },
-            "overseer": { "policies": self.platform.overseer.policies() },
-            "registry": self.platform.schema_state(),
-            "rollout": self.platform.rollout.status(),
-            "mirroring": self.platform.shadow.state(),
-        })
     }
 }
 
@@ -209,8 +185,7 @@ impl Gateway {
             config: reload::Running::default(),
             flips: Flips::default(),
             tasks,
-            bus_namespace: config.bus.metrics_namespace.clone(),
-            engine: if broker.is_some() { "embedded" } else { "nats" },
+            about: state::About::new(&config, &public, &operators)?,
             started: Instant::now(),
         });
         shared.sample();

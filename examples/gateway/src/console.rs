@@ -1,4 +1,5 @@
-//! The console: what `/v1/state` says, for people. Plain files, no build step, nothing from elsewhere.
+//! The console: what `/v1/state`, `/metrics` and `/v1/events` say, for people (`docs/console.md`). Plain files, no build step,
+//! nothing from elsewhere.
 
 use axum::{Router, response::IntoResponse, response::Response, routing::get};
 use http::header;
@@ -7,27 +8,36 @@ use crate::admin::Admin;
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const ICON: &str = "image/svg+xml";
 
-/// Every file: its path, type and text.
-const FILES: [(&str, &str, &str); 4] = [
-    ("/", HTML, include_str!("console/index.html")),
-    ("/console.js", SCRIPT, include_str!("console/console.js")),
-    ("/console/rollout.js", SCRIPT, include_str!("console/rollout.js")),
-    ("/console/stop.js", SCRIPT, include_str!("console/stop.js")),
-];
+macro_rules! files {
+    ($($name:literal: $kind:ident),* $(,)?) => {
+        [$((concat!("/console/", $name), $kind, include_str!(concat!("console/", $name)))),*]
+    };
+}
+
+const PAGE: &str = include_str!("console/index.html");
+/// Every other file: its path, type and text.
+const FILES: [(&str, &str, &str); 16] = files! {
+    "alerts.js": SCRIPT, "chart.js": SCRIPT, "console.css": STYLE, "console.js": SCRIPT, "contracts.js": SCRIPT, "dom.js": SCRIPT,
+    "events.js": SCRIPT, "health.js": SCRIPT, "icon.svg": ICON, "layers.js": SCRIPT, "metrics.js": SCRIPT, "mirror.js": SCRIPT,
+    "policies.js": SCRIPT, "rollout.js": SCRIPT, "stop.js": SCRIPT, "traffic.js": SCRIPT,
+};
 
 /// The routes of the console's files.
 pub(crate) fn routes() -> Router<Admin> {
+    let page = Router::new().route("/", get(|| async { file(HTML, PAGE) }));
     let add = |router: Router<Admin>, (path, content_type, text): (_, &'static str, &'static str)| {
         router.route(path, get(move || async move { file(content_type, text) }))
     };
-    FILES.into_iter().fold(Router::new(), add)
+    FILES.into_iter().fold(page, add)
 }
 
 /// The console runs no script but its own, talks to this listener only, and is framed by nobody.
 fn file(content_type: &'static str, text: &'static str) -> Response {
-    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; \
-                          img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+                          frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'";
     let headers = [
         (header::CONTENT_TYPE, content_type),
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -36,4 +46,28 @@ fn file(content_type: &'static str, text: &'static str) -> Response {
         (header::CACHE_CONTROL, "no-store"),
     ];
     (headers, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_folder_is_served_and_nothing_is_fetched_from_elsewhere() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/console");
+        let there: BTreeSet<_> = fs::read_dir(folder)
+            .expect("the folder")
+            .map(|entry| entry.expect("a file").file_name().into_string().expect("text"))
+            .collect();
+        let served = FILES.iter().map(|(path, ..)| path.replace("/console/", ""));
+        let served: BTreeSet<_> = served.chain(["index.html".to_owned()]).collect();
+        assert_eq!(there, served);
+        for text in FILES.iter().map(|(_, _, text)| text).chain([&PAGE]) {
+            let text = text.replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("http://") && !text.contains("https://"), "{text}");
+            assert!(!text.contains("innerHTML") && !text.contains(" style="), "{text}");
+        }
+    }
 }

@@ -47,7 +47,9 @@ pub(crate) fn metrics() -> Result<PrometheusHandle, String> {
 
 /// Puts at 0 what nothing else registers at the start, or only where a part is on.
 fn register() {
+    describe();
     nats::serve::register_metrics();
+    arqon::edge::jwt::register_metrics();
     for name in [
         "shield_gateway_events_lost_total",
         "shield_gateway_log_held_back_total",
@@ -72,6 +74,104 @@ fn register() {
     metrics::gauge!("shield_gateway_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     metrics::counter!("shield_mirror_divergence_total", "field" => "status").increment(0);
     arqon::rollout::register_metrics();
+}
+
+/// What the gateway's own series mean. The layers describe theirs, with what they register.
+fn describe() {
+    use metrics::{Unit::Seconds, describe_counter, describe_gauge, describe_histogram};
+
+    for (name, what) in [
+        (
+            "bus_overflow_dropped_total",
+            "events that a subscriber of the bus was too slow for",
+        ),
+        (
+            "shield_edge_shed_total",
+            "requests and sessions refused because too much was under way",
+        ),
+        (
+            "shield_gateway_accept_errors_total",
+            "connections that could not be accepted",
+        ),
+        (
+            "shield_gateway_connections_total",
+            "connections that were accepted, by listener",
+        ),
+        (
+            "shield_gateway_events_lost_total",
+            "facts that readers of /v1/events were too slow for",
+        ),
+        (
+            "shield_gateway_log_held_back_total",
+            "log lines over log_repeats_per_min",
+        ),
+        (
+            "shield_gateway_panics_total",
+            "requests that ended in a panic, answered 500",
+        ),
+        (
+            "shield_gateway_reloads_total",
+            "reloads of the configuration, by result",
+        ),
+        (
+            "shield_mirror_divergence_total",
+            "answers of the shadow that differ from the primary's, by field",
+        ),
+        (
+            "shield_nats_served_total",
+            "messages taken off NATS, by source and outcome",
+        ),
+        (
+            "shield_nats_slow_consumers_total",
+            "times that NATS said this client is too slow",
+        ),
+        (
+            "shield_reserved_headers_total",
+            "reserved headers that were taken from requests",
+        ),
+        (
+            "shield_tenant_limited_total",
+            "requests over a tenant's limits, by limit",
+        ),
+        (
+            "shield_trace_requests_total",
+            "recorded requests, by what became of their spans",
+        ),
+        (
+            "shield_websocket_closed_total",
+            "sessions closed by the gateway, by close code",
+        ),
+        (
+            "shield_overseer_records_dropped_total",
+            "requests that should have been recorded and were not, by reason",
+        ),
+    ] {
+        describe_counter!(name, what);
+    }
+    for (name, what) in [
+        (
+            "bus_queue_depth",
+            "events that wait for the slowest subscriber of the bus",
+        ),
+        ("bus_subscribers_total", "subscribers of the bus"),
+        (
+            "shield_gateway_connections",
+            "connections that are open, by listener",
+        ),
+        ("shield_gateway_info", "always 1; the version is in the label"),
+        ("shield_gateway_sessions", "WebSocket sessions that are open"),
+        (
+            "shield_nats_serve_in_flight",
+            "messages taken off NATS and not answered yet, by source",
+        ),
+    ] {
+        describe_gauge!(name, what);
+    }
+    describe_histogram!(
+        "shield_nats_serve_duration_seconds",
+        Seconds,
+        "from a NATS message to its answer, by source"
+    );
 }
 
 /// The layer that tells requests, and the task that sends traces, where there is a collector.

@@ -38,7 +38,9 @@ impl OverseerHandle {
     pub fn policies(&self) -> Vec<PolicyStatus> {
         let snapshot = self.shared.snapshot();
         let policies = snapshot.iter().flat_map(|snapshot| snapshot.policies.iter());
-        policies.map(|policy| PolicyStatus::of(policy)).collect()
+        policies
+            .map(|policy| PolicyStatus::of(policy, self.shared.refused(&policy.spec.guest.name)))
+            .collect()
     }
 
     /// Puts another module, Wasm or WAT, in the place of a policy's. The rest of the policy stays as configured.

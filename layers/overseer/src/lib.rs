@@ -117,6 +117,6 @@ pub use self::{
     replay::{LoadedPolicy, Outcome, PolicyEngine, Timing},
     report::{DryRun, Facts, Finding, LoadReport, Severity},
     service::Overseer,
-    status::{CandidateStatus, PolicyStatus},
+    status::{CandidateStatus, FuelBucket, FuelStatus, PolicyStatus},
     verdict::Cause,
 };

@@ -7,7 +7,16 @@ use std::{
 
 use metrics::{Counter, Gauge, Histogram};
 
-use crate::verdict::Cause;
+use crate::{
+    status::{FuelBucket, FuelStatus},
+    verdict::Cause,
+};
+
+/// Upper bounds of what one call took, in fuel; the last bucket has none.
+const FUEL_BUCKETS: [u64; 16] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000,
+];
 
 /// Upper bounds, in seconds, for `shield_wasm_execution_duration_seconds`: from 100 ns on, because a policy costs less
 /// than the smallest bucket usual for HTTP.
@@ -41,6 +50,8 @@ const OUTCOMES: [(Outcome, &str); 5] = [
 pub(crate) struct PolicyMetrics {
     seconds: Histogram,
     fuel: Counter,
+    /// Calls by [`FUEL_BUCKETS`], each call in one of them.
+    fuel_buckets: [AtomicU64; FUEL_BUCKETS.len() + 1],
     decisions: [Counter; 5],
     failures: [Counter; 8],
     log_lines_dropped: Counter,
@@ -55,10 +66,12 @@ pub(crate) struct PolicyMetrics {
 
 impl PolicyMetrics {
     pub(crate) fn new(module: &str) -> Self {
+        describe();
         let module = module.to_owned();
         let this = Self {
             seconds: metrics::histogram!("shield_wasm_execution_duration_seconds", "module" => module.clone()),
             fuel: metrics::counter!("shield_wasm_fuel_consumed_total", "module" => module.clone()),
+            fuel_buckets: Default::default(),
             decisions: OUTCOMES.map(|(_, decision)| {
                 metrics::counter!("shield_overseer_decisions_total", "module" => module.clone(), "decision" => decision)
             }),
@@ -102,6 +115,24 @@ impl PolicyMetrics {
     pub(crate) fn ran(&self, took: Duration, fuel: u64) {
         self.seconds.record(took);
         self.fuel.increment(fuel);
+        let bucket = FUEL_BUCKETS.partition_point(|most| *most < fuel);
+        self.fuel_buckets[bucket].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What calls took since the chain was configured.
+    pub(crate) fn fuel(&self, limit: u64) -> FuelStatus {
+        let bounds = FUEL_BUCKETS.into_iter().map(Some).chain([None]);
+        let calls = self
+            .fuel_buckets
+            .iter()
+            .map(|calls| calls.load(Ordering::Relaxed));
+        FuelStatus {
+            limit,
+            buckets: bounds
+                .zip(calls)
+                .map(|(at_most, calls)| FuelBucket { at_most, calls })
+                .collect(),
+        }
     }
 
     pub(crate) fn decided(&self, outcome: Outcome) {
@@ -137,6 +168,50 @@ impl std::fmt::Debug for PolicyMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("PolicyMetrics")
     }
+}
+
+/// What the series mean, for whoever reads `/metrics`.
+fn describe() {
+    use metrics::{Unit::Seconds, describe_counter, describe_gauge, describe_histogram};
+
+    describe_histogram!(
+        "shield_wasm_execution_duration_seconds",
+        Seconds,
+        "time of one call of a policy"
+    );
+    for (name, what) in [
+        (
+            "shield_wasm_fuel_consumed_total",
+            "fuel that a policy's calls took",
+        ),
+        ("shield_overseer_decisions_total", "what came of a policy's calls"),
+        (
+            "shield_overseer_failures_total",
+            "calls without a verdict, by cause",
+        ),
+        (
+            "shield_overseer_log_lines_dropped_total",
+            "lines over log_lines_max that a policy wanted to log",
+        ),
+        (
+            "shield_overseer_candidate_total",
+            "calls of a candidate, by whether it agreed with the active module",
+        ),
+        (
+            "shield_overseer_reloads_total",
+            "modules loaded while requests run, and modules refused",
+        ),
+        (
+            "shield_overseer_standby_total",
+            "calls that found an instance that stood by, and calls that had to make one",
+        ),
+    ] {
+        describe_counter!(name, what);
+    }
+    describe_gauge!(
+        "shield_overseer_relaxed",
+        "1 while the configuration lets pass what a policy did not allow"
+    );
 }
 
 /// Series of the whole layer.

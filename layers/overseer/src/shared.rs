@@ -1,8 +1,11 @@
 //! What the services of one layer and its handle have in common.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwapOption;
@@ -23,6 +26,8 @@ pub(crate) struct Shared {
     loading: Mutex<()>,
     /// Held by whoever changes the snapshot, which takes microseconds; never by a request.
     writer: Mutex<()>,
+    /// Why the file of a policy is not what runs, by the policy's name.
+    refused: Mutex<HashMap<Arc<str>, Vec<String>>>,
     on_event: OnEvent,
 }
 
@@ -37,6 +42,7 @@ impl Shared {
             snapshot: ArcSwapOption::new(snapshot),
             loading: Mutex::new(()),
             writer: Mutex::new(()),
+            refused: Mutex::default(),
             on_event,
         })
     }
@@ -74,6 +80,17 @@ impl Shared {
         self.active.store(active, Ordering::Release);
         drop(writer);
         Ok(answer)
+    }
+
+    /// What was wrong with the policies' files when they were last looked at.
+    pub(crate) fn set_refused(&self, refused: HashMap<Arc<str>, Vec<String>>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
+    /// What is wrong with the file of the policy called `name`.
+    pub(crate) fn refused(&self, name: &str) -> Vec<String> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(name).cloned().unwrap_or_default()
     }
 
     pub(crate) fn on_event(&self) -> &OnEvent {

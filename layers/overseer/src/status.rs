@@ -28,6 +28,28 @@ pub struct PolicyStatus {
     pub can_roll_back: bool,
     /// What loading the active module found.
     pub report: LoadReport,
+    /// Why the policy's file, as it lies there now, is not what runs; empty when it is, or when nobody watches it.
+    pub refused: Vec<String>,
+    /// What its calls took.
+    pub fuel: FuelStatus,
+}
+
+/// The fuel of a policy's calls since the chain was configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FuelStatus {
+    /// The most that one call may take.
+    pub limit: u64,
+    /// Calls by what they took, the cheapest first; each call is in one bucket.
+    pub buckets: Vec<FuelBucket>,
+}
+
+/// Calls that took at most so much, and more than the bucket before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct FuelBucket {
+    /// The most a call in here took; None in the last bucket.
+    pub at_most: Option<u64>,
+    /// How many there were.
+    pub calls: u64,
 }
 
 /// A candidate beside the active module, and how far they agree since it was installed.
@@ -46,7 +68,7 @@ pub struct CandidateStatus {
 }
 
 impl PolicyStatus {
-    pub(crate) fn of(policy: &Policy) -> Self {
+    pub(crate) fn of(policy: &Policy, refused: Vec<String>) -> Self {
         let former = policy.former.is_some();
         Self {
             name: policy.spec.guest.name.to_string(),
@@ -63,6 +85,8 @@ impl PolicyStatus {
                 .as_ref()
                 .map_or(&policy.report, |loaded| &loaded.report)
                 .clone(),
+            refused,
+            fuel: policy.metrics.fuel(policy.spec.budget.fuel),
         }
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    error::HandleError,
     place::{Origin, Place, place},
     shared::Shared,
     spec::Source,
@@ -33,6 +34,10 @@ struct Seen {
     read: bool,
     /// SHA-256 of a content that was refused.
     refused: Option<String>,
+    /// Whether its content could be read then.
+    readable: bool,
+    /// Why the file is not what runs.
+    findings: Vec<String>,
 }
 
 /// What tells one state of a file from another without reading it.
@@ -78,6 +83,7 @@ impl Watch {
     pub(crate) fn look(&mut self, shared: &Shared) {
         let Some(snapshot) = shared.snapshot() else {
             self.0.clear();
+            shared.set_refused(HashMap::new());
             return;
         };
         let watched = snapshot.policies.iter().filter_map(|policy| {
@@ -94,11 +100,22 @@ impl Watch {
             }
             if let Some(origin) = seen.changed(loaded.as_deref()) {
                 // What came of it has been told: as an event, in the metrics and in the log.
-                let _told = place(shared, &name, &origin, Place::Active);
+                seen.findings = match place(shared, &name, &origin, Place::Active) {
+                    Err(HandleError::Refused(report)) => report.errors().map(ToString::to_string).collect(),
+                    Ok(_) | Err(_) => Vec::new(),
+                };
+            } else if seen.is_loaded(loaded.as_deref()) {
+                seen.findings.clear();
             }
             names.push(name);
         }
         self.0.retain(|name, _| names.contains(name));
+        let refused = self.0.iter().filter(|(_, seen)| !seen.findings.is_empty());
+        shared.set_refused(
+            refused
+                .map(|(name, seen)| (Arc::clone(name), seen.findings.clone()))
+                .collect(),
+        );
     }
 }
 
@@ -109,7 +126,14 @@ impl Seen {
             stamp: Stamp::Unknown,
             read: false,
             refused: None,
+            readable: false,
+            findings: Vec::new(),
         }
+    }
+
+    /// Whether what lies there now is what was last loaded from it. `loaded` is the digest of that.
+    fn is_loaded(&self, loaded: Option<&str>) -> bool {
+        self.read && self.readable && (self.refused.is_none() || self.refused.as_deref() == loaded)
     }
 
     /// The file's content, if it is to be tried. `loaded` is the digest of what was last loaded from it.
@@ -125,7 +149,7 @@ impl Seen {
         }
         match fs::read(&self.path) {
             Ok(bytes) => {
-                self.read = true;
+                (self.read, self.readable) = (true, true);
                 let sha256 = digest(&bytes);
                 if loaded == Some(&*sha256) {
                     self.refused = None;
@@ -139,7 +163,7 @@ impl Seen {
             }
             // Loading says why; whoever interrupted us may try again.
             Err(error) => {
-                self.read = error.kind() != io::ErrorKind::Interrupted;
+                (self.read, self.readable) = (error.kind() != io::ErrorKind::Interrupted, false);
                 self.read.then_some(Origin::Path)
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use arqon_message::TenantId;
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
 use crate::{refusal::Reason, state::Scope};
 
@@ -25,6 +25,16 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
+        describe_counter!(DECISIONS, "requests, by the variant they were sent to");
+        describe_gauge!(
+            FRACTION,
+            "the share that is sent to the variant here, by tenant and scope"
+        );
+        describe_counter!(REFUSED, "control messages that were refused, by reason");
+        describe_gauge!(
+            STOPPED,
+            "1 while an emergency stop is in force, by tenant and scope"
+        );
         let refused = Reason::ALL.iter().map(|reason| {
             let counter = counter!(REFUSED, "reason" => reason.as_str());
             counter.increment(0);

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::Uri;
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,23 @@ const TICK: Duration = Duration::from_secs(1);
 const FETCH_PAUSE: Duration = Duration::from_secs(10);
 /// The longest time between two attempts while fetching fails.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+
+const TOKENS: &str = "shield_auth_total";
+const REFRESHES: &str = "shield_auth_refresh_total";
+const KEYS: &str = "shield_auth_keys";
+
+/// Puts at 0 what does not go by an issuer's name.
+pub(super) fn register_metrics() {
+    describe_counter!(TOKENS, "requests by what came of their token");
+    describe_counter!(REFRESHES, "fetches of key sets");
+    let known = ["verified", "remembered"].into_iter();
+    for result in known.chain(Refused::ALL.map(Refused::as_str)) {
+        counter!(TOKENS, "result" => result).increment(0);
+    }
+    for result in ["done", "failed"] {
+        counter!(REFRESHES, "result" => result).increment(0);
+    }
+}
 
 /// Everything that a token is judged by. The request path reads it, [`KeyRefresh`] writes it.
 pub(super) struct Issuers {
@@ -77,7 +94,8 @@ impl Issuers {
         if !findings.is_empty() {
             return Err(InvalidConfig(findings));
         }
-        let result = |label: &'static str| counter!("shield_auth_total", "result" => label);
+        register_metrics();
+        let result = |label: &'static str| counter!(TOKENS, "result" => label);
         Ok(Self {
             limits: Limits {
                 token_bytes_max: config.token_bytes_max,
@@ -179,7 +197,8 @@ impl Issuer {
             }
             None => None,
         };
-        let count = gauge!("shield_auth_keys", "issuer" => config.issuer.clone());
+        describe_gauge!(KEYS, "usable keys, by issuer");
+        let count = gauge!(KEYS, "issuer" => config.issuer.clone());
         count.set(keys.len() as f64);
         Ok(Self {
             config: config.clone(),
@@ -245,7 +264,7 @@ impl KeyRefresh {
             failures: 0,
             seen: issuer.seen,
         });
-        let result = |label: &'static str| counter!("shield_auth_refresh_total", "result" => label);
+        let result = |label: &'static str| counter!(REFRESHES, "result" => label);
         Self {
             states: states.collect(),
             issuers,

@@ -18,6 +18,7 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde_json::{Value, json};
 use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 

@@ -1,138 +1,127 @@
-// Rollouts: state, share over time, cohorts, guard, who decided what. Every text goes through textContent: a reason somebody
-// signed is never markup.
+// Rollouts: state, share over time, cohorts, guard, who decided what.
+import { byId, count, duration, h, percent, pill, render, s, say, table, time } from "./dom.js";
 
-const make = (tag, text, kind) => {
-  const node = document.createElement(tag);
-  if (text !== undefined) node.textContent = text;
-  if (kind) node.className = kind;
-  return node;
-};
-const time = (us) => (us ? new Date(us / 1000).toLocaleString() : "-");
-const percent = (value) => `${(value ?? 0).toFixed(2)} %`;
-const row = (...cells) => {
-  const line = make("tr");
-  for (const cell of cells) line.append(cell instanceof Node ? cell : make("td", String(cell)));
-  return line;
-};
-const head = (...cells) => row(...cells.map((cell) => make("th", cell)));
+/** The most tenants that are shown at once; the rest is found by name. */
+const SHOWN = 20;
+/** The most decisions and scopes of one tenant. */
+const DECISIONS = 12;
+const SCOPES = 50;
+const QUIET = new Set(["idle"]);
+const SIDES = [["canary", "the variant"], ["baseline", "the baseline"]];
 
 // The share over time: steps, 0 % at the bottom.
 function curve(points, served, name) {
-  const SVG = "http://www.w3.org/2000/svg";
-  const draw = (tag, attributes) => {
-    const node = document.createElementNS(SVG, tag);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    return node;
-  };
-  const figure = make("figure");
-  const now = percent(served);
-  const svg = draw("svg", {
-    viewBox: "0 0 1000 104", preserveAspectRatio: "none", role: "img", "aria-label": `${name}: share over time, now ${now}`,
-  });
-  for (const y of [2, 52, 102]) svg.append(draw("line", { class: "grid", x1: 0, x2: 1000, y1: y, y2: y }));
-  const first = points[0]?.at_us ?? Date.now() * 1000;
+  const now = Date.now() * 1000;
+  const first = points[0]?.at_us ?? now;
+  const drawn = [];
   if (points.length) {
-    const span = Math.max(Date.now() * 1000 - first, 1);
+    const width = Math.max(now - first, 1);
     const steps = [];
     let last = 0;
     for (const point of points) {
-      const x = (1000 * (point.at_us - first)) / span;
+      const x = ((1000 * (point.at_us - first)) / width).toFixed(1);
       steps.push(`${x},${102 - last}`, `${x},${102 - point.percent}`);
       last = point.percent;
     }
     steps.push(`1000,${102 - last}`, `1000,${102 - served}`);
-    svg.append(draw("polygon", { class: "area", points: `0,102 ${steps.join(" ")} 1000,102` }));
-    svg.append(draw("polyline", { class: "share", points: steps.join(" ") }));
+    drawn.push(s("polygon", { class: "area", points: `0,102 ${steps.join(" ")} 1000,102` }), s("polyline", { class: "share", points: steps.join(" ") }));
   }
-  const caption = make("figcaption", undefined, "small");
-  caption.append(make("span", time(first)), make("span", "share served here, 0 to 100 %"), make("span", `now ${now}`));
-  figure.append(svg, caption);
-  return figure;
+  const grid = [2, 52, 102].map((y) => s("line", { class: "grid", x1: 0, x2: 1000, y1: y, y2: y }));
+  const said = `share served, 0 to 100 %, since ${time(first)}; now ${percent(served)}`;
+  return h(
+    "figure", {},
+    s("svg", { class: "plot", viewBox: "0 0 1000 104", preserveAspectRatio: "none", role: "img", "aria-label": `${name}: ${said}` }, grid, drawn),
+    h("figcaption", { class: "ends" }, h("span", {}, time(first)), h("span", {}, "share served here, 0 to 100 %"), h("span", {}, `now ${percent(served)}`)),
+  );
 }
 
-function guard(figures) {
-  const table = make("table");
-  table.append(make("caption", `Guard, last window: ${figures.verdict}`, figures.verdict));
-  table.append(head("side", "answers", "errors", "p50", "p99"));
-  for (const side of ["canary", "baseline"]) {
+const guard = (figures) => table(
+  `Guard, last window: ${figures.verdict === "no_data" ? "not enough answers of both sides" : figures.verdict}`, ["side", "answers", "errors", "p50", "p99"],
+  SIDES.map(([side, words]) => {
     const of = figures[side];
-    const ms = (seconds) => `${(seconds * 1000).toFixed(2)} ms`;
-    table.append(row(side, of.requests, percent(of.error_rate * 100), ms(of.latency_p50), ms(of.latency_p99)));
-  }
-  return table;
+    const [errors, p50, p99] = of.requests ? [percent(of.error_rate * 100), duration(of.latency_p50), duration(of.latency_p99)] : ["–", "–", "–"];
+    return [words, count(of.requests), errors, p50, p99];
+  }),
+);
+
+function approved(label, rollout) {
+  if (!rollout) return [];
+  const ramp = rollout.config;
+  return [
+    h("p", {}, `${label}: ${rollout.proposal_id}, variant ${rollout.variant_name} (${rollout.variant}), ${ramp.initial_percent} % + `
+      + `${ramp.increment_per_minute} a minute to ${ramp.max_percent} %, approved by ${rollout.approved_by.join(" and ")} ${time(rollout.approved_at_us)}`),
+    h("p", { class: "small" }, rollout.digest),
+  ];
 }
 
 function scope(of) {
-  const section = make("section");
-  const title = make("h3", `${of.scope || "whole tenant"} `);
-  title.append(make("span", of.phase, `state ${of.phase}`));
-  section.append(title);
+  const name = of.scope || "whole tenant";
   const by = of.by.length ? ` by ${of.by.join(" and ")}` : "";
-  if (of.since_us) section.append(make("p", `since ${time(of.since_us)}${by}${of.reason ? `: ${of.reason}` : ""}`));
-  const flags = [];
-  if (of.latched) flags.push(`${of.phase} on this node, ahead of the log`);
-  if (of.durable === false) flags.push("not on disk: it would not survive a restart of this gateway");
-  if (of.guarded) flags.push("lowered by the guard");
-  if (flags.length) section.append(make("p", flags.join("; "), "state breach"));
-  for (const [label, rollout] of [["runs", of.rollout], ["waits for the resume", of.parked]]) {
-    if (!rollout) continue;
-    const ramp = rollout.config;
-    section.append(make("p", `${label}: ${rollout.proposal_id}, variant ${rollout.variant_name} (${rollout.variant}), `
-      + `${ramp.initial_percent} % + ${ramp.increment_per_minute} a minute to ${ramp.max_percent} %, `
-      + `approved by ${rollout.approved_by.join(" and ")} ${time(rollout.approved_at_us)}`));
-    section.append(make("p", rollout.digest, "small"));
-  }
-  const sizes = of.cohorts ? `; sent to the variant ${of.cohorts.canary}, to the baseline ${of.cohorts.baseline}` : "";
-  section.append(make("p", `served ${percent(of.percent)} (the log says ${percent(of.log_percent)})${sizes}`));
-  section.append(curve(of.history, of.percent, of.scope || "whole tenant"));
-  if (of.guard) section.append(guard(of.guard));
-  return section;
+  const flags = [
+    of.latched && `${of.phase} on this node, ahead of the log`, of.durable === false && "not on disk: it would not survive a restart of this gateway",
+    of.guarded && "lowered by the guard",
+  ].filter(Boolean);
+  const sizes = of.cohorts ? [
+    "; sent to the variant ", count(of.cohorts.canary), ", to the baseline ", count(of.cohorts.baseline),
+  ] : [];
+  const idle = of.phase === "idle" && !of.history.some((point) => point.percent > 0);
+  return h(
+    "section", { class: "card", "data-key": of.scope, "data-scope": of.scope },
+    h("h4", {}, name, " ", pill(of.phase)),
+    of.since_us > 0 && h("p", {}, `since ${time(of.since_us)}${by}${of.reason ? `: ${of.reason}` : ""}`),
+    flags.length > 0 && h("p", { class: "alarm" }, flags.join("; ")),
+    approved("runs", of.rollout), approved("waits for the resume", of.parked),
+    h("p", {}, `served ${percent(of.percent)} (the log says ${percent(of.log_percent)})`, sizes),
+    !idle && curve(of.history, of.percent, name),
+    of.guard && guard(of.guard),
+  );
 }
 
 function tenant(of) {
-  const part = make("div");
-  part.append(make("h2", `Tenant ${of.tenant}`));
-  part.append(make("p", `key set ${of.epoch}, catalog ${of.catalog_version}`, "small"));
-  for (const one of of.scopes) part.append(scope(one));
-  if (of.pending.length) {
-    const table = make("table");
-    table.append(make("caption", "Waiting for an approval"));
-    table.append(head("proposal", "variant", "proposed by", "why", "digest"));
-    for (const one of of.pending) {
-      table.append(row(one.id, one.variant ?? "parameters", one.issuer, one.reason, make("td", one.digest, "small")));
-    }
-    part.append(table);
-  }
-  if (of.decisions.length) {
-    const table = make("table");
-    table.append(make("caption", "Decided"));
-    table.append(head("when", "what", "by", "about", "why"));
-    for (const one of of.decisions.slice(-12).reverse()) {
-      table.append(row(time(one.at_us), one.kind, one.by.join(" and "), one.proposal_id ?? one.scope, one.reason));
-    }
-    part.append(table);
-  }
-  return part;
+  const pending = of.pending.map((one) => [one.id, String(one.variant ?? "parameters"), one.issuer, h("td", { class: "wrap" }, one.reason), h("td", { class: "small wrap" }, one.digest)]);
+  const decided = of.decisions.slice(-DECISIONS).reverse().map((one) => [
+    h("td", {}, time(one.at_us)), one.kind, one.by.join(" and "), one.proposal_id ?? (one.scope || "whole tenant"), h("td", { class: "wrap" }, one.reason),
+  ]);
+  return h(
+    "div", { class: "tenant", "data-key": of.tenant, "data-tenant": of.tenant },
+    h("h3", {}, `Tenant ${of.tenant}`),
+    h("p", { class: "small" }, `key set ${of.epoch}, catalog ${of.catalog_version}`
+      + `${of.parked_catalog_version ? `, catalog ${of.parked_catalog_version} waits for the resume` : ""}`),
+    of.scopes.length ? h("div", { class: "scopes" }, of.scopes.slice(0, SCOPES).map(scope)) : h("p", { class: "none" }, "Nothing is rolled out: everyone gets the baseline."),
+    of.scopes.length > SCOPES && h("p", { class: "small" }, `${of.scopes.length - SCOPES} more scopes: arqon gov status`),
+    pending.length > 0 && table("Waiting for an approval", ["proposal", "variant", "proposed by", "why", "digest"], pending),
+    decided.length > 0 && table("Decided, the newest first", ["when", "what", "by", "about", "why"], decided),
+  );
 }
 
-let shown = "";
-let shown_at = 0;
+/** Those where something goes on come first; the others keep their order. */
+function sorted(tenants) {
+  const busy = (of) => of.pending.length > 0 || of.scopes.some((one) => !QUIET.has(one.phase));
+  return [...tenants.filter(busy), ...tenants.filter((of) => !busy(of))];
+}
+
+function list(tenants) {
+  const wanted = byId("tenant-filter").value.trim().toLowerCase();
+  const found = sorted(tenants).filter((of) => of.tenant.toLowerCase().includes(wanted));
+  byId("tenant-find").hidden = tenants.length <= 3;
+  const few = Math.min(found.length, SHOWN);
+  say(byId("tenant-count"), `${few} of ${tenants.length} shown${found.length > few ? ", those where something goes on first" : ""}`);
+  const none = tenants.length ? "No tenant has that in its name." : "There are no rollouts here: platform.rollout is off.";
+  render(byId("tenants"), few ? found.slice(0, SHOWN).map(tenant) : h("p", { class: "none" }, none));
+}
+
+let tenants = [];
 
 export const rollout = {
-  show({ engine, rollout: state }) {
-    const held = document.getElementById("held");
-    held.hidden = !state.hold;
-    const why = state.hold ? `Shares are held: ${state.hold}` : "";
-    if (held.textContent !== why) held.textContent = why;
-    const age = state.contact_age_us;
+  show({ state }) {
+    const of = state.rollout;
+    ({ tenants } = of);
+    const age = of.contact_age_us;
     const read = age === null ? "not read yet" : `read ${(age / 1e6).toFixed(1)} s ago`;
-    document.getElementById("node").textContent = `${engine}, position ${state.seq} of the log, ${read}, `
-      + `${state.reports_waiting} reports wait`;
-    // What has not moved stays, with the reader's selection in it; the curve moves on every few seconds.
-    const now = JSON.stringify(state.tenants);
-    if (now === shown && Date.now() - shown_at < 5000) return;
-    [shown, shown_at] = [now, Date.now()];
-    const all = state.tenants.length ? state.tenants.map(tenant) : [make("p", "There are no rollouts here.")];
-    document.getElementById("tenants").replaceChildren(...all);
+    byId("node").hidden = !tenants.length;
+    say(byId("node"), `Position ${of.seq} of the control log, ${read}; ${of.reports_waiting} reports wait to be sent.`);
+    list(tenants);
   },
 };
+
+byId("tenant-filter").addEventListener("input", () => list(tenants));

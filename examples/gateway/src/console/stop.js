@@ -1,12 +1,14 @@
 // The emergency stop: signed here with a key file (Ed25519, DSSE), sent to `/v1/control`. Guarded by typing the tenant's name.
 
+import { byId as by_id, say } from "./dom.js";
+
 const TYPE = "application/vnd.arqon.control.v1+json";
 // PKCS#8 around a 32-byte Ed25519 seed (RFC 8410).
 const PKCS8 = Uint8Array.from([48, 46, 2, 1, 0, 48, 5, 6, 3, 43, 101, 112, 4, 34, 4, 32]);
 const VALID_US = 300_000_000;
 
-const byId = (id) => document.getElementById(`stop-${id}`);
-const dialog = document.getElementById("stop");
+const byId = (id) => by_id(`stop-${id}`);
+const dialog = by_id("stop");
 const base64 = (bytes) => btoa(String.fromCharCode(...bytes));
 const join = (...parts) => {
   const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
@@ -19,6 +21,7 @@ const join = (...parts) => {
 };
 
 let tenants = [];
+let look_again = () => {};
 
 function seed(text) {
   try {
@@ -62,7 +65,11 @@ function fill(select, choices) {
 function guard() {
   const tenant = chosen();
   const scopes = (tenant?.scopes ?? []).map((one) => [one.scope, one.scope || "the whole tenant"]);
+  if (!scopes.some(([value]) => value === "")) scopes.unshift(["", "the whole tenant"]);
   fill(byId("scope"), scopes);
+  const of = tenant?.scopes.find((one) => one.scope === byId("scope").value);
+  const running = of?.rollout ? ` to ${of.rollout.variant_name} (${of.rollout.proposal_id})` : "";
+  say(byId("effect"), of ? `Now ${of.phase}: ${of.percent.toFixed(2)} % of its requests go${running || " to a variant"}.` : "Nothing is rolled out there now; nothing can be until a resume.");
   byId("send").disabled = !tenant || byId("confirm").value !== tenant.tenant;
 }
 
@@ -82,6 +89,7 @@ async function send(event) {
       const kept = what.durable === false ? " It is NOT on disk: it would not survive a restart of this gateway." : "";
       const where = what.seq === null ? "the log does not have it yet, the gateway goes on with it" : `position ${what.seq} of the log`;
       said.textContent = `In force: ${what.state}, ${where}.${kept}`;
+      look_again();
     } else {
       said.textContent = `Refused: ${what.reason ?? what.code}: ${what.detail}`;
     }
@@ -93,7 +101,7 @@ async function send(event) {
   guard();
 }
 
-document.getElementById("stop-open").addEventListener("click", () => {
+by_id("stop-open").addEventListener("click", () => {
   byId("said").textContent = "";
   guard();
   dialog.showModal();
@@ -104,18 +112,33 @@ dialog.addEventListener("close", () => {
   for (const id of ["token", "confirm", "reason", "key", "keyid"]) byId(id).value = "";
   guard();
 });
-document.getElementById("stop-form").addEventListener("submit", send);
+by_id("stop-form").addEventListener("submit", send);
 for (const id of ["tenant", "scope", "confirm"]) byId(id).addEventListener("input", guard);
 byId("key").addEventListener("change", () => {
   const name = byId("key").files[0]?.name ?? "";
   byId("keyid").value = name.replace(/\.[^.]*$/, "");
 });
 
+/** Why nothing can be stopped from here, for people; empty where it can. */
+function why_not(state) {
+  if (!state.rollout.tenants.length) return "There is nothing to stop: rollouts are off on this gateway (platform.rollout).";
+  if (state.control) return "";
+  return "This gateway takes no orders here: gateway.control_token_file is not set. Stop with `arqon gov stop --nats URL`, through a "
+    + "gateway that has one, or with `kill -USR1 PID` on its machine.";
+}
+
 export const stop = {
-  show(state) {
-    tenants = state.rollout.tenants;
-    document.getElementById("stop-open").disabled = !tenants.length;
+  show({ state }) {
+    ({ tenants } = state.rollout);
+    const off = why_not(state);
+    say(byId("off"), off);
+    byId("off").hidden = !off;
+    for (const id of ["form", "send", "note"]) byId(id).hidden = Boolean(off);
     fill(byId("tenant"), tenants.map((one) => [one.tenant, one.tenant]));
     guard();
+  },
+  /** Calls this once something was stopped. */
+  after(look) {
+    look_again = look;
   },
 };

@@ -5,6 +5,7 @@ mod facts;
 mod foreign;
 mod governance;
 mod ingress;
+mod metrics;
 mod mirror;
 mod nats;
 mod policies;

@@ -151,6 +151,67 @@ async fn a_changed_file_is_obeyed_a_broken_one_is_told_and_nothing_fails_meanwhi
     );
 }
 
+/// What is wrong with the policy's file, once that is `wrong` or nothing any more.
+async fn refused(gateway: &Gateway, wrong: bool) -> String {
+    eventually(async || {
+        let refused = policy(gateway).await["refused"].clone();
+        let all = refused.as_array().expect("a list");
+        (all.is_empty() != wrong).then(|| refused.to_string())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_state_says_that_a_file_is_not_what_runs_until_it_is() {
+    let gateway = Gateway::ready(&config("nack"), &[]).await;
+    let file = gateway.path("block_me.wat");
+    let good = fs::read(&file).expect("read");
+    refused(&gateway, false).await;
+    fs::write(&file, "(module").expect("written");
+    let broken = refused(&gateway, true).await;
+    fs::remove_file(&file).expect("removed");
+    let gone = eventually(async || {
+        let gone = refused(&gateway, true).await;
+        (gone != broken).then_some(gone)
+    })
+    .await;
+    assert!(gone.contains("cannot be read"), "{gone}");
+    fs::write(&file, good).expect("written");
+    refused(&gateway, false).await;
+    assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 403);
+    fs::write(&file, "(module").expect("written");
+    refused(&gateway, true).await;
+    fs::write(&file, ALLOW).expect("written");
+    refused(&gateway, false).await;
+    assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 202);
+}
+
+#[tokio::test]
+async fn the_state_counts_calls_by_the_fuel_they_took() {
+    let gateway = Gateway::ready(&config("nack"), &[]).await;
+    for _ in 0..3 {
+        assert_eq!(status(&gateway, &[]).await, 202);
+    }
+    assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 403);
+    let fuel = policy(&gateway).await["fuel"].clone();
+    assert_eq!(fuel["limit"], 10_000_000);
+    let buckets = fuel["buckets"].as_array().expect("a list");
+    let calls = |bucket: &Value| bucket["calls"].as_u64().expect("a count");
+    assert_eq!(buckets.iter().map(calls).sum::<u64>(), 4);
+    let bounds: Vec<_> = buckets.iter().map(|bucket| bucket["at_most"].as_u64()).collect();
+    let (last, bounds) = bounds.split_last().expect("some");
+    assert_eq!(*last, None);
+    assert!(
+        bounds.is_sorted() && bounds.iter().all(Option::is_some),
+        "{bounds:?}"
+    );
+    // What the policy takes on a request without the header is known from its load report.
+    let report = policy(&gateway).await["report"].clone();
+    let dry_run = report["facts"]["dry_run"]["fuel"].as_u64();
+    let at = bounds.iter().position(|most| *most >= dry_run).expect("a bucket");
+    assert!(calls(&buckets[at]) >= 3, "{fuel} {dry_run:?}");
+}
+
 #[tokio::test]
 async fn a_candidate_runs_beside_the_active_policy_is_compared_and_promoted() {
     let gateway = Gateway::ready(&config("nack"), &[]).await;

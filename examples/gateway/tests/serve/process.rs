@@ -27,6 +27,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const SCHEMA: &str =
     r#"syntax = "proto3"; package events.v1; message UserCreated { string user_id = 1; int32 age = 2; }"#;
+/// A key set with one key.
+const KEYS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "1", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 pub(crate) const BLOCK_ME: &str = include_str!("../../../policies/wat/block_me.wat");
 
 pub(crate) fn binary() -> Command {
@@ -35,13 +37,14 @@ pub(crate) fn binary() -> Command {
     command
 }
 
-/// A folder with a policy, a schema, a token and the given configuration.
+/// A folder with a policy, a schema, a token, a key set and the given configuration.
 pub(crate) fn folder(config: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("temporary folder");
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
     std::fs::create_dir(folder.path().join("schemas")).expect("made");
     write("schemas/v1.events.user_created.proto", SCHEMA);
     write("block_me.wat", BLOCK_ME);
+    write("keys.json", KEYS);
     write("control.token", "0123456789abcdef\n");
     write("gateway.toml", config);
     folder
