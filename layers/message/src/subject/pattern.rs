@@ -58,6 +58,44 @@ impl SubjectPattern {
         subject.next().is_none()
     }
 
+    /// Whether it covers every subject that `other` covers.
+    ///
+    /// ```
+    /// # use arqon_message::SubjectPattern;
+    /// # let pattern = |text: &str| SubjectPattern::parse(text).expect("a pattern");
+    /// assert!(pattern("orders.>").contains(&pattern("orders.*.paid")));
+    /// assert!(!pattern("orders.*").contains(&pattern("orders.>")));
+    /// ```
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        let mut others = other.tokens();
+        for token in self.tokens() {
+            match (token, others.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                ("*", Some(other)) if other != ">" => {}
+                (token, Some(other)) if token == other => {}
+                _ => return false,
+            }
+        }
+        others.next().is_none()
+    }
+
+    /// Whether some subject is covered by both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mut ours, mut others) = (self.tokens(), other.tokens());
+        loop {
+            match (ours.next(), others.next()) {
+                (None, None) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+                (Some(one), Some(other)) if one == other || one == "*" || other == "*" => {}
+                (Some(_), Some(_)) => return false,
+            }
+        }
+    }
+
     /// The pattern's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -144,6 +182,50 @@ mod tests {
         assert!(matches("*.b.>", "a.b.c.d"));
         assert!(!matches("orders", "ordersx"));
         assert!(!matches("a.b", "a"));
+    }
+
+    #[test]
+    fn patterns_contain_and_overlap_as_the_subjects_they_cover() {
+        // Every pattern of up to three tokens, and every subject of up to five that they could tell apart.
+        let texts = |alphabet: &[&str], most: usize| {
+            let (mut all, mut longest) = (Vec::new(), vec![String::new()]);
+            for _ in 0..most {
+                let more = |text: &String| {
+                    alphabet
+                        .iter()
+                        .map(|token| format!("{text}.{token}"))
+                        .collect::<Vec<_>>()
+                };
+                longest = longest.iter().flat_map(more).collect();
+                all.extend(longest.iter().map(|text| text[1..].to_owned()));
+            }
+            all
+        };
+        let subjects: Vec<Subject> = texts(&["a", "b", "c"], 5)
+            .iter()
+            .map(|text| Subject::parse(text).expect("a subject"))
+            .collect();
+        let patterns: Vec<SubjectPattern> = texts(&["a", "b", "*", ">"], 3)
+            .iter()
+            .filter_map(|text| SubjectPattern::parse(text).ok())
+            .collect();
+        let covered: Vec<Vec<bool>> = patterns
+            .iter()
+            .map(|pattern| subjects.iter().map(|subject| pattern.matches(subject)).collect())
+            .collect();
+        assert_eq!((patterns.len(), subjects.len()), (52, 363));
+        for (one, ours) in patterns.iter().zip(&covered) {
+            for (other, theirs) in patterns.iter().zip(&covered) {
+                let both = || ours.iter().zip(theirs);
+                let within = both().all(|(ours, theirs)| *ours || !theirs);
+                assert_eq!(one.contains(other), within, "{one} contains {other}");
+                assert_eq!(
+                    one.overlaps(other),
+                    both().any(|(a, b)| *a && *b),
+                    "{one} and {other}"
+                );
+            }
+        }
     }
 
     #[test]
