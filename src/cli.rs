@@ -1,7 +1,8 @@
 //! The operator's command line `arqon` (DESIGN 11).
 //!
 //! Every command prints for people, or with `--json` one JSON document, and ends with 0 (ok), 1 (refused, or there are
-//! findings) or 2 (usage: an argument or a file that cannot be used).
+//! findings), 2 (usage: an argument or a file that cannot be used) or 3 (a control message is in the log and was judged by
+//! nobody).
 
 mod audit;
 mod config;
@@ -188,6 +189,8 @@ struct SchemaCheck {
 enum Outcome {
     Ok,
     Refused,
+    /// The control log has it, and nobody has said what becomes of it.
+    Unjudged,
 }
 
 /// What cannot be used, in one sentence: exit 2.
@@ -233,6 +236,7 @@ pub fn run_from(
     match outcome {
         Ok(Outcome::Ok) => 0,
         Ok(Outcome::Refused) => 1,
+        Ok(Outcome::Unjudged) => 3,
         // Whoever reads our output may have read enough.
         Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
@@ -285,6 +289,7 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
         Command::Sample { percent, seed } => sample::sample(*percent, *seed, json, io::stdin().lock(), out),
         Command::Gov(command) => gov::run(command, json, out),
         Command::Audit(audit::AuditCommand::Verify(verify)) => audit::verify(verify, json, out),
+        Command::Audit(audit::AuditCommand::Seal { file }) => audit::seal(file, json, out),
         Command::Config(command) => config::run(command, json, out),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "arqon", out);

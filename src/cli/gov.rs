@@ -1,6 +1,8 @@
 //! `arqon gov`: steers rollouts and shows them.
 
 mod compose;
+mod deliver;
+mod fold;
 mod keys;
 mod print;
 mod status;
@@ -19,6 +21,11 @@ use self::{
 };
 use super::{Outcome, Usage};
 
+/// What the exit status of a command that sends a message says.
+const STATUS: &str = "Exit status: 0 it is in force at every --admin named, or by the log that they read (--nats with \
+--config). 1 it was refused somewhere, or did not get everywhere. 2 an argument or a file cannot be used. 3 the log has it \
+and nobody has judged it (--nats without --config): look at `gov status`.";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum GovCommand {
     /// Makes a key: the secret into a new file, the line for the gateway's `keys` to standard output.
@@ -29,20 +36,28 @@ pub(super) enum GovCommand {
         file: PathBuf,
     },
     /// Signs a message, or adds signatures to an envelope, and prints the envelope; with --admin or --nats it is sent.
+    #[command(after_help = STATUS)]
     Sign(Sign),
     /// Proposes a variant in an operator's name. One operator's key is enough, whatever the threshold: a proposal changes
     /// nothing until enough of them approve it.
+    #[command(after_help = STATUS)]
     Propose(Propose),
     /// Approves a pending proposal with a ramp.
+    #[command(after_help = STATUS)]
     Approve(Approve),
     /// Overrides what runs.
+    #[command(after_help = STATUS)]
     Enforce(Enforce),
-    /// Serves everyone the baseline, at once, until resumed. Every --admin and --nats is told, all at a time.
+    /// Serves everyone the baseline, at once, until resumed. Every --admin and --nats is told, all at a time. With --scope it
+    /// holds every scope that the pattern contains or crosses, those that come later too; the answer names them.
+    #[command(after_help = STATUS)]
     Stop(Reasoned),
     /// Holds everything where it is.
+    #[command(after_help = STATUS)]
     Pause(Reasoned),
-    /// Ends a pause or a stop. Without --scope those of the whole tenant; a scope that was stopped or paused by itself stays
-    /// so, is named, and needs its own.
+    /// Ends a pause or a stop. Without --scope those of the whole tenant; what was ordered for a scope stays so, is named, and
+    /// needs its own. With --scope, all that holds that scope.
+    #[command(after_help = STATUS)]
     Resume(Reasoned),
     /// Says what is live, since when, and why.
     Status(Status),
@@ -188,7 +203,7 @@ pub(super) struct Reasoned {
     /// Why, for people.
     #[arg(long, default_value = "")]
     reason: String,
-    /// Only these subjects; without it, the whole tenant.
+    /// Only the subjects of a pattern, such as `in.t.default.users.>`; without it, the whole tenant.
     #[arg(long)]
     scope: Option<String>,
     #[command(flatten)]
@@ -201,9 +216,6 @@ pub(super) struct Reasoned {
 pub(super) struct Status {
     #[command(flatten)]
     target: Target,
-    /// With --nats: the gateway's configuration, whose keys and catalog judge the log.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

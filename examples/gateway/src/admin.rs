@@ -162,6 +162,7 @@ async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes
             "duplicate": receipt.duplicate,
             "durable": receipt.durable,
             "held": receipt.held,
+            "reach": receipt.reach,
         }))
         .into_response(),
         Err(SubmitError::Refused(refusal)) => {
@@ -169,6 +170,9 @@ async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes
             let mut body = serde_json::to_value(&problem).unwrap_or_default();
             body["reason"] = json!(refusal.reason);
             body["instance"] = json!(PATH);
+            if let Some(last) = refusal.last_counter {
+                body["last_counter"] = json!(last);
+            }
             let headers = [(header::CONTENT_TYPE, "application/problem+json")];
             (StatusCode::CONFLICT, headers, body.to_string()).into_response()
         }

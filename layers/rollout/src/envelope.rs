@@ -45,7 +45,8 @@ pub struct Control {
     pub tenant: String,
     /// The number of the key set it is signed for.
     pub epoch: u64,
-    /// Strictly increasing per issuer: the tenant's operators together, each stop key, each node.
+    /// Strictly increasing per issuer: the tenant's operators together, each stop key, each node. At most the log's time plus
+    /// the accepted skew.
     pub counter: u64,
     /// When it was signed, microseconds since the Unix epoch.
     pub issued_at_us: u64,

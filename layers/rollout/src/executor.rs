@@ -95,7 +95,7 @@ impl Executor {
         let mut live = self.shared.lock();
         for record in records {
             let Some(state) = live.states.get_mut(record.channel.tenant()) else {
-                live.verdict(record.seq, Ok(()));
+                live.verdict(record.seq, Err(no_rollout(record.channel.tenant())));
                 continue;
             };
             let verdict = state.fold(&record);
@@ -372,9 +372,12 @@ impl Executor {
         let shared = &self.shared;
         let tenant = record.channel.tenant().clone();
         let Some(mut next) = self.state(&tenant) else {
-            shared.lock().verdict(record.seq, Ok(()));
+            // Somebody expects it to act: it is in the trail and counted as any other that does not.
+            let refusal = no_rollout(&tenant);
+            self.audit(&record, Some(&refusal)).await;
+            shared.lock().verdict(record.seq, Err(refusal.clone()));
             shared.position.send_replace(record.seq);
-            return;
+            return shared.refused(Some(&tenant), Some(record.seq), &refusal);
         };
         let verdict = next.fold(&record);
         self.audit(&record, verdict.as_ref().err()).await;
@@ -474,4 +477,12 @@ impl Executor {
             let _ = self.shared.accepted.send((tenant.clone(), message));
         }
     }
+}
+
+/// Why a message for a tenant that this node does not serve changes nothing.
+pub(crate) fn no_rollout(tenant: &TenantId) -> Refusal {
+    Refusal::new(
+        Reason::WrongTenant,
+        format!("tenant `{tenant}` has no rollout here"),
+    )
 }

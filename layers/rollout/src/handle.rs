@@ -132,6 +132,11 @@ impl Handle {
         let _ = position.wait_for(|at| *at >= seq).await;
     }
 
+    /// What this node made of position `seq` of the log; None when it has not come to it, or more than 1,024 have come since.
+    pub fn verdict(&self, seq: u64) -> Option<Result<(), Refusal>> {
+        self.shared.lock().verdict_of(seq)
+    }
+
     /// Waits until this node has read the log to its end once.
     pub async fn contacted(&self) {
         let mut position = self.shared.position.subscribe();
@@ -160,6 +165,7 @@ impl Handle {
             floor: Some(live.seq),
             since_us: shared.clock.now_us(),
             reason: reason.to_owned(),
+            by: Vec::new(),
             saved: false,
         };
         let key = (tenant.clone(), Scope::TENANT, Brake::Stop);

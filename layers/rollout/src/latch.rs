@@ -26,10 +26,10 @@ use crate::{
     wire::{AlertSeverity, DownstreamMessage, EnforcementAction},
 };
 
-/// What a latch does.
+/// What holds a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Brake {
+pub enum Brake {
     /// Everyone gets the baseline.
     Stop,
     /// The share stays where it is.
@@ -69,6 +69,8 @@ pub(crate) struct Latch {
     pub(crate) floor: Option<u64>,
     pub(crate) since_us: u64,
     pub(crate) reason: String,
+    /// The names of the keys that signed; none for this program itself.
+    pub(crate) by: Vec<String>,
     /// Whether it is on this node's disk.
     pub(crate) saved: bool,
 }
@@ -145,6 +147,8 @@ struct SavedLatch {
     floor: Option<u64>,
     since_us: u64,
     reason: String,
+    #[serde(default)]
+    by: Vec<String>,
 }
 
 impl SavedLatch {
@@ -160,6 +164,7 @@ impl SavedLatch {
             floor: latch.floor,
             since_us: latch.since_us,
             reason: latch.reason.clone(),
+            by: latch.by.clone(),
         }
     }
 
@@ -180,6 +185,7 @@ impl SavedLatch {
             floor: self.floor,
             since_us: self.since_us,
             reason: self.reason,
+            by: self.by,
             saved: true,
         };
         Ok(((self.tenant, scope, self.brake), latch))
@@ -291,6 +297,7 @@ mod tests {
             floor: None,
             since_us: 7,
             reason: "fire".to_owned(),
+            by: vec!["sre-1".to_owned()],
             saved: true,
         };
         let local = Latch {

@@ -85,6 +85,7 @@ mod executor;
 mod future;
 mod guard;
 mod handle;
+mod held;
 mod keys;
 mod latch;
 mod layer;
@@ -96,6 +97,7 @@ mod ramp;
 mod record;
 mod refusal;
 mod reports;
+mod scope;
 mod service;
 mod session;
 mod snapshot;
@@ -134,6 +136,7 @@ pub use self::{
     guard::{GuardAction, GuardConfig},
     handle::{CLIENT_BUFFER, Handle},
     keys::{KeyConfig, KeyError, KeyPair, KeySet, MAX_KEYS, PublicKey},
+    latch::Brake,
     layer::RolloutLayer,
     log::{Appended, Batch, ControlLog, LogError, LogFuture, MAX_MEMORY_RECORDS, MemoryLog},
     metrics::{DECISIONS, FRACTION, REFUSED, STOPPED, register_metrics},
@@ -148,10 +151,10 @@ pub use self::{
         ApprovedRollout, Cause, Lane, MAX_PENDING, MAX_SCOPES, MAX_TOMBSTONES, Pending, Policy, Scope, State,
     },
     status::{
-        CohortStatus, DecisionStatus, GuardStatus, PendingStatus, RolloutStatus, ScopeStatus, SharePoint,
-        SideStatus, Status, TenantStatus,
+        CohortStatus, DecisionStatus, GuardStatus, OrderStatus, PendingStatus, RolloutStatus, ScopeStatus,
+        SharePoint, SideStatus, Status, TenantStatus,
     },
-    submit::{APPEND_TIMEOUT, Receipt, STOP_TIMEOUT},
+    submit::{APPEND_TIMEOUT, Reach, Receipt, STOP_TIMEOUT},
     table::{Effect, Phase, Trigger, document, effect},
     tracker::RolloutTracker,
     variant::{Params, Variant},

@@ -139,15 +139,27 @@ impl Live {
             .push_back((record.channel.tenant().clone(), decision));
     }
 
-    /// The latch of a kind that covers a scope; of two pauses the earlier one.
+    /// The latch of a kind that reaches a scope; of several the earliest.
     pub(crate) fn latch(&self, tenant: &TenantId, scope: &Scope, brake: Brake) -> Option<&Latch> {
         // Nearly always there is none: no key has to be made.
         if self.latches.is_empty() {
             return None;
         }
-        let of = |scope: &Scope| self.latches.get(&(tenant.clone(), scope.clone(), brake));
-        let both = of(&Scope::TENANT).into_iter().chain(of(scope));
-        both.min_by_key(|latch| latch.since_us)
+        let reaching = self
+            .latches
+            .iter()
+            .filter(|((of, latched, kind), _)| of == tenant && *kind == brake && latched.reaches(scope));
+        reaching
+            .map(|(_, latch)| latch)
+            .min_by_key(|latch| latch.since_us)
+    }
+
+    /// The scopes whose latches hold this one.
+    pub(crate) fn latched_by(&self, tenant: &TenantId, scope: &Scope) -> impl Iterator<Item = &Scope> {
+        let latches = self.latches.keys();
+        latches
+            .filter(move |(of, latched, _)| of == tenant && latched.reaches(scope))
+            .map(|(_, latched, _)| latched)
     }
 
     /// The latch that counts for a scope: a stop before a pause.
@@ -156,10 +168,10 @@ impl Live {
         of(Brake::Stop).or_else(|| of(Brake::Pause))
     }
 
-    /// Whether a scope is latched by itself.
+    /// Whether a scope is latched by an order that was not given for the whole tenant.
     pub(crate) fn braked_alone(&self, tenant: &TenantId, scope: &Scope) -> bool {
-        let of = |brake| self.latches.contains_key(&(tenant.clone(), scope.clone(), brake));
-        *scope != Scope::TENANT && (of(Brake::Stop) || of(Brake::Pause))
+        self.latched_by(tenant, scope)
+            .any(|order| !order.contains(&Scope::TENANT))
     }
 
     /// Why no share rises here; None when nothing holds them.
@@ -264,6 +276,8 @@ impl Live {
                     &mut metrics,
                 ));
                 match scope.pattern() {
+                    // Its subjects fall to what is around it.
+                    Some(_) if phase == Phase::Idle && state.joins(&scope).is_some() => {}
                     Some(pattern) => drop(scoped.insert(pattern, view)),
                     None => whole = Some(view),
                 }

@@ -14,6 +14,8 @@ pub struct Refusal {
     pub reason: Reason,
     /// What exactly, for people.
     pub detail: String,
+    /// The counter that the message's issuer has come to, where that is why: one above it is taken.
+    pub last_counter: Option<u64>,
 }
 
 impl Refusal {
@@ -21,6 +23,15 @@ impl Refusal {
         Self {
             reason,
             detail: detail.into(),
+            last_counter: None,
+        }
+    }
+
+    /// Names the counter that the issuer has come to.
+    pub(crate) fn after(self, last: u64) -> Self {
+        Self {
+            last_counter: Some(last),
+            ..self
         }
     }
 }

@@ -59,12 +59,11 @@ impl Spent {
         true
     }
 
-    /// Whether a counter was spent here; another key set begins anew.
-    pub(crate) fn covers(&self, tenant: &TenantId, issuer: &str, epoch: u64, counter: u64) -> bool {
-        self.0.iter().any(|entry| {
-            (&entry.tenant, entry.issuer.as_str(), entry.epoch) == (tenant, issuer, epoch)
-                && counter <= entry.counter
-        })
+    /// The highest counter of an issuer that was spent here; another key set begins anew.
+    pub(crate) fn last(&self, tenant: &TenantId, issuer: &str, epoch: u64) -> Option<u64> {
+        let is =
+            |entry: &&Entry| (&entry.tenant, entry.issuer.as_str(), entry.epoch) == (tenant, issuer, epoch);
+        self.0.iter().find(is).map(|entry| entry.counter)
     }
 }
 
@@ -120,9 +119,12 @@ mod tests {
         let mut spent = Spent::default();
         assert!(spent.note(&tenant, "ops", 1, 10));
         assert!(!spent.note(&tenant, "ops", 1, 9), "nothing new");
-        assert!(spent.covers(&tenant, "ops", 1, 10) && spent.covers(&tenant, "ops", 1, 3));
-        assert!(!spent.covers(&tenant, "ops", 1, 11) && !spent.covers(&tenant, "ops", 2, 3));
-        assert!(!spent.covers(&other, "ops", 1, 3) && !spent.covers(&tenant, "sre", 1, 3));
+        assert_eq!(spent.last(&tenant, "ops", 1), Some(10));
+        assert_eq!(spent.last(&tenant, "ops", 2), None);
+        assert_eq!(
+            (spent.last(&other, "ops", 1), spent.last(&tenant, "sre", 1)),
+            (None, None)
+        );
         for issuer in 0..2 * MAX_ISSUERS {
             spent.note(&tenant, &issuer.to_string(), 1, 100);
         }

@@ -2,11 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
     sync::Arc,
 };
 
-use arqon_message::{SubjectPattern, TenantId};
+use arqon_message::TenantId;
 
 use crate::{
     catalog::Catalog,
@@ -14,11 +13,14 @@ use crate::{
     keys::KeySet,
     latch::Brake,
     record::NodeId,
-    refusal::{Reason, Refusal},
+    refusal::Refusal,
     table::Phase,
     variant::Variant,
     wire::{Proposal, RolloutConfig, VariantId},
 };
+
+pub(crate) use crate::held::Held;
+pub use crate::{held::Cause, scope::Scope};
 
 /// Most pending proposals of one issuer; another's are never evicted for them.
 pub const MAX_PENDING: usize = 16;
@@ -31,43 +33,6 @@ pub(crate) const MAX_EARLY: usize = 1_024;
 
 /// Most scopes of one tenant.
 pub const MAX_SCOPES: usize = 1_024;
-
-/// What a rollout covers: the whole tenant, or the subjects of one pattern inside it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope(Option<SubjectPattern>);
-
-impl Scope {
-    /// The whole tenant.
-    pub const TENANT: Self = Self(None);
-
-    /// Reads the scope of a message for `tenant`.
-    ///
-    /// # Errors
-    ///
-    /// [`Reason::WrongScope`] when it is no pattern or reaches outside `in.t.<tenant>.`.
-    pub fn parse(text: Option<&str>, tenant: &TenantId) -> Result<Self, Refusal> {
-        let Some(text) = text else { return Ok(Self::TENANT) };
-        let wrong = |detail: String| Refusal::new(Reason::WrongScope, detail);
-        let pattern = SubjectPattern::parse(text).map_err(|error| wrong(error.to_string()))?;
-        let inside =
-            pattern.tokens().take(3).eq(["in", "t", tenant.as_str()]) && pattern.tokens().nth(3).is_some();
-        if !inside {
-            return Err(wrong(format!("`{text}` is not inside in.t.{tenant}")));
-        }
-        Ok(Self(Some(pattern)))
-    }
-
-    /// The pattern; None for the whole tenant.
-    pub fn pattern(&self) -> Option<&SubjectPattern> {
-        self.0.as_ref()
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.0.as_ref().map_or("", SubjectPattern::as_str))
-    }
-}
 
 /// What an operator decided about trust before the first record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,39 +166,6 @@ pub(crate) enum Mode {
     Stopped,
 }
 
-/// Whose orders stop or pause a scope: the whole tenant's, its own. A resume of the whole tenant leaves the latter.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Held {
-    tenant: bool,
-    own: bool,
-}
-
-impl Held {
-    pub(crate) fn add(&mut self, own: bool) {
-        if own {
-            self.own = true;
-        } else {
-            self.tenant = true;
-        }
-    }
-
-    /// What is left after a resume.
-    pub(crate) fn released(self, own: bool) -> Self {
-        Self {
-            tenant: false,
-            own: self.own && !own,
-        }
-    }
-
-    pub(crate) fn by(self, own: bool) -> bool {
-        if own { self.own } else { self.tenant }
-    }
-
-    pub(crate) fn any(self) -> bool {
-        self.tenant || self.own
-    }
-}
-
 /// The state of one scope.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lane {
@@ -247,21 +179,10 @@ pub struct Lane {
     pub(crate) parked: Option<ApprovedRollout>,
     /// What was signed before the last stop no longer acts.
     pub(crate) not_before_us: u64,
-    /// What brought it here, for people.
+    /// When it last went back to nothing: what was approved around it before is not for it.
+    pub(crate) closed_us: u64,
+    /// What brought it here, unless it is stopped or paused, for people.
     pub(crate) cause: Cause,
-}
-
-/// Why a scope is as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cause {
-    /// Since when, by the log.
-    pub since_us: u64,
-    /// The reason somebody gave.
-    pub reason: String,
-    /// The names of the keys that signed.
-    pub by: Vec<String>,
-    /// The position in the log.
-    pub seq: u64,
 }
 
 impl Lane {
@@ -273,6 +194,7 @@ impl Lane {
             promoted: None,
             parked: None,
             not_before_us: 0,
+            closed_us: 0,
             cause: Cause::default(),
         }
     }
@@ -296,9 +218,28 @@ impl Lane {
         }
     }
 
-    /// Whether it is stopped or paused by an order of its own, which a resume of the whole tenant does not end.
+    /// Whether it is stopped or paused by an order that was not given for the whole tenant, which a resume of that does not
+    /// end.
     pub fn is_held_alone(&self) -> bool {
-        (self.mode == Mode::Stopped && self.stopped.own) || self.paused.own
+        self.stopped.outlasts_tenant() || self.paused.outlasts_tenant()
+    }
+
+    /// The orders that stop it, then those that pause it: the scope each was given for, and why.
+    pub fn held_by(&self) -> impl Iterator<Item = (Brake, &Scope, &Cause)> {
+        let of = |brake| move |(order, cause)| (brake, order, cause);
+        let stops = self.stopped.iter().map(of(Brake::Stop));
+        stops.chain(self.paused.iter().map(of(Brake::Pause)))
+    }
+
+    /// Whether its clock stands still. A pause of what is stopped waits for the end of the stop.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.mode != Mode::Stopped && self.paused.any()
+    }
+
+    /// Whether anybody may get something else than the catalog's baseline by it, now or after a resume.
+    pub(crate) fn is_used(&self) -> bool {
+        let rolled = matches!(self.mode, Mode::Rollout(_) | Mode::Forced { .. });
+        rolled || self.promoted.is_some() || self.parked.is_some()
     }
 
     /// The approval that waits for the resume.
@@ -308,7 +249,12 @@ impl Lane {
 
     /// Why it is so.
     pub fn cause(&self) -> &Cause {
-        &self.cause
+        let held = match self.mode {
+            Mode::Stopped => self.stopped.first(),
+            Mode::Idle | Mode::Rollout(_) => self.paused.first(),
+            Mode::Forced { .. } => None,
+        };
+        held.unwrap_or(&self.cause)
     }
 
     /// The share of keys that get the rollout's variant at `now_us`, in percent: `f(log, now)`.
@@ -440,32 +386,83 @@ impl State {
         &self.lanes
     }
 
-    /// The state of a scope; one nobody has used is as the whole tenant is.
+    /// The state of a scope. One nobody has used is stopped or paused by every order that reaches it, and forced as what it
+    /// lies in is.
     pub fn lane(&self, scope: &Scope) -> Lane {
         if let Some(lane) = self.lanes.get(scope) {
             return lane.clone();
         }
-        let mut lane = self.lanes.get(&Scope::TENANT).cloned().unwrap_or_else(Lane::idle);
-        if let Mode::Rollout(_) = lane.mode {
-            lane.mode = Mode::Idle;
+        let mut lane = Lane {
+            stopped: self.inherited(scope, Brake::Stop),
+            paused: self.inherited(scope, Brake::Pause),
+            ..Lane::idle()
+        };
+        let reaching = self.lanes.iter().filter(|(of, _)| of.reaches(scope));
+        lane.not_before_us = reaching.map(|(_, lane)| lane.not_before_us).max().unwrap_or(0);
+        lane.closed_us = lane.not_before_us;
+        if lane.stopped.any() {
+            lane.mode = Mode::Stopped;
+        } else if let Some((_, around)) = self.around(scope)
+            && let Mode::Forced { .. } = around.mode
+        {
+            (lane.mode, lane.cause) = (around.mode.clone(), around.cause.clone());
         }
-        lane.promoted = None;
-        lane.parked = None;
         lane
     }
 
-    /// Whether a stop or a pause of a scope asks for what is so already.
-    pub(crate) fn is_braked(&self, scope: &Scope, brake: Brake) -> bool {
-        let own = *scope != Scope::TENANT;
-        let is = |lane: &Lane| match brake {
-            Brake::Stop => lane.mode == Mode::Stopped && lane.stopped.by(own),
-            Brake::Pause => lane.mode == Mode::Stopped || lane.paused.by(own),
-        };
-        if own {
-            self.lanes.get(scope).is_some_and(is)
-        } else {
-            self.lanes.values().all(is)
+    /// The scope that the subjects of one nobody has used fall to.
+    pub(crate) fn around(&self, scope: &Scope) -> Option<(&Scope, &Lane)> {
+        let around = self
+            .lanes
+            .iter()
+            .filter(|(of, _)| *of != scope && of.contains(scope));
+        around.reduce(|one, other| if other.0.is_closer_than(one.0) { other } else { one })
+    }
+
+    /// The scope around an idle one whose rollout its subjects are part of: one that was approved since it went idle. What
+    /// was stopped for a while is not left out for ever.
+    pub(crate) fn joins(&self, scope: &Scope) -> Option<&Scope> {
+        let (mut at, mut closed_us) = (scope, 0);
+        loop {
+            let lane = self.lanes.get(at)?;
+            if *at == Scope::TENANT || lane.mode != Mode::Idle || lane.is_used() || lane.paused.any() {
+                return None;
+            }
+            closed_us = lane.closed_us.max(closed_us);
+            let (of, around) = self.around(at)?;
+            if let Some(rollout) = around.rollout() {
+                return (rollout.approved_at_us > closed_us).then_some(of);
+            }
+            at = of;
         }
+    }
+
+    /// The orders in force that reach a scope nobody has used, but for those that were ended for a part it lies in.
+    fn inherited(&self, scope: &Scope, brake: Brake) -> Held {
+        let held = |lane: &'_ Lane, order: &Scope| match brake {
+            Brake::Stop => lane.stopped.get(order).cloned(),
+            Brake::Pause => lane.paused.get(order).cloned(),
+        };
+        let ended = |order: &Scope| {
+            self.lanes.iter().any(|(between, lane)| {
+                order.contains(between) && between.contains(scope) && held(lane, order).is_none()
+            })
+        };
+        let in_force = |(order, lane): (&Scope, &Lane)| {
+            let cause = held(lane, order).filter(|_| order.reaches(scope) && !ended(order))?;
+            Some((order.clone(), cause))
+        };
+        self.lanes.iter().filter_map(in_force).collect()
+    }
+
+    /// Whether a stop or a pause of a scope asks for what is so already, everywhere.
+    pub(crate) fn is_braked(&self, scope: &Scope, brake: Brake) -> bool {
+        let mut reached = self.lanes.iter().filter(|(of, _)| scope.reaches(of));
+        self.lanes.contains_key(scope)
+            && reached.all(|(_, lane)| match brake {
+                Brake::Stop => lane.stopped.by(scope),
+                Brake::Pause => lane.paused.by(scope),
+            })
     }
 
     /// What `propose`d messages of a node are counted under.

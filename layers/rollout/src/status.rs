@@ -74,8 +74,13 @@ pub struct ScopeStatus {
     pub latched: bool,
     /// Whether what is latched survives a restart of this node; None when nothing is.
     pub durable: Option<bool>,
-    /// Whether an order of its own stops or pauses it, which a resume of the whole tenant does not end.
+    /// Whether an order that was not given for the whole tenant stops or pauses it, which a resume of that does not end.
     pub held_alone: bool,
+    /// Every order that stops or pauses it: which, for what, and why.
+    pub held_by: Vec<OrderStatus>,
+    /// The scope whose rollout its subjects are part of, when it has none: one that was approved since; empty is the whole
+    /// tenant's.
+    pub joins: Option<String>,
     /// Whether the guard has lowered what is served here.
     pub guarded: bool,
     /// Since when it is so, microseconds since the Unix epoch.
@@ -91,6 +96,23 @@ pub struct ScopeStatus {
     /// How the served share came about: a point for every change of state, and whenever it had moved by half a
     /// percent; the last 120.
     pub history: Vec<SharePoint>,
+}
+
+/// An order that stops or pauses a scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OrderStatus {
+    /// `stop` or `pause`.
+    pub brake: Brake,
+    /// The subject pattern it was given for; empty for the whole tenant. A resume of that ends it.
+    pub scope: String,
+    /// Whether it is latched on this node ahead of the log.
+    pub latched: bool,
+    /// Since when, microseconds since the Unix epoch.
+    pub since_us: u64,
+    /// The reason somebody gave.
+    pub reason: String,
+    /// The names of the keys that signed.
+    pub by: Vec<String>,
 }
 
 /// Requests by where they were sent.
@@ -340,10 +362,15 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
         latched: latch.is_some(),
         durable: latch.map(|latch| latch.saved),
         held_alone: lane.is_held_alone() || live.braked_alone(state.tenant(), scope),
+        held_by: held_by(live, state, scope, lane),
+        joins: state
+            .joins(scope)
+            .filter(|_| phase == Phase::Idle)
+            .map(Scope::to_string),
         guarded: watch.is_some_and(Watch::breached),
         since_us: latch.map_or(cause.since_us, |latch| latch.since_us),
         reason: latch.map_or_else(|| cause.reason.clone(), |latch| latch.reason.clone()),
-        by: cause.by.clone(),
+        by: latch.map_or_else(|| cause.by.clone(), |latch| latch.by.clone()),
         cohorts: watch.map(|watch| CohortStatus {
             canary: watch.canary.decided(),
             baseline: watch.baseline.decided(),
@@ -359,6 +386,34 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
             .get(&key)
             .map_or_else(Vec::new, |history| history.0.iter().copied().collect()),
     }
+}
+
+/// The orders of the log, then those that are only latched here so far.
+fn held_by(live: &Live, state: &State, scope: &Scope, lane: &Lane) -> Vec<OrderStatus> {
+    let by_log = lane.held_by().map(|(brake, order, cause)| OrderStatus {
+        brake,
+        scope: order.to_string(),
+        latched: false,
+        since_us: cause.since_us,
+        reason: cause.reason.clone(),
+        by: cause.by.clone(),
+    });
+    let latches = live.latches.iter().filter(|((of, order, brake), _)| {
+        let known = || {
+            lane.held_by()
+                .any(|(kind, known, _)| kind == *brake && known == order)
+        };
+        of == state.tenant() && order.reaches(scope) && !known()
+    });
+    let latched = latches.map(|((_, order, brake), latch)| OrderStatus {
+        brake: *brake,
+        scope: order.to_string(),
+        latched: true,
+        since_us: latch.since_us,
+        reason: latch.reason.clone(),
+        by: latch.by.clone(),
+    });
+    by_log.chain(latched).collect()
 }
 
 fn rollout(rollout: &ApprovedRollout) -> RolloutStatus {

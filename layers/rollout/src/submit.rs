@@ -44,8 +44,22 @@ pub struct Receipt {
     /// Whether it survives a restart of this node: its record or its latch is on this node's disk, or in a log that is kept
     /// elsewhere.
     pub durable: bool,
-    /// After a resume of the whole tenant: the scopes that stay stopped or paused by orders of their own.
+    /// After a resume: the scopes of the orders that go on stopping or pausing some of what it was for, until a resume that
+    /// names them; empty text is the whole tenant.
     pub held: Vec<String>,
+    /// After a stop or a pause: what it found.
+    pub reach: Option<Reach>,
+}
+
+/// What was rolled out where a stop or a pause reaches. When both are empty, nothing: its scope may be mistyped.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// The scopes it reaches that have a rollout or an enforced variant; empty text is the whole tenant. Those that come
+    /// later are reached as well.
+    pub scopes: Vec<String>,
+    /// A scope with a rollout that its own lies in, when it has none: its subjects are cut out of that one and get the
+    /// baseline.
+    pub within: Option<String>,
 }
 
 /// A message that was read and not yet judged.
@@ -126,12 +140,13 @@ impl Handle {
         }
         let message = (record.channel.clone(), record.envelope.clone());
         shared.latch_order(order, scope, (brake, reason), message, false);
+        let reach = shared.reach(record.channel.tenant(), scope);
         let saved = shared.save_latches_aside().await;
-        Ok(self.log_brake(submission, saved).await)
+        Ok(self.log_brake(submission, saved, reach).await)
     }
 
     /// Writes a stop or a pause, which is in force already. What does not succeed soon the executor goes on with.
-    async fn log_brake(&self, submission: Submission, saved: bool) -> Receipt {
+    async fn log_brake(&self, submission: Submission, saved: bool, reach: Reach) -> Receipt {
         let shared = &self.shared;
         let Submission { scope, record, .. } = submission;
         let tenant = record.channel.tenant().clone();
@@ -150,6 +165,7 @@ impl Handle {
             duplicate: false,
             durable,
             held: Vec::new(),
+            reach: Some(reach),
         }
     }
 
@@ -186,6 +202,7 @@ impl Handle {
             duplicate: false,
             durable: shared.log.is_durable() || shared.audit.is_durable(),
             held: shared.held(tenant, &submission),
+            reach: None,
         })
     }
 

@@ -257,8 +257,14 @@ const TAIL: &str = "
   variant is the baseline of the rollout that starts.
 - *freeze* in `Forced` stops proposals and catalogs; the enforced variant stays. `Forced` ends by `EmergencyStop` and
   `ResumeAdaptation`, by `effective_until_us`, or is replaced.
-- An enforcement without a scope reaches every scope of the tenant, also those that come later. A resume without a scope
-  leaves what a scope's own stop or pause holds; a resume with a scope ends that, and the tenant's for it (ADR 32).
+- An order for a scope reaches every scope that its pattern contains, those that come later too; without a scope, or with
+  `in.t.<tenant>.>`, it is for the whole tenant. A stop and a pause also hold, whole, a scope that their pattern crosses
+  (`in.t.t.*.b` and `in.t.t.a.>`), and are cut out of one that contains them. Whose order holds a scope is kept: a resume ends,
+  inside its pattern, every order that holds all of that, so one of the tenant leaves what was ordered for a scope, and one of a
+  narrower scope frees its part; what it only crosses it frees of its like alone (ADR 32, 35).
+- The subjects of a scope that is idle are part of a rollout around it that was approved since it went idle; before, they get
+  the baseline.
+- A pause of what is stopped holds once the stop has ended.
 - *freeze* counts from when the pause was signed. A message that is refused is spent: the same bytes are refused later (ADR 26).
 
 ## Invariants

@@ -6,13 +6,14 @@ use arqon_rollout::{
     Clock, Control, Digest, DownstreamMessage, EnforcementAction, Envelope, KeyPair, Message, PinToken,
     Proposal, RolloutConfig, SystemClock,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Action, Approve, Enforce, Outcome, Propose, Reasoned, Sign, Signing, Usage,
+    deliver::{Letter, deliver},
     keys::{digest_of, param, read},
-    runtime,
-    target::{Delivery, Sent, Target},
+    print, runtime,
+    target::Target,
 };
 
 /// How long a control message may be on its way, unless told otherwise: 5 minutes.
@@ -25,18 +26,22 @@ fn now_us() -> u64 {
 /// The payload around a message.
 fn control(signing: &Signing, target: &Target, message: impl Into<Message>, valid_us: u64) -> Control {
     let now = now_us();
-    let control = Control::new(&target.tenant, now, signing.expires.unwrap_or(valid_us), message);
+    let control = Control::new(target.tenant(), now, signing.expires.unwrap_or(valid_us), message);
     let counter = signing.counter.unwrap_or(control.counter);
     control.with_epoch(signing.epoch).with_counter(counter)
 }
 
-fn signed(control: &Control, signing: &Signing) -> Result<Envelope, Usage> {
+fn signed(control: Control, signing: &Signing) -> Result<Letter, Usage> {
     let pairs = signing.pairs()?;
     anyhow::ensure!(
         !pairs.is_empty(),
         "--key is missing: name the file of a secret key (`arqon gov keygen` makes one)"
     );
-    Ok(control.sign(&pairs.iter().collect::<Vec<_>>())?)
+    Ok(Letter {
+        envelope: control.sign(&pairs.iter().collect::<Vec<_>>())?,
+        // A counter that somebody chose is theirs to change.
+        draft: signing.counter.is_none().then_some((control, pairs)),
+    })
 }
 
 pub(super) fn sign(sign: &Sign, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
@@ -65,7 +70,12 @@ pub(super) fn sign(sign: &Sign, json: bool, out: &mut impl Write) -> Result<Outc
         control(&sign.signing, &sign.target, message, EXPIRES_US).sign(&keys)?
     };
     if sign.target.is_named() {
-        return deliver(&envelope, &sign.target, json, out);
+        // What others have signed, too, cannot be signed anew by one of them.
+        let letter = Letter {
+            envelope,
+            draft: None,
+        };
+        return deliver(letter, &sign.target, json, out);
     }
     writeln!(out, "{}", envelope.to_json())?;
     Ok(Outcome::Ok)
@@ -104,8 +114,8 @@ pub(super) fn propose(propose: &Propose, json: bool, out: &mut impl Write) -> Re
         proposal,
         arqon_rollout::PROPOSAL_LIFE_US,
     );
-    let envelope = signed(&control, &propose.signing)?;
-    let outcome = deliver(&envelope, &propose.target, json, out)?;
+    let letter = signed(control, &propose.signing)?;
+    let outcome = deliver(letter, &propose.target, json, out)?;
     if outcome == Outcome::Ok && !json {
         writeln!(out, "digest {digest}")?;
     }
@@ -138,7 +148,7 @@ pub(super) fn approve(approve: &Approve, json: bool, out: &mut impl Write) -> Re
     let mut control = control(&approve.signing, &approve.target, message, EXPIRES_US);
     control.supersede = approve.supersede;
     control.effective_until_us = approve.lasting.map(|lasting| now_us().saturating_add(lasting));
-    deliver(&signed(&control, &approve.signing)?, &approve.target, json, out)
+    deliver(signed(control, &approve.signing)?, &approve.target, json, out)
 }
 
 /// Nothing is approved by its name alone: says what it is, so that it can be read.
@@ -148,15 +158,17 @@ fn what_is_pending(approve: &Approve) -> Usage {
         let tenants = state["rollout"]["tenants"].as_array()?.clone();
         let of = tenants
             .into_iter()
-            .find(|of| of["tenant"] == *approve.target.tenant)?;
+            .find(|of| of["tenant"] == approve.target.tenant())?;
         let waiting = of["pending"].as_array()?.clone();
         waiting.into_iter().find(|waiting| waiting["id"] == *approve.id)
     });
     let what = pending.map_or_else(
         || "`gov status` shows what is pending".to_owned(),
-        |waiting| format!("pending by this name is {waiting}"),
+        |waiting| print::pending(&waiting, now_us()),
     );
-    anyhow::anyhow!("name what you approve, with --digest or --proposal FILE: {what}")
+    anyhow::anyhow!(
+        "name what you approve, with --digest sha256:.. or --proposal FILE, as you have read it.\n{what}"
+    )
 }
 
 pub(super) fn enforce(enforce: &Enforce, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
@@ -227,85 +239,5 @@ fn send_action(
     let mut control = control(&reasoned.signing, &reasoned.target, message, EXPIRES_US);
     control.scope.clone_from(&reasoned.scope);
     control.effective_until_us = lasting.map(|lasting| now_us().saturating_add(lasting));
-    deliver(&signed(&control, &reasoned.signing)?, &reasoned.target, json, out)
-}
-
-/// Sends an envelope and says what became of it; taken anywhere is taken.
-fn deliver(envelope: &Envelope, target: &Target, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
-    let sent = runtime()?.block_on(target.send(envelope))?;
-    let taken = sent
-        .iter()
-        .any(|sent| matches!(sent.outcome, Delivery::Taken { .. } | Delivery::Logged { .. }));
-    if json {
-        let rows: Vec<Value> = sent.iter().map(row).collect();
-        writeln!(out, "{}", json!({ "accepted": taken, "targets": rows }))?;
-    } else {
-        for sent in &sent {
-            writeln!(out, "{}", line(sent))?;
-        }
-    }
-    Ok(if taken { Outcome::Ok } else { Outcome::Refused })
-}
-
-fn row(sent: &Sent) -> Value {
-    let target = &sent.target;
-    match &sent.outcome {
-        Delivery::Taken {
-            seq,
-            state,
-            duplicate,
-            durable,
-            held,
-        } => json!({
-            "target": target, "accepted": true, "seq": seq, "state": state, "duplicate": duplicate,
-            "durable": durable, "held": held,
-        }),
-        Delivery::Logged { seq } => {
-            json!({ "target": target, "accepted": true, "seq": seq, "state": null, "durable": true })
-        }
-        Delivery::Refused { reason, detail } => {
-            json!({ "target": target, "accepted": false, "reason": reason, "detail": detail })
-        }
-        Delivery::Failed(error) => json!({ "target": target, "accepted": false, "error": error }),
-    }
-}
-
-fn line(sent: &Sent) -> String {
-    let target = &sent.target;
-    match &sent.outcome {
-        Delivery::Taken {
-            seq,
-            state,
-            duplicate,
-            durable,
-            held,
-        } => {
-            let what = match seq {
-                _ if *duplicate => format!("had it already, the state is {state}"),
-                Some(seq) => format!("in force, {state}, position {seq} of the log"),
-                None => format!(
-                    "in force here, {state}; the log does not have it yet, the gateway goes on with it"
-                ),
-            };
-            let kept = if *durable {
-                ""
-            } else {
-                "; NOT on disk: it would not survive a restart of this gateway"
-            };
-            let mut line = format!("{target}: {what}{kept}");
-            for scope in held {
-                line.push_str(&format!(
-                    "\n  {scope} stays as it is, by an order of its own: `gov resume --scope '{scope}'` ends it"
-                ));
-            }
-            line
-        }
-        Delivery::Logged { seq } => {
-            format!(
-                "{target}: in the log at {seq}; every node judges it, `gov status --admin` shows what it made of it"
-            )
-        }
-        Delivery::Refused { reason, detail } => format!("{target}: refused, {reason}: {detail}"),
-        Delivery::Failed(error) => format!("{target}: {error}"),
-    }
+    deliver(signed(control, &reasoned.signing)?, &reasoned.target, json, out)
 }

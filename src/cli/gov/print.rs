@@ -4,6 +4,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde_json::Value;
 
+use super::deliver::named;
+
 /// What one line of a scope says: its state, share and why.
 pub(super) fn scope(scope: &Value, now_us: u64) -> String {
     let text = |key: &str| scope[key].as_str().unwrap_or_default();
@@ -21,6 +23,8 @@ pub(super) fn scope(scope: &Value, now_us: u64) -> String {
             rollout["variant_name"].as_str().unwrap_or_default(),
             rollout["variant"]
         );
+    } else if let Some(joins) = scope["joins"].as_str() {
+        let _ = write!(line, ", part of the rollout of {}", named(joins));
     } else {
         let _ = write!(line, ", everyone gets {}", scope["baseline"]);
     }
@@ -45,9 +49,6 @@ pub(super) fn scope(scope: &Value, now_us: u64) -> String {
     if scope["durable"] == false {
         line.push_str(" [not on disk: it would not survive a restart of this gateway]");
     }
-    if scope["held_alone"] == true {
-        line.push_str(" [by an order of its own: only a resume with --scope ends it]");
-    }
     if scope["guarded"] == true {
         line.push_str(" [lowered by the guard]");
     }
@@ -57,6 +58,9 @@ pub(super) fn scope(scope: &Value, now_us: u64) -> String {
 /// The lines below it: the ramp, who approved, the figures.
 pub(super) fn details(scope: &Value) -> Vec<String> {
     let mut lines = Vec::new();
+    for order in scope["held_by"].as_array().into_iter().flatten() {
+        lines.push(held_by(order));
+    }
     for (label, rollout) in [("runs", &scope["rollout"]), ("parked", &scope["parked"])] {
         if !rollout.is_object() {
             continue;
@@ -103,6 +107,27 @@ pub(super) fn details(scope: &Value) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// An order that stops or pauses a scope, and what ends it.
+fn held_by(order: &Value) -> String {
+    let text = |key: &str| order[key].as_str().unwrap_or_default();
+    let mut line = format!("{} for {}", text("brake"), named(text("scope")));
+    let by = names(&order["by"]);
+    if !by.is_empty() {
+        let _ = write!(line, ", by {by}");
+    }
+    if let Some(since) = order["since_us"].as_u64().filter(|since| *since > 0) {
+        let _ = write!(line, " {}", utc(since));
+    }
+    if !text("reason").is_empty() {
+        let _ = write!(line, ": {}", text("reason"));
+    }
+    let _ = match text("scope") {
+        "" => write!(line, "; `gov resume` ends it"),
+        pattern => write!(line, "; `gov resume --scope '{pattern}'` ends it"),
+    };
+    line
 }
 
 /// A proposal that waits.
@@ -199,6 +224,19 @@ mod tests {
         assert_eq!(
             (ago(61_000_000), ago(7_100_000_000)),
             ("61 s".to_owned(), "118 min".to_owned())
+        );
+    }
+
+    #[test]
+    fn each_order_that_holds_a_scope_is_told_with_what_ends_it() {
+        let of = |scope: &str, reason: &str| json!({ "brake": "stop", "scope": scope, "by": ["sre-1"], "since_us": 0, "reason": reason });
+        let held = json!({ "held_by": [of("", "fire"), of("in.t.t.a.>", "")] });
+        assert_eq!(
+            details(&held),
+            [
+                "stop for the whole tenant, by sre-1: fire; `gov resume` ends it",
+                "stop for in.t.t.a.>, by sre-1; `gov resume --scope 'in.t.t.a.>'` ends it",
+            ]
         );
     }
 

@@ -6,19 +6,27 @@ use arqon_rollout::{Clock, SystemClock};
 use serde_json::Value;
 
 use super::{
-    Outcome, Status, Usage,
+    Outcome, Status, Usage, fold,
     print::{ago, details, pending, scope},
     runtime,
 };
 
 pub(super) fn status(status: &Status, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
-    let rollout = match (&status.target.nats, &status.config) {
-        (Some(url), Some(config)) => folded(url, status, config)?,
+    let target = &status.target;
+    let mut rollout = match (&target.nats, &target.config) {
+        (Some(url), Some(config)) => {
+            runtime()?.block_on(fold::status(url, target.creds.as_deref(), config))?
+        }
         (Some(url), None) => anyhow::bail!(
             "--nats {url} needs --config FILE: the keys of the gateway's configuration judge what is in the log"
         ),
-        (None, _) => runtime()?.block_on(status.target.state())?["rollout"].take(),
+        (None, _) => runtime()?.block_on(target.state())?["rollout"].take(),
     };
+    if let Some(chosen) = target.chosen_tenant() {
+        let tenants = rollout["tenants"].as_array_mut();
+        let all = tenants.map(std::mem::take).unwrap_or_default();
+        rollout["tenants"] = vec![of_tenant(&all, chosen)?.clone()].into();
+    }
     if json {
         writeln!(out, "{rollout}")?;
         return Ok(Outcome::Ok);
@@ -31,6 +39,21 @@ pub(super) fn status(status: &Status, json: bool, out: &mut impl Write) -> Resul
         print_tenant(tenant, &rollout, out)?;
     }
     Ok(Outcome::Ok)
+}
+
+/// The tenant that was asked for.
+pub(super) fn of_tenant<'a>(tenants: &'a [Value], chosen: &str) -> Result<&'a Value, Usage> {
+    let found = tenants.iter().find(|of| of["tenant"] == chosen);
+    found.ok_or_else(|| {
+        let names: Vec<_> = tenants.iter().filter_map(|of| of["tenant"].as_str()).collect();
+        match names.is_empty() {
+            true => anyhow::anyhow!("no rollouts: [platform.rollout] is off"),
+            false => anyhow::anyhow!(
+                "tenant `{chosen}` has no rollouts there, as platform.rollout.tenants has it: {} have",
+                names.join(", ")
+            ),
+        }
+    })
 }
 
 fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result<(), Usage> {
@@ -63,80 +86,4 @@ fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result
         writeln!(out, "  {}", super::print::decision(decision))?;
     }
     Ok(())
-}
-
-/// Folds the log here, as a node that only looks: for when no gateway can be asked.
-#[cfg(feature = "nats")]
-fn folded(url: &str, status: &Status, config: &std::path::Path) -> Result<Value, Usage> {
-    use std::time::Duration;
-
-    use anyhow::Context;
-    use arqon_rollout::{
-        Appended, Batch, Channel, ControlLog, Executor, FileCatalogs, LogFuture, UpstreamMessage,
-    };
-    use bytes::Bytes;
-
-    use crate::{
-        config::Config,
-        nats::{KvCatalogs, NatsControlLog},
-    };
-
-    /// The log, for reading only.
-    struct ReadOnly(NatsControlLog);
-
-    impl ControlLog for ReadOnly {
-        fn append(&self, _: Channel, _: Bytes) -> LogFuture<'_, Appended> {
-            Box::pin(std::future::ready(Err(arqon_rollout::LogError::Full)))
-        }
-
-        fn read(&self, after: u64) -> LogFuture<'_, Batch> {
-            self.0.read(after)
-        }
-
-        fn report(&self, _: Channel, _: UpstreamMessage) -> LogFuture<'_, ()> {
-            Box::pin(std::future::ready(Ok(())))
-        }
-    }
-
-    let loaded = Config::load(Some(config), &[]).map_err(|findings| anyhow::anyhow!("{findings}"))?;
-    let mut rollout = loaded.platform.rollout;
-    let kv = rollout.catalog.as_ref().and_then(|of| of.kv.clone());
-    let folder = rollout
-        .catalog
-        .as_ref()
-        .and_then(|of| of.path.as_deref()?.parent());
-    let files = FileCatalogs::new(folder.map(std::path::Path::to_path_buf));
-    // Nothing of the gateway's own is touched.
-    (rollout.audit, rollout.telemetry_seconds) = (None, 0);
-    if rollout.node_keys.iter().any(|key| key.keyid == rollout.node_id) {
-        // Its public half is known: the secret one is not looked for.
-        rollout.node_key = None;
-    }
-    runtime()?.block_on(async {
-        let client = super::target::connect(url, status.target.creds.as_deref()).await?;
-        let catalogs = KvCatalogs::new(client.clone(), files);
-        let executor = Executor::builder(&rollout)
-            .silent()
-            .log(ReadOnly(NatsControlLog::existing(client)))
-            .catalogs(catalogs.clone())
-            .build()?;
-        if let Some(place) = kv {
-            let bytes = catalogs
-                .first(&place)
-                .await
-                .map_err(|error| anyhow::anyhow!("{place}: {error}"))?;
-            executor.start_with(&arqon_rollout::Catalog::parse(&bytes)?);
-        }
-        let handle = executor.handle();
-        let run = tokio::spawn(executor.run());
-        let read = tokio::time::timeout(Duration::from_secs(15), handle.contacted()).await;
-        run.abort();
-        read.with_context(|| format!("{url}: the control log was not read in time"))?;
-        Ok(serde_json::to_value(handle.status())?)
-    })
-}
-
-#[cfg(not(feature = "nats"))]
-fn folded(url: &str, _status: &Status, _config: &std::path::Path) -> Result<Value, Usage> {
-    anyhow::bail!("--nats {url}: this program was built without the feature `nats`")
 }

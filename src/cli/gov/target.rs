@@ -14,7 +14,10 @@ use tokio::time::timeout;
 
 use arqon_rollout::{Control, Envelope, Message, NodeId};
 
-use super::Usage;
+use super::{
+    Usage,
+    fold::{self, Question},
+};
 use crate::config;
 
 /// Where a gateway listens for its operators, unless told otherwise.
@@ -27,21 +30,24 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Who is told.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Target {
-    /// A gateway's admin listener; http://127.0.0.1:9901 when nothing is named. Several for a stop.
+    /// A gateway's admin listener; http://127.0.0.1:9901 when nothing is named. Several for a stop: each has to take it.
     #[arg(long, value_name = "URL")]
     pub(super) admin: Vec<String>,
     /// The file with the gateway's control token (`gateway.control_token_file`).
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Writes to the control log itself.
+    /// Writes to the control log itself, which takes what nodes may refuse: give --config, too.
     #[arg(long, value_name = "URL")]
     pub(super) nats: Option<String>,
+    /// With --nats: the gateway's configuration. Its keys and catalog judge here what the log has, as every node with it does.
+    #[arg(long, value_name = "FILE", requires = "nats")]
+    pub(super) config: Option<PathBuf>,
     /// A credentials file for --nats.
     #[arg(long, value_name = "FILE", requires = "nats")]
     pub(super) creds: Option<PathBuf>,
-    /// Whose rollouts.
-    #[arg(long, default_value = "default")]
-    pub(super) tenant: String,
+    /// Whose rollouts; `default` without it, and for `status` every tenant's.
+    #[arg(long)]
+    tenant: Option<String>,
 }
 
 /// What became of a message at one target.
@@ -53,21 +59,25 @@ pub(super) struct Sent {
 
 #[derive(Debug)]
 pub(super) enum Delivery {
-    /// In force at this gateway.
-    Taken {
-        seq: Option<u64>,
+    /// In force at this gateway: its answer.
+    Taken(Value),
+    /// In the log, and in force where it is folded with the configuration given.
+    Folded {
+        seq: u64,
         state: String,
-        duplicate: bool,
-        durable: bool,
-        held: Vec<String>,
+        /// Other scopes that it holds.
+        holds: Vec<String>,
     },
-    /// In the log; each node judges it.
+    /// In the log; nobody has judged it here, and why, if it was tried.
     Logged {
         seq: u64,
+        why: Option<String>,
     },
     Refused {
         reason: String,
         detail: String,
+        /// The counter that its issuer has come to, where that is why.
+        last: Option<u64>,
     },
     Failed(String),
 }
@@ -76,6 +86,16 @@ impl Target {
     /// Whether anybody was named.
     pub(super) fn is_named(&self) -> bool {
         !self.admin.is_empty() || self.nats.is_some()
+    }
+
+    /// Whose rollouts.
+    pub(super) fn tenant(&self) -> &str {
+        self.tenant.as_deref().unwrap_or("default")
+    }
+
+    /// Whose rollouts, if that was said.
+    pub(super) fn chosen_tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
     }
 
     /// The gateways that are asked; the local one if nobody was named.
@@ -97,11 +117,18 @@ impl Target {
             .map_err(|error| anyhow::anyhow!("--token-file: {error}"))
     }
 
-    /// Sends an envelope to every target, all at a time.
-    pub(super) async fn send(&self, envelope: &Envelope) -> Result<Vec<Sent>, Usage> {
+    /// Sends an envelope to the targets that are `wanted` by their place, all at a time: the gateways, then the log.
+    pub(super) async fn send(
+        &self,
+        envelope: &Envelope,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Sent>, Usage> {
         let token = self.token()?;
         let json = Bytes::from(envelope.to_json());
-        let admins = self.admins();
+        let all = self.admins();
+        let to_log = self.nats.as_ref().filter(|_| wanted(all.len()));
+        let chosen = all.into_iter().enumerate().filter(|(at, _)| wanted(*at));
+        let admins: Vec<String> = chosen.map(|(_, url)| url).collect();
         let requests = admins
             .iter()
             .map(|url| request(url, Method::POST, "/v1/control", token.as_deref(), json.clone()))
@@ -112,16 +139,13 @@ impl Target {
                 .map(|request| async { judged(post(request).await) }),
         );
         let logs = async {
-            match &self.nats {
-                Some(url) => {
-                    let outcome = append(url, self.creds.as_deref(), envelope).await;
-                    Some(Sent {
-                        target: url.clone(),
-                        outcome: outcome.unwrap_or_else(|error| Delivery::Failed(format!("{error:#}"))),
-                    })
-                }
-                None => None,
-            }
+            let url = to_log?;
+            let outcome = append(url, self.creds.as_deref(), envelope).await;
+            let outcome = outcome.unwrap_or_else(|error| Delivery::Failed(format!("{error:#}")));
+            Some(Sent {
+                target: url.clone(),
+                outcome: self.judge(url, envelope, outcome).await,
+            })
         };
         let (posted, logged) = tokio::join!(posts, logs);
         let posted = admins
@@ -129,6 +153,25 @@ impl Target {
             .zip(posted)
             .map(|(target, outcome)| Sent { target, outcome });
         Ok(posted.chain(logged).collect())
+    }
+
+    /// What is in the log, judged with the configuration given.
+    async fn judge(&self, url: &str, envelope: &Envelope, outcome: Delivery) -> Delivery {
+        let (Delivery::Logged { seq, .. }, Some(config)) = (&outcome, &self.config) else {
+            return outcome;
+        };
+        let Ok(control) = envelope.control() else {
+            return outcome;
+        };
+        fold::judge(Question {
+            url,
+            creds: self.creds.as_deref(),
+            config,
+            tenant: &control.tenant,
+            scope: control.scope.as_deref().unwrap_or_default(),
+            seq: *seq,
+        })
+        .await
     }
 
     /// `/v1/state` of the first gateway named.
@@ -189,26 +232,20 @@ async fn post(request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Usag
 fn judged(answer: Result<(StatusCode, Bytes), Usage>) -> Delivery {
     let (status, body) = match answer {
         Ok(answer) => answer,
-        Err(error) => return Delivery::Failed(format!("cannot be reached: {error:#}")),
+        Err(error) => {
+            return Delivery::Failed(format!(
+                "cannot be reached ({error:#}): name the gateway's admin listener with --admin"
+            ));
+        }
     };
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
     match status {
-        StatusCode::OK => Delivery::Taken {
-            seq: body["seq"].as_u64(),
-            state: text("state"),
-            duplicate: body["duplicate"].as_bool().unwrap_or(false),
-            durable: body["durable"].as_bool().unwrap_or(false),
-            held: body["held"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|scope| scope.as_str().map(str::to_owned))
-                .collect(),
-        },
+        StatusCode::OK if body.is_object() => Delivery::Taken(body),
         StatusCode::CONFLICT => Delivery::Refused {
             reason: text("reason"),
             detail: text("detail"),
+            last: body["last_counter"].as_u64(),
         },
         StatusCode::UNAUTHORIZED => Delivery::Failed(format!(
             "{}: give --token-file, the file of gateway.control_token_file",
@@ -258,7 +295,10 @@ async fn append(url: &str, creds: Option<&std::path::Path>, envelope: &Envelope)
         .await
         .with_context(|| format!("no answer within {} s", PATIENCE.as_secs()))?;
     match appended {
-        Ok(appended) => Ok(Delivery::Logged { seq: appended.seq }),
+        Ok(appended) => Ok(Delivery::Logged {
+            seq: appended.seq,
+            why: None,
+        }),
         Err(error) => Ok(Delivery::Failed(error.to_string())),
     }
 }

@@ -10,6 +10,7 @@ use super::{
     Outcome, Usage, Watch,
     print::{scope, utc},
     runtime,
+    status::of_tenant,
 };
 
 /// How often the gateway is asked.
@@ -33,25 +34,24 @@ async fn gateway(watch: &Watch, json: bool, out: &mut impl Write) -> Result<Outc
     loop {
         let state = watch.target.state().await?;
         let now_us = SystemClock::new().now_us();
-        for tenant in state["rollout"]["tenants"].as_array().into_iter().flatten() {
-            let name = tenant["tenant"].as_str().unwrap_or_default();
-            if name != watch.target.tenant {
+        let tenants = state["rollout"]["tenants"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        let name = watch.target.tenant();
+        let tenant = of_tenant(tenants, name)?;
+        for of in tenant["scopes"].as_array().into_iter().flatten() {
+            if !moved(&mut seen, of) {
                 continue;
             }
-            for of in tenant["scopes"].as_array().into_iter().flatten() {
-                if !moved(&mut seen, of) {
-                    continue;
-                }
-                if json {
-                    writeln!(out, "{}", json!({ "at_us": now_us, "tenant": name, "scope": of }))?;
-                } else {
-                    writeln!(out, "{} {name} {}", utc(now_us), scope(of, now_us))?;
-                }
-                out.flush()?;
-                lines += 1;
-                if watch.lines.is_some_and(|most| lines >= most) {
-                    return Ok(Outcome::Ok);
-                }
+            if json {
+                writeln!(out, "{}", json!({ "at_us": now_us, "tenant": name, "scope": of }))?;
+            } else {
+                writeln!(out, "{} {name} {}", utc(now_us), scope(of, now_us))?;
+            }
+            out.flush()?;
+            lines += 1;
+            if watch.lines.is_some_and(|most| lines >= most) {
+                return Ok(Outcome::Ok);
             }
         }
         sleep(EVERY).await;
@@ -61,7 +61,7 @@ async fn gateway(watch: &Watch, json: bool, out: &mut impl Write) -> Result<Outc
 /// Whether a scope is another than when it was told last.
 fn moved(seen: &mut BTreeMap<String, Seen>, scope: &Value) -> bool {
     let keys = [
-        "phase", "rollout", "parked", "latched", "guarded", "since_us", "baseline",
+        "phase", "rollout", "parked", "latched", "guarded", "since_us", "baseline", "held_by",
     ];
     let told: Vec<&Value> = keys.iter().map(|key| &scope[*key]).collect();
     let told = json!(told).to_string();
@@ -83,7 +83,7 @@ fn log(url: &str, watch: &Watch, json: bool, out: &mut impl Write) -> Result<Out
     use arqon_rollout::Envelope;
     use futures_util::StreamExt;
 
-    let tenant = TenantId::new(&watch.target.tenant)?;
+    let tenant = TenantId::new(watch.target.tenant())?;
     runtime()?.block_on(async {
         let client = super::target::connect(url, watch.target.creds.as_deref()).await?;
         let mut messages = client.subscribe(format!("gov.t.{tenant}.>")).await?;

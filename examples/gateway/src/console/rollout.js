@@ -61,6 +61,11 @@ function scope(of) {
     of.latched && `${of.phase} on this node, ahead of the log`, of.durable === false && "not on disk: it would not survive a restart of this gateway",
     of.guarded && "lowered by the guard",
   ].filter(Boolean);
+  const orders = of.held_by.map((order) => {
+    const who = order.by.length ? ` by ${order.by.join(" and ")}` : "";
+    const why = order.reason ? `: ${order.reason}` : "";
+    return h("p", {}, `${order.brake} for ${order.scope || "the whole tenant"}${who} ${time(order.since_us)}${why}`);
+  });
   const sizes = of.cohorts ? [
     "; sent to the variant ", count(of.cohorts.canary), ", to the baseline ", count(of.cohorts.baseline),
   ] : [];
@@ -69,6 +74,7 @@ function scope(of) {
     "section", { class: "card", "data-key": of.scope, "data-scope": of.scope },
     h("h4", {}, name, " ", pill(of.phase)),
     of.since_us > 0 && h("p", {}, `since ${time(of.since_us)}${by}${of.reason ? `: ${of.reason}` : ""}`),
+    ...orders,
     flags.length > 0 && h("p", { class: "alarm" }, flags.join("; ")),
     approved("runs", of.rollout), approved("waits for the resume", of.parked),
     h("p", {}, `served ${percent(of.percent)} (the log says ${percent(of.log_percent)})`, sizes),

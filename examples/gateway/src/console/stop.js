@@ -32,11 +32,11 @@ function seed(text) {
 }
 
 // The envelope of `arqon gov stop`, made here.
-async function envelope(tenant, scope, reason, keyid, file) {
+async function envelope(tenant, scope, reason, keyid, file, after) {
   const now = Date.now() * 1000;
   const message = { type: "enforce", action: { kind: "emergency_stop" }, reason };
   const control = {
-    v: 1, tenant: tenant.tenant, epoch: tenant.epoch, counter: now, issued_at_us: now, expires_at_us: now + VALID_US,
+    v: 1, tenant: tenant.tenant, epoch: tenant.epoch, counter: Math.max(now, after + 1), issued_at_us: now, expires_at_us: now + VALID_US,
     ...(scope ? { scope } : {}), message,
   };
   const encode = (text) => new TextEncoder().encode(text);
@@ -81,14 +81,22 @@ async function send(event) {
   byId("send").disabled = true;
   said.textContent = "Sending.";
   try {
-    const body = await envelope(tenant, byId("scope").value, byId("reason").value, byId("keyid").value.trim(), byId("key").files[0]);
+    const words = [tenant, byId("scope").value, byId("reason").value, byId("keyid").value.trim(), byId("key").files[0]];
     const headers = { authorization: `Bearer ${byId("token").value}`, "content-type": "application/json" };
-    const answer = await fetch("v1/control", { method: "POST", headers, body, signal: AbortSignal.timeout(15_000) });
-    const what = await answer.json();
+    const post = async (after) => {
+      const body = await envelope(...words, after);
+      const answer = await fetch("v1/control", { method: "POST", headers, body, signal: AbortSignal.timeout(15_000) });
+      return [answer, await answer.json()];
+    };
+    let [answer, what] = await post(0);
+    // Somebody whose clock is ahead signed with this key: with the next counter it is taken.
+    if (answer.status === 409 && what.last_counter) [answer, what] = await post(what.last_counter);
     if (answer.ok) {
       const kept = what.durable === false ? " It is NOT on disk: it would not survive a restart of this gateway." : "";
       const where = what.seq === null ? "the log does not have it yet, the gateway goes on with it" : `position ${what.seq} of the log`;
-      said.textContent = `In force: ${what.state}, ${where}.${kept}`;
+      const names = what.reach?.scopes.map((one) => one || "the whole tenant") ?? [];
+      const held = names.length ? ` It holds ${names.join(", ")}.` : " Nothing is rolled out there; what comes later is held, too.";
+      said.textContent = `In force: ${what.state}, ${where}.${kept}${held}`;
       look_again();
     } else {
       said.textContent = `Refused: ${what.reason ?? what.code}: ${what.detail}`;

@@ -235,7 +235,20 @@ impl State {
             return Err(Refusal::new(Reason::Expired, detail));
         }
         if control.issued_at_us > now.saturating_add(self.policy.skew_us) {
-            let detail = format!("issued at {}, recorded at {now}", control.issued_at_us);
+            let ahead = (control.issued_at_us - now) / 1_000_000;
+            let detail = format!(
+                "issued at {}, recorded at {now}: the clock of who signed is {ahead} s ahead",
+                control.issued_at_us
+            );
+            return Err(Refusal::new(Reason::NotYetValid, detail));
+        }
+        // One far ahead would make everything that its issuer signs later stale. Whoever is told `stale` can sign one more.
+        if control.counter > now.saturating_add(self.policy.skew_us) {
+            let detail = format!(
+                "counter {} is more than {} s ahead of the log's time {now} in microseconds",
+                control.counter,
+                self.policy.skew_us / 1_000_000
+            );
             return Err(Refusal::new(Reason::NotYetValid, detail));
         }
         if !matches!(order.issuer, Issuer::StopKey(_)) && control.epoch != self.keys.epoch {
@@ -288,10 +301,11 @@ impl State {
             (true, false) => Reason::Equivocation,
             (false, _) => Reason::Stale,
         };
-        Err(Refusal::new(
-            reason,
-            format!("counter {counter}, the last was {}", seen.counter),
-        ))
+        let detail = format!(
+            "counter {counter}, the last was {}: sign it anew with a higher one",
+            seen.counter
+        );
+        Err(Refusal::new(reason, detail).after(seen.counter))
     }
 }
 

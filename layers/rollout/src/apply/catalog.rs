@@ -46,7 +46,7 @@ impl State {
         }
         let catalog = Arc::new(catalog);
         let paused = self.lanes.values().any(|lane| {
-            lane.paused.any() || effect(lane.phase(self.clock_us), Trigger::Catalog) == Effect::Defer
+            lane.is_paused() || effect(lane.phase(self.clock_us), Trigger::Catalog) == Effect::Defer
         });
         if paused {
             self.parked_catalog = Some(catalog);
@@ -81,7 +81,7 @@ impl State {
                         rollout.config = hold(rollout, now);
                     }
                 } else {
-                    lane.freeze(now, false);
+                    lane.freeze(now, &Scope::TENANT, cause.clone());
                 }
                 lane.cause = cause.clone();
             }

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     envelope::Control,
     refusal::{Reason, Refusal},
-    state::{ApprovedRollout, Choice, Held, Lane, MAX_SCOPES, Mode, Scope, State},
+    state::{ApprovedRollout, Choice, Lane, MAX_SCOPES, Mode, Scope, State},
     table::{Effect, Phase, Trigger, effect},
     wire::EnforcementAction,
 };
@@ -31,17 +31,25 @@ impl State {
             }
             self.lanes.insert(scope.clone(), self.lane(&scope));
         }
-        let own = scope != Scope::TENANT;
-        let reached: Vec<Scope> = match scope {
-            Scope::TENANT => self.lanes.keys().cloned().collect(),
-            scope => vec![scope],
+        // An enforced variant goes no further than its pattern; what brakes also holds what it crosses.
+        let forces = matches!(
+            action,
+            EnforcementAction::SetVariant(_) | EnforcementAction::SetParams(_)
+        );
+        let is_reached = |of: &&Scope| {
+            if forces {
+                scope.contains(of)
+            } else {
+                scope.reaches(of)
+            }
         };
+        let reached: Vec<Scope> = self.lanes.keys().filter(is_reached).cloned().collect();
         if *action == EnforcementAction::ResumeAdaptation {
             // A catalog that waited takes effect before an approval that waited, and only if nothing else
             // stays paused.
             self.check_reached(&reached, Trigger::Resume, control)?;
-            let others_paused = self.lanes.iter().any(|(scope, lane)| {
-                lane.paused.any() && (!reached.contains(scope) || lane.paused.released(own).any())
+            let others_paused = self.lanes.iter().any(|(of, lane)| {
+                lane.is_paused() && (!reached.contains(of) || lane.paused.released(of, &scope).any())
             });
             if !others_paused && let Some(catalog) = self.parked_catalog.take() {
                 self.swap(catalog, Some(&reached), order);
@@ -54,8 +62,8 @@ impl State {
             EnforcementAction::ResumeAdaptation => Trigger::Resume,
         };
         self.check_reached(&reached, trigger, control)?;
-        for scope in reached {
-            self.enforce_one(&scope, own, trigger, action, reason, order)?;
+        for of in reached {
+            self.enforce_one(&of, &scope, trigger, action, reason, order)?;
         }
         Ok(())
     }
@@ -73,10 +81,11 @@ impl State {
         Ok(())
     }
 
+    /// What an order for `ordered` does to one scope that it reaches.
     fn enforce_one(
         &mut self,
         scope: &Scope,
-        own: bool,
+        ordered: &Scope,
         trigger: Trigger,
         action: &EnforcementAction,
         reason: &str,
@@ -89,32 +98,29 @@ impl State {
         let mut buried = Vec::new();
         match effect(lane.phase(now), trigger) {
             Effect::Keep => {
-                // A second one changes nothing but what may end it: only what is signed after a stop, and for a scope only
-                // what is meant for it.
+                // A second one changes nothing but what may end it: only what is signed after a stop, and what is meant for it.
                 if let Some(lane) = self.lanes.get_mut(scope) {
-                    match (trigger, &lane.mode) {
-                        (Trigger::Stop, _) => {
-                            lane.stopped.add(own);
+                    match trigger {
+                        Trigger::Stop => {
+                            lane.stopped.add(ordered, cause);
                             lane.not_before_us = order.stored_at_us;
                         }
-                        (Trigger::Pause, Mode::Idle | Mode::Rollout(_) | Mode::Forced { .. }) => {
-                            lane.paused.add(own);
-                        }
+                        // Of what is stopped: it holds once the stop has ended.
+                        Trigger::Pause => lane.paused.add(ordered, cause),
                         _ => {}
                     }
                 }
                 return Ok(());
             }
             // It counts from when it was signed: one that waited for the log was in force meanwhile, where it was sent to.
-            Effect::Freeze => lane.freeze(order.control.issued_at_us.min(now), own),
+            Effect::Freeze => lane.freeze(order.control.issued_at_us.min(now), ordered, cause.clone()),
             Effect::Thaw if !lane.paused.any() => return Ok(()),
-            Effect::Thaw if lane.paused.released(own).any() => {
-                lane.paused = lane.paused.released(own);
-                self.lanes.insert(scope.clone(), lane);
-                return Ok(());
-            }
             Effect::Thaw => {
-                lane.paused = Held::default();
+                lane.paused = lane.paused.released(scope, ordered);
+                if lane.paused.any() {
+                    self.lanes.insert(scope.clone(), lane);
+                    return Ok(());
+                }
                 if let Mode::Rollout(rollout) = &mut lane.mode {
                     rollout.running_since_us = Some(now);
                 }
@@ -132,20 +138,18 @@ impl State {
             }
             Effect::Stop => {
                 buried = lane.end(Mode::Stopped);
-                lane.paused = lane.paused.released(own);
-                lane.stopped = Held::default();
-                lane.stopped.add(own);
+                lane.stopped.add(ordered, cause.clone());
                 lane.promoted = None;
-                lane.not_before_us = order.stored_at_us;
-            }
-            Effect::Release if lane.stopped.released(own).any() => {
-                lane.stopped = lane.stopped.released(own);
-                self.lanes.insert(scope.clone(), lane);
-                return Ok(());
+                (lane.not_before_us, lane.closed_us) = (order.stored_at_us, now);
             }
             Effect::Release => {
-                (lane.mode, lane.stopped) = (Mode::Idle, Held::default());
-                lane.paused = lane.paused.released(own);
+                lane.paused = lane.paused.released(scope, ordered);
+                lane.stopped = lane.stopped.released(scope, ordered);
+                if lane.stopped.any() {
+                    self.lanes.insert(scope.clone(), lane);
+                    return Ok(());
+                }
+                (lane.mode, lane.closed_us) = (Mode::Idle, now);
             }
             other => unreachable_effect(other)?,
         }

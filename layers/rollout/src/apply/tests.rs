@@ -1,6 +1,7 @@
 //! The fold against an independent model, and its invariants after every step.
 
 mod model;
+mod scopes;
 
 use std::{collections::HashMap, sync::LazyLock};
 

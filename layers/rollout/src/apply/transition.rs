@@ -6,7 +6,7 @@ use super::Order;
 use crate::{
     envelope::{Control, Message},
     refusal::{Reason, Refusal},
-    state::{Cause, Lane, Mode, State, lapsed},
+    state::{Cause, Lane, Mode, Scope, State, lapsed},
     table::Effect,
     wire::{DownstreamMessage, UpstreamMessage},
 };
@@ -29,6 +29,7 @@ impl State {
             };
             if lapsed(until, now) {
                 let since_us = until.unwrap_or(now);
+                lane.closed_us = since_us;
                 buried.extend(lane.end(Mode::Idle));
                 lane.cause = Cause {
                     since_us,
@@ -102,8 +103,8 @@ impl Lane {
         Ok(())
     }
 
-    pub(super) fn freeze(&mut self, now_us: u64, own: bool) {
-        self.paused.add(own);
+    pub(super) fn freeze(&mut self, now_us: u64, ordered: &Scope, cause: Cause) {
+        self.paused.add(ordered, cause);
         if let Mode::Rollout(rollout) = &mut self.mode {
             rollout.active_us = rollout.active_us(now_us);
             rollout.running_since_us = None;

@@ -1,16 +1,17 @@
 //! What this node makes of a message before the log has it.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arqon_message::TenantId;
 use bytes::Bytes;
 
-use super::{MAX_UNAUDITED, Outlook, Receipt, Submission, catalog_wanted};
+use super::{MAX_UNAUDITED, Outlook, Reach, Receipt, Submission, catalog_wanted};
 use crate::{
     apply::{Order, authenticate},
     audit::AuditEntry,
     catalog_source::FetchError,
     envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
+    executor::no_rollout,
     handle::Shared,
     latch::{Brake, Latch},
     record::{Channel, Record},
@@ -70,18 +71,18 @@ impl Shared {
     pub(super) async fn outlook(&self, submission: &mut Submission, order: &Order) -> Outlook {
         let record = &submission.record;
         let Some(state) = self.state_at(record) else {
-            return Outlook::Void(Refusal::new(Reason::WrongTenant, "no rollout here"));
+            return Outlook::Void(no_rollout(record.channel.tenant()));
         };
         let tenant = record.channel.tenant();
         let (issuer, epoch) = (order.issuer.name(), state.keys().epoch);
-        if self
-            .lock()
-            .spent
-            .covers(tenant, issuer, epoch, order.control.counter)
+        let spent = self.lock().spent.last(tenant, issuer, epoch);
+        if let Some(last) = spent.filter(|last| order.control.counter <= *last)
             && !state.has_taken(order)
         {
-            let detail = "this node refused it, or a later one of its issuer, before: sign it anew";
-            return Outlook::Void(Refusal::new(Reason::Spent, detail));
+            let detail = format!(
+                "this node refused it, or a later one of its issuer, before: sign it anew with a counter above {last}"
+            );
+            return Outlook::Void(Refusal::new(Reason::Spent, detail).after(last));
         }
         if let Err(refusal) = state.check_new(order) {
             return match refusal.reason {
@@ -128,8 +129,7 @@ impl Shared {
     pub(super) fn authentic(&self, record: &Record) -> Result<Order, Refusal> {
         let tenant = record.channel.tenant();
         let Some(state) = self.state_at(record) else {
-            let detail = format!("tenant `{tenant}` has no rollout here");
-            return Err(Refusal::new(Reason::WrongTenant, detail));
+            return Err(no_rollout(tenant));
         };
         authenticate(&state, record)
     }
@@ -163,10 +163,30 @@ impl Shared {
             duplicate: true,
             durable: saved && (self.log.is_durable() || self.audit.is_durable()),
             held: Vec::new(),
+            reach: Brake::of(&submission.control).map(|_| self.reach(tenant, &submission.scope)),
         }
     }
 
-    /// After a resume of the whole tenant: what it left.
+    /// What is rolled out where a stop or a pause of a scope reaches.
+    pub(super) fn reach(&self, tenant: &TenantId, scope: &Scope) -> Reach {
+        let live = self.lock();
+        let Some(state) = live.states.get(tenant) else {
+            return Reach::default();
+        };
+        let used = state.lanes().iter().filter(|(_, lane)| lane.is_used());
+        let scopes: Vec<String> = used
+            .filter(|(of, _)| scope.reaches(of))
+            .map(|(of, _)| of.to_string())
+            .collect();
+        let around = state.around(scope).filter(|(_, lane)| lane.is_used());
+        let within = around.filter(|_| scopes.is_empty() && !state.lanes().contains_key(scope));
+        Reach {
+            within: within.map(|(of, _)| of.to_string()),
+            scopes,
+        }
+    }
+
+    /// After a resume: what of it orders of other scopes go on holding.
     pub(super) fn held(&self, tenant: &TenantId, submission: &Submission) -> Vec<String> {
         let resume = matches!(
             &submission.control.message,
@@ -175,14 +195,18 @@ impl Shared {
                 ..
             })
         );
-        if !resume || submission.scope != Scope::TENANT {
+        if !resume {
             return Vec::new();
         }
         let live = self.lock();
         let state = live.states.get(tenant);
         let lanes = state.into_iter().flat_map(State::lanes);
-        let held = lanes.filter(|(scope, lane)| lane.is_held_alone() || live.braked_alone(tenant, scope));
-        held.map(|(scope, _)| scope.to_string()).collect()
+        let mut orders = BTreeSet::new();
+        for (scope, lane) in lanes.filter(|(scope, _)| submission.scope.reaches(scope)) {
+            orders.extend(lane.held_by().map(|(_, order, _)| order.clone()));
+            orders.extend(live.latched_by(tenant, scope).cloned());
+        }
+        orders.iter().map(Scope::to_string).collect()
     }
 
     /// Audits, counts and tells the refusal of a message that did not get to the log.
@@ -314,6 +338,7 @@ impl Shared {
                     floor: None,
                     since_us,
                     reason: reason.to_owned(),
+                    by: order.signed_by.clone(),
                     saved: false,
                 };
                 live.latches.insert(key, latch);

@@ -182,8 +182,15 @@ async fn a_resume_of_the_tenant_leaves_a_scope_s_own_stop_and_the_command_says_s
         .lines()
         .find(|line| line.contains("users"))
         .expect("the scope");
+    assert!(line.contains("stopped") && line.contains("only these"), "{line}");
+    let order = format!("stop for {users}, by sre-1");
+    let line = status
+        .out
+        .lines()
+        .find(|line| line.contains(&order))
+        .expect("the order");
     assert!(
-        line.contains("stopped") && line.contains("only these") && line.contains("--scope"),
+        line.contains(&format!("`gov resume --scope '{users}'` ends it")),
         "{line}"
     );
     assert_eq!(scope(&gateway).await["phase"], "idle");

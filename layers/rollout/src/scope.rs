@@ -1,0 +1,86 @@
+//! What a rollout covers, and which scopes an order for one reaches.
+
+use std::fmt;
+
+use arqon_message::{SubjectPattern, TenantId};
+
+use crate::refusal::{Reason, Refusal};
+
+/// What a rollout covers: the whole tenant, or the subjects of one pattern inside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(Option<SubjectPattern>);
+
+impl Scope {
+    /// The whole tenant.
+    pub const TENANT: Self = Self(None);
+
+    /// Reads the scope of a message for `tenant`.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::WrongScope`] when it is no pattern or reaches outside `in.t.<tenant>.`.
+    pub fn parse(text: Option<&str>, tenant: &TenantId) -> Result<Self, Refusal> {
+        let Some(text) = text else { return Ok(Self::TENANT) };
+        let wrong = |detail: String| Refusal::new(Reason::WrongScope, detail);
+        let pattern = SubjectPattern::parse(text).map_err(|error| wrong(error.to_string()))?;
+        let inside =
+            pattern.tokens().take(3).eq(["in", "t", tenant.as_str()]) && pattern.tokens().nth(3).is_some();
+        if !inside {
+            return Err(wrong(format!("`{text}` is not inside in.t.{tenant}")));
+        }
+        Ok(Self(Some(pattern)))
+    }
+
+    /// The pattern; None for the whole tenant.
+    pub fn pattern(&self) -> Option<&SubjectPattern> {
+        self.0.as_ref()
+    }
+
+    /// Whether every subject of `other` is in it. `in.t.<tenant>.>` is as good as the whole tenant.
+    pub fn contains(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, _) => true,
+            // Its first three tokens are `in.t.<tenant>`.
+            (Some(pattern), None) => pattern.tokens().nth(3) == Some(">"),
+            (Some(pattern), Some(other)) => pattern.contains(other),
+        }
+    }
+
+    /// Whether a stop or a pause of it holds `other`: a scope that it contains, and one that it crosses, whole. It is cut out of
+    /// a scope that contains it, which goes on around it.
+    pub fn reaches(&self, other: &Self) -> bool {
+        let overlap = match (&self.0, &other.0) {
+            (Some(pattern), Some(other)) => pattern.overlaps(other),
+            (None, _) | (_, None) => true,
+        };
+        overlap && (self.contains(other) || !other.contains(self))
+    }
+
+    /// Of two scopes that contain the same one, whether requests fall to this one: literals before `*` before `>`, from the
+    /// left, as in a [`SubjectTrie`](arqon_message::SubjectTrie).
+    pub(crate) fn is_closer_than(&self, other: &Self) -> bool {
+        let rank = |token| match token {
+            ">" => 2,
+            "*" => 1,
+            _ => 0,
+        };
+        match (&self.0, &other.0) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(ours), Some(theirs)) => ours.tokens().map(rank).lt(theirs.tokens().map(rank)),
+        }
+    }
+
+    /// The scope for people.
+    pub fn to_name(&self) -> String {
+        self.0
+            .as_ref()
+            .map_or_else(|| "the whole tenant".to_owned(), ToString::to_string)
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.as_ref().map_or("", SubjectPattern::as_str))
+    }
+}
