@@ -9,10 +9,12 @@
 //! [`AuditLog::append`](AuditSink::append) is ready, and only then is a control action acknowledged. Envelopes
 //! are kept verbatim: [`AuditLog::open`] yields the records to fold again.
 //!
-//! A write that was torn by a crash is cut off when the file is opened; it was never acknowledged. What was
-//! taken off the end *after* it was acknowledged only somebody who knows [`AuditLog::head`] can tell.
+//! A write that was torn by a crash is cut off when the file is opened; it was never acknowledged. The head of what was
+//! acknowledged is kept beside the trail, in `<trail>.head`: a trail that lacks it lost its end and is not continued. Whoever
+//! can change both files is found out by a head kept elsewhere, such as the one exported to NATS.
 
 mod chain;
+mod kept;
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -23,7 +25,7 @@ use std::{
 
 use arqon_rollout::{AuditEntry, AuditError, AuditFuture, AuditSink, Record};
 
-pub use self::chain::verify;
+use self::kept::Kept;
 
 /// A file above this size is put aside as `<path>.<n of its first line>` and a new one goes on with its head.
 pub const ROTATE_BYTES: u64 = 64 * 1024 * 1024;
@@ -38,6 +40,12 @@ pub struct Head {
 }
 
 impl Head {
+    /// Of a trail without a line.
+    const GENESIS: Self = Self {
+        lines: 0,
+        hash: chain::GENESIS,
+    };
+
     /// The last `h` as the file has it.
     pub fn to_hex(&self) -> String {
         chain::hex(&self.hash)
@@ -66,6 +74,15 @@ pub enum BrokenAudit {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The head that is kept beside the trail is gone: whether its end was cut off cannot be told.
+    #[error(
+        "{path} is missing, which holds where the trail beside it ended: put it back; if its end is as it should be, such as after \
+         an upgrade, `arqon audit seal` writes a new one"
+    )]
+    Headless {
+        /// Where it should be.
+        path: PathBuf,
+    },
 }
 
 /// What a trail was found to hold.
@@ -77,6 +94,88 @@ pub struct Verified {
     pub head: Head,
     /// Bytes of a write that was torn at the end.
     pub torn_bytes: u64,
+}
+
+/// Checks a trail from its first line to its last, the files put aside before it included, and that it ends no earlier than
+/// the head kept beside it says, if there is one. None: there is not one whole line.
+///
+/// # Errors
+///
+/// [`BrokenAudit::Entry`] names the first line that is not what was written, does not follow the one before, or is missing.
+pub fn verify(path: impl AsRef<Path>) -> Result<Option<Verified>, BrokenAudit> {
+    // Before the trail, which may be written meanwhile.
+    let kept = kept::read(path.as_ref());
+    match walk_to(path.as_ref(), kept, |_, _| {})? {
+        (_, Some(missing)) if !matches!(missing, BrokenAudit::Headless { .. }) => Err(missing),
+        (found, _) => Ok(found),
+    }
+}
+
+/// Whether the head of a trail is kept beside it.
+#[must_use]
+pub fn has_head(path: impl AsRef<Path>) -> bool {
+    kept::path_of(path.as_ref()).is_file()
+}
+
+/// Takes the end of a trail as it is: keeps its head beside it. For a trail of an older version, or once the loss of its end
+/// was looked into.
+///
+/// # Errors
+///
+/// [`BrokenAudit`]: the chain is broken, somebody writes the trail, or the head cannot be written.
+pub fn seal(path: impl AsRef<Path>) -> Result<Head, BrokenAudit> {
+    let path = path.as_ref();
+    let failed = |source| BrokenAudit::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let _alone = File::options()
+        .read(true)
+        .append(true)
+        .open(path)
+        .and_then(alone)
+        .map_err(failed)?;
+    let head = chain::walk_all(path, |_, _| {})?.map_or(Head::GENESIS, |found| found.head);
+    Kept::make(path, head).map_err(failed)?;
+    Ok(head)
+}
+
+/// Every line of a trail in order, and what is wrong with its end, by the head that is kept of it.
+fn walk_to(
+    path: &Path,
+    kept: Result<Option<Head>, BrokenAudit>,
+    mut each: impl FnMut(chain::Line, [u8; 32]),
+) -> Result<(Option<Verified>, Option<BrokenAudit>), BrokenAudit> {
+    let expected = kept
+        .as_ref()
+        .ok()
+        .copied()
+        .flatten()
+        .filter(|kept| kept.lines > 0);
+    let mut there = expected.is_none();
+    let found = chain::walk_all(path, |line, hash| {
+        there |= expected.is_some_and(|kept| line.n + 1 == kept.lines && hash == kept.hash);
+        each(line, hash);
+    })?;
+    let lines = found.as_ref().map_or(0, |found| found.head.lines);
+    let broken = |index, what| BrokenAudit::Entry {
+        path: path.to_path_buf(),
+        index,
+        what,
+    };
+    let missing = match kept {
+        Err(unreadable) => Some(unreadable),
+        Ok(None) => found.is_some().then(|| BrokenAudit::Headless {
+            path: kept::path_of(path),
+        }),
+        Ok(Some(_)) if there => None,
+        Ok(Some(kept)) if lines < kept.lines => Some(broken(
+            lines,
+            "was acknowledged and is missing: the end of the trail was cut off",
+        )),
+        Ok(Some(kept)) => Some(broken(kept.lines - 1, "is not the one that was acknowledged")),
+    };
+    Ok((found, missing))
 }
 
 /// An audit trail that is open for writing. Clones write the same file.
@@ -93,6 +192,7 @@ struct Writer {
     good: u64,
     first: u64,
     head: Head,
+    kept: Kept,
     rotate_bytes: u64,
 }
 
@@ -104,7 +204,24 @@ impl AuditLog {
     ///
     /// [`BrokenAudit`]: a broken trail is not continued.
     pub fn open(path: impl AsRef<Path>) -> Result<(Self, Vec<Record>), BrokenAudit> {
-        let path = path.as_ref().to_path_buf();
+        let (log, records, _) = Self::open_with(path.as_ref(), false)?;
+        Ok((log, records))
+    }
+
+    /// The same where the control log is kept elsewhere, too, and gives again what the end of the trail lost: goes on from what
+    /// is left, and says what is wrong with its end, for people.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokenAudit`]: what is left is broken itself.
+    pub fn open_beside_a_log(
+        path: impl AsRef<Path>,
+    ) -> Result<(Self, Vec<Record>, Option<String>), BrokenAudit> {
+        Self::open_with(path.as_ref(), true)
+    }
+
+    fn open_with(path: &Path, lenient: bool) -> Result<(Self, Vec<Record>, Option<String>), BrokenAudit> {
+        let path = path.to_path_buf();
         let failed = |source| BrokenAudit::Io {
             path: path.clone(),
             source,
@@ -117,14 +234,17 @@ impl AuditLog {
             .and_then(alone)
             .map_err(failed)?;
         let mut records = Vec::new();
-        let verified = chain::walk_all(&path, |line, _| records.extend(chain::record(line)))?;
+        let (verified, missing) = walk_to(&path, kept::read(&path), |line, _| {
+            records.extend(chain::record(line))
+        })?;
+        let missing = match missing {
+            Some(missing) if !lenient => return Err(missing),
+            missing => missing,
+        };
         let length = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let empty = Verified {
             first: 0,
-            head: Head {
-                lines: 0,
-                hash: chain::GENESIS,
-            },
+            head: Head::GENESIS,
             torn_bytes: length,
         };
         let Verified {
@@ -149,20 +269,28 @@ impl AuditLog {
         }
         sync_folder(&path).map_err(failed)?;
         let first = chain::first_of(&path)?.unwrap_or(head.lines);
+        // A last line that got to the disk before anybody was told counts from now on.
+        let kept = match Kept::open(&path) {
+            Ok(mut kept) if missing.is_none() => kept.write(head).map(|()| kept),
+            _ => Kept::make(&path, head),
+        };
+        let kept = kept.map_err(|source| BrokenAudit::Io {
+            path: kept::path_of(&path),
+            source,
+        })?;
         let writer = Writer {
             path,
             file,
             good,
             first,
             head,
+            kept,
             rotate_bytes: ROTATE_BYTES,
         };
-        Ok((
-            Self {
-                writer: Arc::new(Mutex::new(writer)),
-            },
-            records,
-        ))
+        let log = Self {
+            writer: Arc::new(Mutex::new(writer)),
+        };
+        Ok((log, records, missing.map(|missing| missing.to_string())))
     }
 
     /// Where the trail ends now.
@@ -207,16 +335,19 @@ impl Writer {
             self.rotate()?;
         }
         let (line, hash) = chain::line(entry, self.head)?;
-        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
-        if let Err(error) = written {
+        let head = Head {
+            lines: self.head.lines + 1,
+            hash,
+        };
+        let file = &mut self.file;
+        let written = file.write_all(&line).and_then(|()| file.sync_data());
+        // Never the head before the line: after a crash the trail may go further than it, not end before it.
+        if let Err(error) = written.and_then(|()| self.kept.write(head)) {
             self.file.set_len(self.good)?;
             return Err(error);
         }
         self.good += line.len() as u64;
-        self.head = Head {
-            lines: self.head.lines + 1,
-            hash,
-        };
+        self.head = head;
         Ok(())
     }
 

@@ -78,16 +78,6 @@ pub(super) fn line(entry: &AuditEntry, head: Head) -> io::Result<(Vec<u8>, [u8; 
     Ok((bytes, hash))
 }
 
-/// Checks a trail from its first line to its last, the files put aside before it included. None: there is not one whole
-/// line.
-///
-/// # Errors
-///
-/// [`BrokenAudit::Entry`] names the first line that is not what was written, or does not follow the one before.
-pub fn verify(path: impl AsRef<Path>) -> Result<Option<Verified>, BrokenAudit> {
-    walk_all(path.as_ref(), |_, _| {})
-}
-
 /// Every line of a trail in order, with its digest.
 pub(super) fn walk_all(
     path: &Path,

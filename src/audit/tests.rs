@@ -13,6 +13,7 @@ fn entry(seq: u64) -> AuditEntry {
     let refused = || Refusal {
         reason: Reason::Busy,
         detail: "a \"quoted\"\nreason".to_owned(),
+        last_counter: None,
     };
     AuditEntry {
         seq: (seq % 7 != 6).then_some(seq),
@@ -76,7 +77,7 @@ fn every_flipped_byte_and_every_dropped_line_is_found_with_its_index() {
         }
     }
     let lines: Vec<&[u8]> = good.split_inclusive(|byte| *byte == b'\n').collect();
-    for dropped in 0..5 {
+    for dropped in 0..6 {
         let kept: Vec<u8> = lines
             .iter()
             .enumerate()
@@ -98,24 +99,161 @@ fn every_flipped_byte_and_every_dropped_line_is_found_with_its_index() {
 }
 
 #[test]
-fn a_write_torn_at_any_byte_is_cut_off_and_the_trail_goes_on() {
+fn whatever_byte_a_trail_ends_at_all_that_was_acknowledged_is_there_or_the_first_one_missing_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("audit.jsonl");
-    let ends = write(&path, 40);
+    let (path, beside) = (
+        folder.path().join("audit.jsonl"),
+        folder.path().join("audit.jsonl.head"),
+    );
+    // What is on disk at the moment when so many entries have been acknowledged: the file's length, and the head beside it.
+    let (log, _) = AuditLog::open(&path).unwrap();
+    let mut acknowledged = vec![(0, fs::read(&beside).unwrap())];
+    for seq in 0..=40 {
+        log.writer.lock().unwrap().append(&entry(seq)).unwrap();
+        acknowledged.push((fs::metadata(&path).unwrap().len(), fs::read(&beside).unwrap()));
+    }
+    drop(log);
     let good = fs::read(&path).unwrap();
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..1_000 {
+    let mut below = |limit: u64| {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        let cut = usize::try_from(random % (good.len() as u64 + 1)).unwrap();
-        fs::write(&path, &good[..cut]).unwrap();
-        let whole = ends.iter().filter(|end| **end <= cut as u64).count() as u64;
-        let (log, _) = AuditLog::open(&path).unwrap();
-        assert_eq!(log.head().lines, whole, "cut at byte {cut}");
-        log.writer.lock().unwrap().append(&entry(whole)).unwrap();
-        assert_eq!(verify(&path).unwrap().unwrap().head.lines, whole + 1);
+        random % limit
+    };
+    let (mut kept, mut found) = (0, 0);
+    for round in 0..1_000 {
+        // So many were acknowledged, and the next one was on its way; then the power went, or somebody came.
+        let count = below(41);
+        let at = usize::try_from(count).unwrap();
+        let ((end, head), (next, _)) = (&acknowledged[at], &acknowledged[at + 1]);
+        let crash = round % 2 == 0 || *end == 0;
+        let cut = if crash {
+            end + below(next - end + 1)
+        } else {
+            below(*end)
+        };
+        fs::write(&path, &good[..usize::try_from(cut).unwrap()]).unwrap();
+        fs::write(&beside, head).unwrap();
+        let whole = acknowledged
+            .iter()
+            .filter(|(end, _)| *end > 0 && *end <= cut)
+            .count() as u64;
+        let told = format!("{count} acknowledged, cut at byte {cut}");
+        if crash {
+            assert!(verify(&path).is_ok(), "{told}");
+            let (log, _) = AuditLog::open(&path).unwrap();
+            let head = log.head();
+            assert!((count..=count + 1).contains(&head.lines), "{told}: {head:?}");
+            log.writer.lock().unwrap().append(&entry(head.lines)).unwrap();
+            assert_eq!(verify(&path).unwrap().unwrap().head, log.head());
+            kept += 1;
+        } else {
+            for broken in [verify(&path).unwrap_err(), AuditLog::open(&path).unwrap_err()] {
+                match broken {
+                    BrokenAudit::Entry { index, what, .. } => {
+                        assert_eq!(index, whole, "{told}: {what}");
+                        assert!(
+                            what.contains("cut off") || what.contains("not what was written"),
+                            "{told}: {what}"
+                        );
+                    }
+                    other => panic!("{told}: {other}"),
+                }
+            }
+            found += 1;
+        }
     }
+    assert!(kept > 400 && found > 400, "{kept} kept, {found} found");
+}
+
+#[test]
+fn a_trail_without_its_head_is_not_continued_until_somebody_seals_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, beside) = (
+        folder.path().join("audit.jsonl"),
+        folder.path().join("audit.jsonl.head"),
+    );
+    write(&path, 3);
+    let whole = fs::read(&path).unwrap();
+    assert!(has_head(&path));
+
+    // An older version's, or somebody took it away.
+    fs::remove_file(&beside).unwrap();
+    assert!(!has_head(&path) && verify(&path).is_ok());
+    let refused = AuditLog::open(&path).unwrap_err();
+    assert!(matches!(refused, BrokenAudit::Headless { .. }), "{refused:?}");
+    assert!(
+        refused.to_string().contains("audit.jsonl.head is missing")
+            && refused.to_string().contains("audit seal")
+    );
+    assert_eq!(seal(&path).unwrap().lines, 3);
+    assert_eq!(AuditLog::open(&path).unwrap().0.head().lines, 3);
+
+    // Where the log is kept elsewhere, too, it goes on, and people are told.
+    let cut = &whole[..whole.iter().rposition(|byte| *byte == b'{').unwrap()];
+    fs::write(&path, cut).unwrap();
+    let (log, records, lost) = AuditLog::open_beside_a_log(&path).unwrap();
+    assert_eq!((log.head().lines, records.len()), (2, 2));
+    assert!(lost.is_some_and(|lost| lost.contains("entry 2 was acknowledged and is missing")));
+    drop(log);
+    assert_eq!(AuditLog::open_beside_a_log(&path).unwrap().2, None, "told once");
+    fs::write(&path, &whole).unwrap();
+    assert!(AuditLog::open(&path).is_ok());
+
+    // Emptied, replaced by another unbroken one, or rewritten to the same length.
+    fs::write(&path, "").unwrap();
+    assert!(matches!(verify(&path), Err(BrokenAudit::Entry { index: 0, .. })));
+    assert!(AuditLog::open(&path).is_err());
+    let other = folder.path().join("other");
+    let (log, _) = AuditLog::open(&other).unwrap();
+    for seq in [9, 8, 7, 5] {
+        log.writer.lock().unwrap().append(&entry(seq)).unwrap();
+    }
+    fs::copy(&other, &path).unwrap();
+    match verify(&path) {
+        Err(BrokenAudit::Entry { index, what, .. }) => {
+            assert_eq!((index, what), (2, "is not the one that was acknowledged"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(AuditLog::open(&path).is_err());
+
+    // Its head is another trail's, or cannot be read.
+    fs::write(&path, &whole).unwrap();
+    fs::write(&beside, "x").unwrap();
+    assert!(verify(&path).is_err() && AuditLog::open(&path).is_err());
+    seal(&path).unwrap();
+    let (log, _) = AuditLog::open(&path).unwrap();
+    assert!(
+        seal(&path)
+            .unwrap_err()
+            .to_string()
+            .contains("another process writes"),
+        "not of a trail in use"
+    );
+    log.writer.lock().unwrap().append(&entry(3)).unwrap();
+    assert_eq!(verify(&path).unwrap().unwrap().head.lines, 4);
+}
+
+#[test]
+fn an_entry_whose_head_cannot_be_kept_is_not_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    write(&path, 2);
+    let (log, _) = AuditLog::open(&path).unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    let mut writer = log.writer.lock().unwrap();
+    let good = std::mem::replace(&mut writer.kept, Kept::read_only(&path));
+    assert!(writer.append(&entry(2)).is_err());
+    assert_eq!(
+        (fs::metadata(&path).unwrap().len(), writer.head.lines),
+        (length, 2),
+        "taken back"
+    );
+    writer.kept = good;
+    writer.append(&entry(2)).unwrap();
+    assert_eq!(verify(&path).unwrap().unwrap().head.lines, 3);
 }
 
 #[test]

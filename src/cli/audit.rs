@@ -1,6 +1,9 @@
 //! `arqon audit`
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -13,6 +16,12 @@ use crate::audit::{self, BrokenAudit};
 pub(super) enum AuditCommand {
     /// Checks a trail from its first entry to its last, the files put aside included; names the first bad entry.
     Verify(Verify),
+    /// Takes the end of a trail as it is and keeps its head beside it: for a trail of an older version, or once the loss of its
+    /// end was looked into. The gateway must not run.
+    Seal {
+        /// The trail, such as `audit.jsonl`.
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -31,6 +40,10 @@ pub(super) struct Verify {
     /// Takes a trail whose first entries are in files that are not here; else they are missing.
     #[arg(long)]
     partial: bool,
+    /// Takes a trail without the head that is kept beside it (`FILE.head`), and without any other: whether its end was cut off
+    /// is not known then.
+    #[arg(long)]
+    no_head: bool,
 }
 
 fn head(text: &str) -> Result<(u64, String), String> {
@@ -69,7 +82,7 @@ pub(super) fn verify(verify: &Verify, json: bool, out: &mut impl Write) -> Resul
     let verified = match audit::verify(path) {
         Ok(verified) => verified,
         Err(BrokenAudit::Entry { index, what, .. }) => return broken(index, what, out),
-        Err(error @ BrokenAudit::Io { .. }) => return Err(error.into()),
+        Err(error @ (BrokenAudit::Io { .. } | BrokenAudit::Headless { .. })) => return Err(error.into()),
     };
     let (first, lines, hash, torn) = verified.map_or((0, 0, "-".repeat(64), 0), |found| {
         (
@@ -85,12 +98,21 @@ pub(super) fn verify(verify: &Verify, json: bool, out: &mut impl Write) -> Resul
         );
         return broken(0, &what, out);
     }
+    if wanted.is_empty() && lines > 0 && !verify.no_head && !audit::has_head(path) {
+        let what = format!(
+            "may not be the last: {}.head is not here, which tells; put it beside the trail, or pass --head, --nats with --node, \
+             or --no-head",
+            path.display()
+        );
+        return broken(lines - 1, &what, out);
+    }
     for (at, expected) in wanted {
         if !audit::holds(path, at, &expected)? {
             let what = format!(
                 "is not the one that was exported ({expected}): the end was cut off or replaced, {lines} entries are here"
             );
-            return broken(at.saturating_sub(1), &what, out);
+            // The first that is missing, or the one that is another.
+            return broken(lines.min(at.saturating_sub(1)), &what, out);
         }
     }
     if json {
@@ -110,6 +132,34 @@ pub(super) fn verify(verify: &Verify, json: bool, out: &mut impl Write) -> Resul
                 "{torn} bytes at the end are of a write that was torn; it was never acknowledged"
             )?;
         }
+    }
+    Ok(Outcome::Ok)
+}
+
+pub(super) fn seal(file: &Path, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let head = match audit::seal(file) {
+        Ok(head) => head,
+        Err(error @ BrokenAudit::Entry { .. }) => {
+            let report = json!({ "ok": false, "file": file, "what": error.to_string() });
+            let text = format!("{error}: a broken trail is not sealed");
+            writeln!(out, "{}", if json { report.to_string() } else { text })?;
+            return Ok(Outcome::Refused);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let (lines, hash) = (head.lines, head.to_hex());
+    if json {
+        writeln!(
+            out,
+            "{}",
+            json!({ "ok": true, "file": file, "entries": lines, "head": hash })
+        )?;
+    } else {
+        writeln!(
+            out,
+            "{}: ends with {lines} entries\nhead {lines}:{hash}",
+            file.display()
+        )?;
     }
     Ok(Outcome::Ok)
 }

@@ -17,18 +17,27 @@ use crate::{
 struct Trail {
     log: Option<AuditLog>,
     records: Vec<Record>,
+    /// What is wrong with its end, which the log gives again.
+    lost: Option<String>,
 }
 
 impl Trail {
-    fn open(config: &GovernanceConfig) -> Result<Self, Vec<Finding>> {
+    /// Opens the trail. Where it is all there is, one that lost its end is not gone on with: what ended with it may be a stop.
+    fn open(config: &GovernanceConfig, is_all: bool) -> Result<Self, Vec<Finding>> {
         let Some(audit) = &config.audit else {
             return Ok(Self::default());
         };
-        let (log, records) = AuditLog::open(&audit.path)
-            .map_err(|error| vec![Finding::new("platform.rollout.audit.path", error.to_string())])?;
+        let opened = if is_all {
+            AuditLog::open(&audit.path).map(|(log, records)| (log, records, None))
+        } else {
+            AuditLog::open_beside_a_log(&audit.path)
+        };
+        let (log, records, lost) =
+            opened.map_err(|error| vec![Finding::new("platform.rollout.audit.path", error.to_string())])?;
         Ok(Self {
             log: Some(log),
             records,
+            lost,
         })
     }
 
@@ -61,7 +70,7 @@ fn embedded(
     bus: &Bus,
     tasks: &Supervisor,
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
-    let trail = Trail::open(config)?;
+    let trail = Trail::open(config, true)?;
     let log = MemoryLog::new().with_records(trail.records.clone());
     let executor = build(trail.builder(config, bus).log(log))?;
     executor.recover(trail.records);

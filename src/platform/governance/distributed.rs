@@ -28,7 +28,7 @@ pub(super) fn start(
     bus: &Bus,
     tasks: &Supervisor,
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
-    let trail = Trail::open(config)?;
+    let trail = Trail::open(config, false)?;
     let catalogs = KvCatalogs::new(clients.primary.clone(), files(config));
     let log = NatsControlLog::new(clients.control.clone(), clients.replicas).anchored(trail.records.last());
     let executor = build(
@@ -39,6 +39,12 @@ pub(super) fn start(
             .catalogs(catalogs.clone()),
     )?;
     let handle = executor.handle();
+    if let Some(lost) = &trail.lost {
+        handle.alert(
+            AlertSeverity::Critical,
+            format!("{lost}; the control log gives it again"),
+        );
+    }
     if let (Some(log), Ok(node)) = (&trail.log, NodeId::new(&config.node_id)) {
         let (client, replicas, log, told) = (
             clients.control.clone(),

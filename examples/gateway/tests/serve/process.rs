@@ -201,6 +201,14 @@ impl Gateway {
         self.child = Some(child);
     }
 
+    /// Starts the process (again), which is to end by itself; yields why.
+    pub(crate) fn refuses_to_start(&self) -> String {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let ended = run(self.folder.path(), &arguments);
+        assert!(!ended.status.success(), "{ended:?}");
+        String::from_utf8(ended.stderr).expect("text")
+    }
+
     /// Ends the process as a power cut would.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
