@@ -100,6 +100,9 @@ setup_nats() {
     TEST_NATS_SOURCES=$logs/nats-sources
     export TEST_RUN_ID TEST_NATS_SOURCES
     : >"$TEST_NATS_SOURCES"
+    # What a test could not do as it should here, and what it did instead.
+    export TEST_NOTES=$logs/notes
+    : >"$TEST_NOTES"
     expect_docker=false
     if [ -z "${TEST_NATS_URL:-}" ] && docker_answers; then
         expect_docker=true
@@ -311,6 +314,7 @@ main() {
     for part in "${parts[@]}"; do "$part"; done
     say "result"
     case " ${parts[*]} " in *" rust "*) check_nats_sources ;; esac
+    sort "$TEST_NOTES" | uniq -c | while read -r count line; do echo "note, $count times: $line"; done
     if [ ${#problems[@]} -gt 0 ]; then
         printf 'problem: %s\n' "${problems[@]}"
         [ "$failed" -gt 0 ] || failed=${#problems[@]}

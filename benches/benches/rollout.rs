@@ -1,7 +1,7 @@
 //! What a rollout costs a request, as ratios to the mirror's decision in the same run, with allocations (issue 7).
 //!
 //! `cargo bench -p arqon-benches --bench rollout`. Best of several rounds; the trace key was parsed once, by the edge, for
-//! both layers.
+//! both layers. `-- --json FILE` writes what `tests/rollout_gates.py` checks.
 
 use std::{
     convert::Infallible,
@@ -242,4 +242,21 @@ fn main() {
         "decision to the mirror's: {:.2} (bound: 1.2)",
         cases[2].best.max(cases[3].best) / mirror
     );
+    let mut arguments = std::env::args().skip_while(|word| word != "--json");
+    if let (Some(_), Some(file)) = (arguments.next(), arguments.next()) {
+        let own = |case: usize| (cases[case].allocations - floor) as f64;
+        let figures = [
+            ("decision_over_mirror.10", cases[2].best / mirror),
+            ("decision_over_mirror.100", cases[3].best / mirror),
+            ("allocations.decision.10", cases[2].allocations as f64),
+            ("allocations.decision.100", cases[3].allocations as f64),
+            ("allocations.layer.10", own(4)),
+            ("allocations.layer.100", own(5)),
+            ("allocations.layer.guard", own(6)),
+            ("allocations.disabled", own(7)),
+        ];
+        let figures = figures.map(|(name, figure)| format!("\"{name}\": {figure}"));
+        let figures = format!("{{{}}}\n", figures.join(", "));
+        std::fs::write(file, figures).expect("the file can be written");
+    }
 }
