@@ -350,7 +350,7 @@ impl Executor {
         let Ok(order) = self.shared.precheck(record) else {
             return;
         };
-        if let Ok(scope) = Scope::parse(order.control.scope.as_deref(), record.channel.tenant()) {
+        if let Ok(scope) = Scope::of_order(order.control.scope.as_deref(), record.channel.tenant()) {
             let message = (record.channel.clone(), record.envelope.clone());
             self.shared
                 .latch_order(&order, &scope, (brake, reason), message, true);

@@ -100,7 +100,7 @@ pub(crate) fn settle(latches: &mut Latches, record: &Record, verdict: Result<&Ac
         action: EnforcementAction::ResumeAdaptation,
         ..
     }) = &accepted.control.message
-        && let Ok(resumed) = Scope::parse(accepted.control.scope.as_deref(), tenant)
+        && let Ok(resumed) = Scope::of_order(accepted.control.scope.as_deref(), tenant)
     {
         // Of the whole tenant's resume a scope's own stop knows nothing.
         latches.retain(|(of, scope, _), latch| {

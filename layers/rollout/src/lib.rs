@@ -94,6 +94,7 @@ mod log;
 mod metrics;
 mod pin;
 mod ramp;
+mod reach;
 mod record;
 mod refusal;
 mod reports;

@@ -208,6 +208,31 @@ impl Live {
         lane.served_percent(now_us, contact_us).min(limit).min(paused)
     }
 
+    /// What a paused scope without a rollout of its own is held at, of which scope's: no more than what that serves.
+    pub(crate) fn held_around(
+        &self,
+        state: &State,
+        scope: &Scope,
+        lane: &Lane,
+        phase: Phase,
+        now_us: u64,
+    ) -> Option<(Scope, Lane, f64)> {
+        let tenant = state.tenant();
+        if phase != Phase::Paused || lane.is_used() {
+            return None;
+        }
+        let latched = || {
+            let latch = self.latch(tenant, scope, Brake::Pause)?;
+            state.share_around(scope, lane, latch.since_us)
+        };
+        let share = lane.holds.clone().or_else(latched)?;
+        let around = state.lanes().get(&share.of)?;
+        let same =
+            around.rollout()?.digest == share.digest && self.latch(tenant, &share.of, Brake::Stop).is_none();
+        let percent = self.percent(tenant, &share.of, around, now_us).min(share.percent);
+        same.then(|| (share.of, around.clone(), percent))
+    }
+
     /// What requests read from now on, unless it is what they read already, and what has changed by it.
     pub(crate) fn snapshot(&mut self, now_us: u64) -> (Option<Snapshot>, Vec<Change>) {
         self.sync_watches(now_us);
@@ -258,6 +283,15 @@ impl Live {
                 if state.catalog().is_empty() {
                     continue;
                 }
+                let (place, held) = (
+                    scope.clone(),
+                    self.held_around(state, &scope, &lane, phase, now_us),
+                );
+                // What is held of a rollout around it is served as that is, to no more.
+                let (scope, lane, percent) = match &held {
+                    Some((of, around, percent)) => (of.clone(), around.clone(), *percent),
+                    None => (scope, lane, percent),
+                };
                 let key = (tenant.clone(), scope.clone());
                 let watch = self.watches.get(&key).map(|watch| (watch, self.measured));
                 (tenant, &scope, phase, percent.to_bits(), self.measured).hash(&mut made_of);
@@ -275,9 +309,9 @@ impl Live {
                     watch,
                     &mut metrics,
                 ));
-                match scope.pattern() {
+                match place.pattern() {
                     // Its subjects fall to what is around it.
-                    Some(_) if phase == Phase::Idle && state.joins(&scope).is_some() => {}
+                    Some(_) if phase == Phase::Idle && state.joins(&place).is_some() => {}
                     Some(pattern) => drop(scoped.insert(pattern, view)),
                     None => whole = Some(view),
                 }

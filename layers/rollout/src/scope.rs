@@ -31,6 +31,20 @@ impl Scope {
         Ok(Self(Some(pattern)))
     }
 
+    /// Reads the scope of an order: one for `in.t.<tenant>.>` is for the whole tenant.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scope::parse`].
+    pub(crate) fn of_order(text: Option<&str>, tenant: &TenantId) -> Result<Self, Refusal> {
+        let scope = Self::parse(text, tenant)?;
+        Ok(if scope.contains(&Self::TENANT) {
+            Self::TENANT
+        } else {
+            scope
+        })
+    }
+
     /// The pattern; None for the whole tenant.
     pub fn pattern(&self) -> Option<&SubjectPattern> {
         self.0.as_ref()

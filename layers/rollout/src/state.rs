@@ -166,6 +166,15 @@ pub(crate) enum Mode {
     Stopped,
 }
 
+/// A share of the rollout of another scope.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Share {
+    pub(crate) of: Scope,
+    /// Of the rollout: another one is not held.
+    pub(crate) digest: Digest,
+    pub(crate) percent: f64,
+}
+
 /// The state of one scope.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lane {
@@ -181,6 +190,8 @@ pub struct Lane {
     pub(crate) not_before_us: u64,
     /// When it last went back to nothing: what was approved around it before is not for it.
     pub(crate) closed_us: u64,
+    /// While it is paused and has nothing of its own: what its subjects had of a rollout around it then.
+    pub(crate) holds: Option<Share>,
     /// What brought it here, unless it is stopped or paused, for people.
     pub(crate) cause: Cause,
 }
@@ -195,6 +206,7 @@ impl Lane {
             parked: None,
             not_before_us: 0,
             closed_us: 0,
+            holds: None,
             cause: Cause::default(),
         }
     }
@@ -384,85 +396,6 @@ impl State {
     /// The scopes; the whole tenant's comes first and is always there.
     pub fn lanes(&self) -> &BTreeMap<Scope, Lane> {
         &self.lanes
-    }
-
-    /// The state of a scope. One nobody has used is stopped or paused by every order that reaches it, and forced as what it
-    /// lies in is.
-    pub fn lane(&self, scope: &Scope) -> Lane {
-        if let Some(lane) = self.lanes.get(scope) {
-            return lane.clone();
-        }
-        let mut lane = Lane {
-            stopped: self.inherited(scope, Brake::Stop),
-            paused: self.inherited(scope, Brake::Pause),
-            ..Lane::idle()
-        };
-        let reaching = self.lanes.iter().filter(|(of, _)| of.reaches(scope));
-        lane.not_before_us = reaching.map(|(_, lane)| lane.not_before_us).max().unwrap_or(0);
-        lane.closed_us = lane.not_before_us;
-        if lane.stopped.any() {
-            lane.mode = Mode::Stopped;
-        } else if let Some((_, around)) = self.around(scope)
-            && let Mode::Forced { .. } = around.mode
-        {
-            (lane.mode, lane.cause) = (around.mode.clone(), around.cause.clone());
-        }
-        lane
-    }
-
-    /// The scope that the subjects of one nobody has used fall to.
-    pub(crate) fn around(&self, scope: &Scope) -> Option<(&Scope, &Lane)> {
-        let around = self
-            .lanes
-            .iter()
-            .filter(|(of, _)| *of != scope && of.contains(scope));
-        around.reduce(|one, other| if other.0.is_closer_than(one.0) { other } else { one })
-    }
-
-    /// The scope around an idle one whose rollout its subjects are part of: one that was approved since it went idle. What
-    /// was stopped for a while is not left out for ever.
-    pub(crate) fn joins(&self, scope: &Scope) -> Option<&Scope> {
-        let (mut at, mut closed_us) = (scope, 0);
-        loop {
-            let lane = self.lanes.get(at)?;
-            if *at == Scope::TENANT || lane.mode != Mode::Idle || lane.is_used() || lane.paused.any() {
-                return None;
-            }
-            closed_us = lane.closed_us.max(closed_us);
-            let (of, around) = self.around(at)?;
-            if let Some(rollout) = around.rollout() {
-                return (rollout.approved_at_us > closed_us).then_some(of);
-            }
-            at = of;
-        }
-    }
-
-    /// The orders in force that reach a scope nobody has used, but for those that were ended for a part it lies in.
-    fn inherited(&self, scope: &Scope, brake: Brake) -> Held {
-        let held = |lane: &'_ Lane, order: &Scope| match brake {
-            Brake::Stop => lane.stopped.get(order).cloned(),
-            Brake::Pause => lane.paused.get(order).cloned(),
-        };
-        let ended = |order: &Scope| {
-            self.lanes.iter().any(|(between, lane)| {
-                order.contains(between) && between.contains(scope) && held(lane, order).is_none()
-            })
-        };
-        let in_force = |(order, lane): (&Scope, &Lane)| {
-            let cause = held(lane, order).filter(|_| order.reaches(scope) && !ended(order))?;
-            Some((order.clone(), cause))
-        };
-        self.lanes.iter().filter_map(in_force).collect()
-    }
-
-    /// Whether a stop or a pause of a scope asks for what is so already, everywhere.
-    pub(crate) fn is_braked(&self, scope: &Scope, brake: Brake) -> bool {
-        let mut reached = self.lanes.iter().filter(|(of, _)| scope.reaches(of));
-        self.lanes.contains_key(scope)
-            && reached.all(|(_, lane)| match brake {
-                Brake::Stop => lane.stopped.by(scope),
-                Brake::Pause => lane.paused.by(scope),
-            })
     }
 
     /// What `propose`d messages of a node are counted under.

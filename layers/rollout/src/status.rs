@@ -78,8 +78,8 @@ pub struct ScopeStatus {
     pub held_alone: bool,
     /// Every order that stops or pauses it: which, for what, and why.
     pub held_by: Vec<OrderStatus>,
-    /// The scope whose rollout its subjects are part of, when it has none: one that was approved since; empty is the whole
-    /// tenant's.
+    /// The scope whose rollout its subjects are part of, when it has none: one that was approved since it went idle, or that
+    /// they are held in by a pause; empty is the whole tenant's.
     pub joins: Option<String>,
     /// Whether the guard has lowered what is served here.
     pub guarded: bool,
@@ -344,6 +344,7 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
         Phase::Paused => live.latch(state.tenant(), scope, Brake::Pause),
         _ => None,
     };
+    let held = live.held_around(state, scope, lane, phase, now_us);
     let cause = lane.cause();
     let key = (state.tenant().clone(), scope.clone());
     let watch = live.watches.get(&key);
@@ -354,7 +355,10 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
     ScopeStatus {
         scope: scope.to_string(),
         phase,
-        percent: live.percent(state.tenant(), scope, lane, now_us),
+        percent: held.as_ref().map_or_else(
+            || live.percent(state.tenant(), scope, lane, now_us),
+            |held| held.2,
+        ),
         log_percent: lane.percent(now_us),
         baseline,
         rollout: lane.rollout().map(rollout),
@@ -363,10 +367,13 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
         durable: latch.map(|latch| latch.saved),
         held_alone: lane.is_held_alone() || live.braked_alone(state.tenant(), scope),
         held_by: held_by(live, state, scope, lane),
-        joins: state
-            .joins(scope)
-            .filter(|_| phase == Phase::Idle)
-            .map(Scope::to_string),
+        joins: match &held {
+            Some((of, ..)) => Some(of.to_string()),
+            None => state
+                .joins(scope)
+                .filter(|_| phase == Phase::Idle)
+                .map(Scope::to_string),
+        },
         guarded: watch.is_some_and(Watch::breached),
         since_us: latch.map_or(cause.since_us, |latch| latch.since_us),
         reason: latch.map_or_else(|| cause.reason.clone(), |latch| latch.reason.clone()),

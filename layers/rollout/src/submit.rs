@@ -57,8 +57,8 @@ pub struct Reach {
     /// The scopes it reaches that have a rollout or an enforced variant; empty text is the whole tenant. Those that come
     /// later are reached as well.
     pub scopes: Vec<String>,
-    /// A scope with a rollout that its own lies in, when it has none: its subjects are cut out of that one and get the
-    /// baseline.
+    /// A scope with a rollout that its own lies in, when it has none: its subjects are cut out of that one, and get the
+    /// baseline by a stop, or are held where they are by a pause.
     pub within: Option<String>,
 }
 

@@ -264,6 +264,7 @@ const TAIL: &str = "
   narrower scope frees its part; what it only crosses it frees of its like alone (ADR 32, 35).
 - The subjects of a scope that is idle are part of a rollout around it that was approved since it went idle; before, they get
   the baseline.
+- The subjects of a paused scope without a rollout of its own are held at what they have of the one around it.
 - A pause of what is stopped holds once the stop has ended.
 - *freeze* counts from when the pause was signed. A message that is refused is spent: the same bytes are refused later (ADR 26).
 

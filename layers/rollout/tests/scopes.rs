@@ -187,6 +187,59 @@ async fn what_was_stopped_for_a_while_is_part_of_what_is_approved_around_it_afte
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_inside_a_rollout_holds_its_subjects_where_they_are_until_it_ends() {
+    let mut node = Node::start();
+    let layer = |node: &Node| {
+        arqon_rollout::RolloutLayer::new(&node.handle).with_key("header:x-user".parse().unwrap())
+    };
+    let fast = |node: &Node, subject: &str| {
+        let (layer, subject) = (layer(node), arqon_message::Subject::parse(subject).unwrap());
+        let gets = |user: &u32| {
+            let (mut headers, mut extensions) = (http::HeaderMap::new(), http::Extensions::new());
+            headers.insert("x-user", user.to_string().parse().unwrap());
+            extensions.insert(subject.clone());
+            layer.variant(&headers, &extensions).unwrap().name.to_string() == "fast"
+        };
+        (0..1_000).filter(gets).collect::<Vec<_>>()
+    };
+    let (inside, outside) = ("in.t.default.users.x", "in.t.default.orders.x");
+    node.roll_out("p1", (10.0, 20.0, 100.0)).await;
+    node.clock.advance(std::time::Duration::from_secs(60));
+    node.settle().await;
+    let before = fast(&node, inside);
+    assert!((250..350).contains(&before.len()), "{}", before.len());
+    let paused = order(&node, EnforcementAction::PauseAdaptation, USERS).await;
+    assert_eq!(paused.reach.unwrap().within.as_deref(), Some(""));
+    for _ in 0..2 {
+        node.clock.advance(std::time::Duration::from_secs(60));
+        node.settle().await;
+        assert_eq!(fast(&node, inside), before, "held where it is");
+        assert_eq!(fast(&node, "in.t.default.users.eu.x"), before);
+        let status = node.handle.status();
+        let users = status.scope("default", USERS).unwrap();
+        assert_eq!((users.phase, users.joins.as_deref()), (Phase::Paused, Some("")));
+        assert!((users.percent - 30.0).abs() < 0.5, "{}", users.percent);
+        node.restart().await;
+        node.settle().await;
+    }
+    assert!(fast(&node, outside).len() > 600, "the rest goes on");
+    // A stop of the tenant is a stop of it, too.
+    order(&node, EnforcementAction::ResumeAdaptation, USERS).await;
+    assert_eq!(
+        fast(&node, inside),
+        fast(&node, outside),
+        "it is part of it again"
+    );
+    // Nobody folds the log: the same by the latch alone.
+    node.run.abort();
+    let held = fast(&node, inside);
+    order(&node, EnforcementAction::PauseAdaptation, USERS).await;
+    assert_eq!(fast(&node, inside), held);
+    node.enforce(EnforcementAction::EmergencyStop).await.unwrap();
+    assert!(fast(&node, inside).is_empty() && fast(&node, outside).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_scope_that_nobody_has_is_told_and_so_is_what_it_is_cut_out_of() {
     let node = Node::start();
     let slip = order(&node, EnforcementAction::EmergencyStop, "in.t.default.usres.>").await;

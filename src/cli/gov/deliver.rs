@@ -212,6 +212,10 @@ fn taken_line(target: &str, taken: &Value) -> String {
         let scopes = texts(&reach["scopes"]);
         let found = match (scopes.is_empty(), reach["within"].as_str()) {
             (false, _) => format!("it holds {}", names(&scopes)),
+            (true, Some(within)) if state == "paused" => format!(
+                "no rollout has this scope; its subjects are part of {}, and are held where they are",
+                named(within)
+            ),
             (true, Some(within)) => format!(
                 "no rollout has this scope; its subjects were part of {}, and get the baseline now",
                 named(within)

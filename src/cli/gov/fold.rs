@@ -120,9 +120,12 @@ pub(super) async fn status(url: &str, creds: Option<&Path>, config: &Path) -> Re
 pub(super) async fn judge(question: Question<'_>) -> Delivery {
     use arqon_rollout::Reason;
 
-    let Question {
-        seq, tenant, scope, ..
-    } = question;
+    let Question { seq, tenant, .. } = question;
+    // All subjects of a tenant are the tenant.
+    let scope = match question.scope.strip_suffix(".>") {
+        Some(of) if of.strip_prefix("in.t.") == Some(tenant) => "",
+        _ => question.scope,
+    };
     let unjudged = |why: String| Delivery::Logged { seq, why: Some(why) };
     let handle = match node::fold(question.url, question.creds, question.config, seq).await {
         Ok(handle) => handle,

@@ -25,6 +25,9 @@ pub(super) fn scope(scope: &Value, now_us: u64) -> String {
         );
     } else if let Some(joins) = scope["joins"].as_str() {
         let _ = write!(line, ", part of the rollout of {}", named(joins));
+        if let Some(percent) = scope["percent"].as_f64().filter(|_| text("phase") == "paused") {
+            let _ = write!(line, ", held at {percent:.2} %");
+        }
     } else {
         let _ = write!(line, ", everyone gets {}", scope["baseline"]);
     }

@@ -21,7 +21,7 @@ impl State {
     ) -> Result<(), Refusal> {
         check_reason(reason)?;
         let control = &order.control;
-        let scope = Scope::parse(control.scope.as_deref(), self.tenant())?;
+        let scope = Scope::of_order(control.scope.as_deref(), self.tenant())?;
         if scope != Scope::TENANT && !self.lanes.contains_key(&scope) {
             if self.lanes.len() >= MAX_SCOPES {
                 return Err(Refusal::new(
@@ -70,9 +70,12 @@ impl State {
 
     /// An enforcement that one scope refuses changes no scope.
     fn check_reached(&self, reached: &[Scope], trigger: Trigger, control: &Control) -> Result<(), Refusal> {
-        for lane in reached.iter().filter_map(|scope| self.lanes.get(scope)) {
+        let lanes = reached
+            .iter()
+            .filter_map(|scope| Some((scope, self.lanes.get(scope)?)));
+        for (scope, lane) in lanes {
             if let Effect::Refuse(reason) = effect(lane.phase(self.clock_us), trigger) {
-                return Err(Refusal::new(reason, "resume first"));
+                return Err(Refusal::new(reason, format!("{}: resume first", scope.to_name())));
             }
             if matches!(trigger, Trigger::Resume | Trigger::Force) {
                 lane.check_order(control)?;
@@ -113,7 +116,13 @@ impl State {
                 return Ok(());
             }
             // It counts from when it was signed: one that waited for the log was in force meanwhile, where it was sent to.
-            Effect::Freeze => lane.freeze(order.control.issued_at_us.min(now), ordered, cause.clone()),
+            Effect::Freeze => {
+                let at_us = order.control.issued_at_us.min(now);
+                if !lane.is_used() {
+                    lane.holds = self.share_around(scope, &lane, at_us);
+                }
+                lane.freeze(at_us, ordered, cause.clone());
+            }
             Effect::Thaw if !lane.paused.any() => return Ok(()),
             Effect::Thaw => {
                 lane.paused = lane.paused.released(scope, ordered);
@@ -121,6 +130,7 @@ impl State {
                     self.lanes.insert(scope.clone(), lane);
                     return Ok(());
                 }
+                lane.holds = None;
                 if let Mode::Rollout(rollout) = &mut lane.mode {
                     rollout.running_since_us = Some(now);
                 }

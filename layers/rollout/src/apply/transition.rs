@@ -113,6 +113,7 @@ impl Lane {
 
     /// Ends what runs and what waits, and yields their ids.
     pub(super) fn end(&mut self, mode: Mode) -> Vec<String> {
+        self.holds = None;
         let parked = self.parked.take().map(|parked| parked.proposal.id.clone());
         let ended = match std::mem::replace(&mut self.mode, mode) {
             Mode::Rollout(rollout) => Some(rollout.proposal.id.clone()),

@@ -60,11 +60,15 @@ impl Shared {
                 return Ok(pending.scope.clone());
             }
         }
-        let text = match &control.message {
-            Message::Upstream(crate::UpstreamMessage::Proposal { scope, .. }) => scope.as_deref(),
-            _ => control.scope.as_deref(),
-        };
-        Scope::parse(text, tenant)
+        match &control.message {
+            Message::Upstream(crate::UpstreamMessage::Proposal { scope, .. }) => {
+                Scope::parse(scope.as_deref(), tenant)
+            }
+            Message::Downstream(DownstreamMessage::Enforce { .. }) => {
+                Scope::of_order(control.scope.as_deref(), tenant)
+            }
+            _ => Scope::parse(control.scope.as_deref(), tenant),
+        }
     }
 
     /// What becomes of an authentic message, as far as this node can tell.
