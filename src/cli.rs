@@ -251,15 +251,16 @@ fn man(out: &mut impl Write) -> io::Result<()> {
     let mut command = Arguments::command();
     command.build();
     clap_mangen::Man::new(command.clone()).render(out)?;
-    for group in command.get_subcommands() {
-        for leaf in group.get_subcommands().filter(|leaf| leaf.get_name() != "help") {
+    let of = |command: &clap::Command| -> Vec<clap::Command> {
+        let all = command.get_subcommands().filter(|one| one.get_name() != "help");
+        all.cloned().collect()
+    };
+    for group in of(&command) {
+        let leaves = of(&group);
+        for leaf in if leaves.is_empty() { vec![group] } else { leaves } {
             let page = clap_mangen::Man::new(leaf.clone());
-            writeln!(
-                out,
-                ".SH \"ARQON {} {}\"",
-                group.get_name().to_uppercase(),
-                leaf.get_name().to_uppercase()
-            )?;
+            let name = leaf.get_bin_name().unwrap_or_else(|| leaf.get_name());
+            writeln!(out, ".SH \"{}\"", name.to_uppercase())?;
             page.render_synopsis_section(out)?;
             page.render_description_section(out)?;
             page.render_options_section(out)?;
@@ -269,9 +270,11 @@ fn man(out: &mut impl Write) -> io::Result<()> {
 }
 
 fn is_broken_pipe(error: &Usage) -> bool {
-    error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let written = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let as_json = error
+        .downcast_ref::<serde_json::Error>()
+        .and_then(serde_json::Error::io_error_kind);
+    written.or(as_json) == Some(io::ErrorKind::BrokenPipe)
 }
 
 fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
@@ -292,7 +295,10 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
         Command::Audit(audit::AuditCommand::Seal { file }) => audit::seal(file, json, out),
         Command::Config(command) => config::run(command, json, out),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Arguments::command(), "arqon", out);
+            // It panics where it cannot write: memory takes everything.
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "arqon", &mut text);
+            out.write_all(&text)?;
             Ok(Outcome::Ok)
         }
         Command::Man => {

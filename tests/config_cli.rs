@@ -1,6 +1,11 @@
 //! `arqon config`, completions and the man page, as an operator calls them.
 
-use std::{error::Error, fs, path::Path, process::Command};
+use std::{
+    error::Error,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 
@@ -269,8 +274,46 @@ fn there_are_completions_and_a_man_page_with_every_command() -> Result<(), Box<d
     assert_eq!(arqon(folder.path(), &["completions", "tcsh"], &[])?.code, Some(2));
     let ran = arqon(folder.path(), &["man"], &[])?;
     assert!(ran.out.contains(".TH arqon 1"), "{}", &ran.out[..200]);
-    for part in ["POLICY RUN", "CONFIG PRINT", "GOV STOP", "AUDIT VERIFY"] {
-        assert!(ran.out.contains(part), "{part}");
+    for part in [
+        "POLICY RUN",
+        "CONFIG PRINT",
+        "GOV STOP",
+        "AUDIT VERIFY",
+        "SAMPLE",
+        "COMPLETIONS",
+    ] {
+        let title = format!(".SH \"ARQON {part}\"");
+        assert!(ran.out.contains(&title), "{title}");
+    }
+    assert!(
+        !ran.out.contains("ARQON HELP"),
+        "what --help says of itself is left out"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_mistake() -> Result<(), Box<dyn Error>> {
+    for arguments in [
+        &["config", "schema"][..],
+        &["man"],
+        &["completions", "bash"],
+        &["completions", "zsh"],
+        &["--help"],
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_arqon"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // Nobody reads from the start.
+        drop(child.stdout.take());
+        let ran = child.wait_with_output()?;
+        assert_eq!(
+            (ran.status.code(), String::from_utf8_lossy(&ran.stderr).as_ref()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
     }
     Ok(())
 }

@@ -73,6 +73,22 @@ def chromium():
                 browser.wait()
 
 
+@contextlib.contextmanager
+def tabs(open_page):
+    """The same function; what it opened is closed at the end."""
+    pages = []
+
+    def opened(*arguments, **more):
+        pages.append(open_page(*arguments, **more))
+        return pages[-1]
+
+    try:
+        yield opened
+    finally:
+        for page in pages:
+            page.close()
+
+
 def _port(browser, profile):
     end = time.monotonic() + PATIENCE
     while True:
@@ -117,6 +133,9 @@ class Page:
         return found
 
     def close(self):
+        # What was not read yet is read before that is answered, else the connection would not end.
+        with contextlib.suppress(Exception):
+            self.call("Page.close")
         with contextlib.suppress(Exception):
             self.open.close()
 

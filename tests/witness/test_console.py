@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from _browser import chromium
+from _browser import chromium, tabs
 from _gateway import TOKEN, Gateway
 
 SECTION = "document.querySelector('#tenants section')"
@@ -15,8 +15,14 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\"> & <b>faster</b>"
 
 
 @pytest.fixture(scope="module")
-def browser():
+def program():
     with chromium() as open_page:
+        yield open_page
+
+
+@pytest.fixture
+def browser(program):
+    with tabs(program) as open_page:
         yield open_page
 
 

@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from _browser import chromium
+from _browser import chromium, tabs
 from _gateway import TOKEN, Gateway
 from conftest import ROOT
 
@@ -38,8 +38,14 @@ SETTLED = """(() => {
 
 
 @pytest.fixture(scope="module")
-def browser():
+def program():
     with chromium() as open_page:
+        yield open_page
+
+
+@pytest.fixture
+def browser(program):
+    with tabs(program) as open_page:
         yield open_page
 
 
@@ -314,6 +320,7 @@ def test_it_stands_still_on_request_and_what_a_reader_marked_stays(browser, fold
         assert page.eval("document.querySelector('[data-policy] h3').mark") == "mine"
         page.click("#pause")
         assert page.eval("document.querySelector('#pause').getAttribute('aria-pressed')") == "true"
+        page.until("document.querySelector('#still').innerText.startsWith('Paused: what is below is of ')")
         page.eval("new Promise((done) => setTimeout(done, 300))")
         asked = len(page.asked)
         gateway.publish("x", "u")
@@ -362,9 +369,10 @@ def test_who_is_not_let_in_is_told_so_and_it_goes_on_afterwards(browser, folder,
         assert page.eval("document.querySelector('#lost').hidden")
         refused.set()
         page.until("document.querySelector('#lost').innerText.startsWith('Not authorised (401)')")
+        assert page.text("#ready") == "not known" and page.eval("document.title") == "(!) Arqon"
         assert "What is below is of " in page.text("#lost") and page.eval("document.body.classList.contains('old')")
         refused.clear()
-        page.until("document.querySelector('#lost').hidden")
+        page.until("document.querySelector('#lost').hidden && document.querySelector('#ready').innerText === 'ready'")
         gateway.stop()
         page.until("!document.querySelector('#lost').hidden")
         assert "/v1/state is answered with" in page.text("#lost") or "Not authorised" in page.text("#lost")

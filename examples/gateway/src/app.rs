@@ -63,8 +63,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Hands the recorder what is read rather than counted: the bus, the age of the registry.
+    /// Hands the recorder what is read rather than counted: readiness, the bus, the age of the registry.
     pub(crate) fn sample(&self) {
+        let ready = if self.readiness.is_ready() { 1.0 } else { 0.0 };
+        metrics::gauge!("shield_gateway_ready").set(ready);
         let age = self.platform.schema.age();
         metrics::gauge!("shield_schema_registry_age_seconds").set(age.as_secs_f64());
         let counted = self.bus.metrics();

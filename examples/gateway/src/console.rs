@@ -19,10 +19,10 @@ macro_rules! files {
 
 const PAGE: &str = include_str!("console/index.html");
 /// Every other file: its path, type and text.
-const FILES: [(&str, &str, &str); 16] = files! {
+const FILES: [(&str, &str, &str); 17] = files! {
     "alerts.js": SCRIPT, "chart.js": SCRIPT, "console.css": STYLE, "console.js": SCRIPT, "contracts.js": SCRIPT, "dom.js": SCRIPT,
     "events.js": SCRIPT, "health.js": SCRIPT, "icon.svg": ICON, "layers.js": SCRIPT, "metrics.js": SCRIPT, "mirror.js": SCRIPT,
-    "policies.js": SCRIPT, "rollout.js": SCRIPT, "stop.js": SCRIPT, "traffic.js": SCRIPT,
+    "policies.js": SCRIPT, "rollout.js": SCRIPT, "rules.js": SCRIPT, "stop.js": SCRIPT, "traffic.js": SCRIPT,
 };
 
 /// The routes of the console's files.

@@ -64,6 +64,9 @@ pub(crate) async fn run() -> ExitCode {
     }
     if table.wrong().is_empty() {
         println!("\nall {} rows are as expected", table.len());
+        println!(
+            "\nto look around: `arqon-gateway serve --config examples/gateway/gateway.toml`, then open http://127.0.0.1:9901/"
+        );
         ExitCode::SUCCESS
     } else {
         println!("\nnot as expected:");

@@ -145,7 +145,7 @@ async fn run(serve: &Serve) -> ExitCode {
         Err(findings) => return refuse(&findings),
     };
     eprintln!(
-        "arqon-gateway: publish on http://{}, operate on http://{}",
+        "arqon-gateway: publish on http://{}, console on http://{}/",
         gateway.public(),
         gateway.admin()
     );

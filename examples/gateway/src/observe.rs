@@ -159,6 +159,7 @@ fn describe() {
             "connections that are open, by listener",
         ),
         ("shield_gateway_info", "always 1; the version is in the label"),
+        ("shield_gateway_ready", "1 while /readyz says yes"),
         ("shield_gateway_sessions", "WebSocket sessions that are open"),
         (
             "shield_nats_serve_in_flight",

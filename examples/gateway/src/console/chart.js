@@ -35,9 +35,15 @@ export function timeline({ label, points, lines, scale, format, now }) {
       else runs.at(-1).push(`${x(point.at).toFixed(1)},${y(point[key]).toFixed(2)}`);
     }
     const drawable = runs.filter((run) => run.length);
-    return s("g", { class: kind }, drawable.map((run) => s("polyline", {
-      points: (run.length > 1 ? run : [run[0], run[0].replace(/^[^,]*/, (at) => Number(at) + 2)]).join(" "),
-    })));
+    return s(
+      "g",
+      { class: kind },
+      drawable.map((run) =>
+        s("polyline", {
+          points: (run.length > 1 ? run : [run[0], run[0].replace(/^[^,]*/, (at) => Number(at) + 2)]).join(" "),
+        }),
+      ),
+    );
   });
   const grid = scale.grid.map((value) => s("line", { class: "grid", x1: 0, x2: 1000, y1: y(value), y2: y(value) }));
   const shown = scale.grid.length > 5 ? scale.grid.filter((_, at) => at % 2 === 0) : scale.grid;
@@ -46,13 +52,33 @@ export function timeline({ label, points, lines, scale, format, now }) {
   const said = lines.map((line) => `${line.label} ${format(last[line.key])}`).join(", ");
   const ago = Math.round(width / 60_000);
   return h(
-    "figure", { class: "chart" },
-    h("figcaption", {}, h("strong", {}, label), h("ul", { class: "legend" }, lines.map((line) => h(
-      "li", {}, s("svg", { class: `key ${line.kind}`, viewBox: "0 0 24 8", "aria-hidden": "true" }, s("polyline", { points: "0,4 24,4" })),
-      `${line.label} `, h("b", {}, format(last[line.key])),
-    )))),
+    "figure",
+    { class: "chart" },
+    h(
+      "figcaption",
+      {},
+      h("strong", {}, label),
+      h(
+        "ul",
+        { class: "legend" },
+        lines.map((line) =>
+          h(
+            "li",
+            {},
+            s(
+              "svg",
+              { class: `key ${line.kind}`, viewBox: "0 0 24 8", "aria-hidden": "true" },
+              s("polyline", { points: "0,4 24,4" }),
+            ),
+            `${line.label} `,
+            h("b", {}, format(last[line.key])),
+          ),
+        ),
+      ),
+    ),
     s(
-      "svg", { class: "plot", role: "img", "aria-label": `${label}, the last ${ago} min; now ${said}` },
+      "svg",
+      { class: "plot", role: "img", "aria-label": `${label}, the last ${ago} min; now ${said}` },
       s("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none", width: "100%", height: "100%" }, grid, drawn),
       marks,
     ),
@@ -65,15 +91,23 @@ export function bars(label, said, all) {
   const most = Math.max(...all.map((one) => one.value), 1);
   const width = 1000 / Math.max(all.length, 1);
   return h(
-    "figure", { class: "bars" },
+    "figure",
+    { class: "bars" },
     h("figcaption", {}, h("strong", {}, label), h("span", { class: "small" }, said)),
     s(
-      "svg", { class: "plot", viewBox: "0 0 1000 100", preserveAspectRatio: "none", role: "img", "aria-label": `${label}: ${said}` },
+      "svg",
+      { class: "plot", viewBox: "0 0 1000 100", preserveAspectRatio: "none", role: "img", "aria-label": `${label}: ${said}` },
       s("line", { class: "grid", x1: 0, x2: 1000, y1: 99, y2: 99 }),
       all.map((one, at) => {
         const height = one.value ? Math.max(3, (96 * one.value) / most) : 0;
         return s(
-          "rect", { x: (at * width + width * 0.08).toFixed(1), width: (width * 0.84).toFixed(1), y: (99 - height).toFixed(1), height: height.toFixed(1) },
+          "rect",
+          {
+            x: (at * width + width * 0.08).toFixed(1),
+            width: (width * 0.84).toFixed(1),
+            y: (99 - height).toFixed(1),
+            height: height.toFixed(1),
+          },
           s("title", {}, `${one.label}: ${one.value}`),
         );
       }),
@@ -87,13 +121,16 @@ export function parts(label, all) {
   const sum = all.reduce((so_far, one) => so_far + one.value, 0);
   let at = 0;
   return s(
-    "svg", { class: "parts", viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img", "aria-label": label },
+    "svg",
+    { class: "parts", viewBox: "0 0 1000 10", preserveAspectRatio: "none", role: "img", "aria-label": label },
     s("rect", { class: "rest", x: 0, y: 0, width: 1000, height: 10 }),
-    sum ? all.map((one) => {
-      const width = (1000 * one.value) / sum;
-      const rect = s("rect", { class: one.kind, x: at.toFixed(1), y: 0, width: width.toFixed(1), height: 10 });
-      at += width;
-      return rect;
-    }) : [],
+    sum
+      ? all.map((one) => {
+          const width = (1000 * one.value) / sum;
+          const rect = s("rect", { class: one.kind, x: at.toFixed(1), y: 0, width: width.toFixed(1), height: 10 });
+          at += width;
+          return rect;
+        })
+      : [],
   );
 }

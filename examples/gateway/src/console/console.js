@@ -14,6 +14,8 @@ import { stop } from "./stop.js";
 import { traffic } from "./traffic.js";
 
 const EVERY_MS = 1000;
+/** In a tab that nobody sees, whose title still tells. */
+const UNSEEN_EVERY_MS = 15_000;
 const PATIENCE_MS = 5000;
 const views = [alerts, traffic, layers, policies, contracts, mirror, rollout, health, stop];
 const readings = new Readings();
@@ -34,7 +36,9 @@ async function ask(path) {
     throw new Trouble("The gateway does not answer.");
   }
   if (answer.status === 401 || answer.status === 403) {
-    throw new Trouble(`Not authorised (${answer.status}): something before this listener asks who you are. Sign in there and load this page again.`);
+    throw new Trouble(
+      `Not authorised (${answer.status}): something before this listener asks who you are. Sign in there and load this page again.`,
+    );
   }
   if (!answer.ok) throw new Trouble(`/${path} is answered with ${answer.status} ${answer.statusText}.`);
   return answer;
@@ -42,9 +46,11 @@ async function ask(path) {
 
 async function look() {
   const [state, metrics] = await Promise.all([
-    ask("v1/state").then((answer) => answer.json()).catch((error) => {
-      throw error instanceof SyntaxError ? new Trouble("What answers here is no gateway: /v1/state is not JSON.") : error;
-    }),
+    ask("v1/state")
+      .then((answer) => answer.json())
+      .catch((error) => {
+        throw error instanceof SyntaxError ? new Trouble("What answers here is no gateway: /v1/state is not JSON.") : error;
+      }),
     ask("metrics").then((answer) => answer.text()),
   ]);
   const now = Date.now();
@@ -63,6 +69,11 @@ function trouble(text) {
   say(lost, text ? text + since : "");
   lost.hidden = !text;
   document.body.classList.toggle("old", Boolean(text));
+  if (!text) return;
+  // What was known is not known any more.
+  say(byId("ready"), "not known");
+  byId("ready").className = "state paused";
+  document.title = "(!) Arqon";
 }
 
 function head({ state }) {
@@ -81,22 +92,36 @@ async function show() {
     const seen = await look();
     heard = seen.now;
     head(seen);
-    for (const view of views) view.show(seen);
+    let failed = "";
+    // One part that fails, in front of a gateway of another version, takes none of the others with it.
+    for (const view of views) {
+      try {
+        view.show(seen);
+      } catch (error) {
+        failed = "A part of this page could not show what the gateway said: is the gateway of another version? Load it again.";
+        console.error(error);
+      }
+    }
+    trouble(failed);
     reachScrolling();
-    trouble("");
   } catch (error) {
     trouble(error instanceof Trouble ? error.message : "This page could not show what the gateway said.");
     if (!(error instanceof Trouble)) console.error(error);
   }
   clearTimeout(waiting);
-  if (!paused && !document.hidden) waiting = setTimeout(show, EVERY_MS);
+  if (!paused) waiting = setTimeout(show, document.hidden ? UNSEEN_EVERY_MS : EVERY_MS);
 }
 
-// Nothing is asked for what nobody sees, and whoever reads may make it stand still.
+// Whoever reads may make it stand still.
 function go() {
   events.listen(!paused && !document.hidden);
-  if (!paused && !document.hidden) show();
-  else clearTimeout(waiting);
+  byId("still").hidden = !paused;
+  if (paused) {
+    clearTimeout(waiting);
+    say(byId("still"), `Paused: what is below is of ${new Date(heard ?? Date.now()).toLocaleTimeString()}.`);
+  } else {
+    show();
+  }
 }
 
 byId("pause").addEventListener("click", () => {

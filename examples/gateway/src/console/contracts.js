@@ -6,10 +6,17 @@ const VIOLATIONS = "shield_schema_violation_total";
 const ORIGINS = { store: "read from the store", copy: "the last known good copy", nowhere: "not read yet" };
 
 function schemas(registry, readings) {
-  const pins = (one) => [one.pinned && pill("pinned", "paused"), one.held_back !== null && ` keeps revision ${one.held_back} out`];
+  const pins = (one) => [
+    one.pinned && pill("pinned", "paused"),
+    one.held_back !== null && ` keeps revision ${one.held_back} out`,
+  ];
   const rows = registry.schemas.map((one) => [
-    one.id, count(one.revision), count(one.mappings), count(readings.last.sum(VIOLATIONS, { schema_id: one.id }), named(VIOLATIONS, { schema_id: one.id })),
-    perSecond(readings.rate(VIOLATIONS, { schema_id: one.id })), h("td", {}, pins(one)),
+    one.id,
+    count(one.revision),
+    count(one.mappings),
+    count(readings.last.sum(VIOLATIONS, { schema_id: one.id }), named(VIOLATIONS, { schema_id: one.id })),
+    perSecond(readings.rate(VIOLATIONS, { schema_id: one.id })),
+    h("td", {}, pins(one)),
   ]);
   const none = "No schema is known. Contracts are [platform.registry], with a folder or a bucket and mappings.";
   return table("Schemas in force", ["schema", "revision", "mappings", "violations", "now", "pin"], rows, none);
@@ -34,7 +41,9 @@ function counters({ last }) {
   const rows = [
     ["payloads that broke a contract (400)", count(last.sum(VIOLATIONS), VIOLATIONS)],
     ["no mapping matched", count(last.sum("shield_schema_unmapped_total"), "shield_schema_unmapped_total")],
-    ...Object.entries(refusedBy).sort().map(([reason, value]) => [`refused: ${reason}`, count(value, named("shield_schema_refused_total", { reason }))]),
+    ...Object.entries(refusedBy)
+      .sort()
+      .map(([reason, value]) => [`refused: ${reason}`, count(value, named("shield_schema_refused_total", { reason }))]),
     ["updates refused", count(last.sum("shield_schema_load_errors_total"), "shield_schema_load_errors_total")],
     ...alarms.map(([alarm, value]) => [`alarm: ${alarm}`, count(value, named("shield_schema_alarms_total", { alarm }))]),
   ];
@@ -44,11 +53,19 @@ function counters({ last }) {
 export const contracts = {
   show({ state: { registry }, readings }) {
     const check = readings.last.histogram("shield_schema_validation_duration_seconds");
+    const known = registry.schemas.length > 0 || registry.origin !== "nowhere" || registry.unavailable.length > 0;
     render(
       byId("contract-list"),
-      h("p", { class: "small" }, `Store: ${ORIGINS[registry.origin] ?? registry.origin}, heard of ${span(registry.age_seconds)} ago. `
-        + `A check takes ${duration(quantile(check, 0.5))} (p50), ${duration(quantile(check, 0.99))} (p99).`),
-      notes(registry), schemas(registry, readings), refused(registry), counters(readings),
+      known &&
+        h(
+          "p",
+          { class: "small" },
+          `Store: ${ORIGINS[registry.origin] ?? registry.origin}, heard of ${span(registry.age_seconds)} ago. ` +
+            `A check takes ${duration(quantile(check, 0.5))} (p50), ${duration(quantile(check, 0.99))} (p99).`,
+        ),
+      notes(registry),
+      refused(registry),
+      h("div", { class: "columns" }, h("div", {}, schemas(registry, readings)), h("div", {}, counters(readings))),
     );
   },
 };

@@ -55,18 +55,41 @@ function morph(old, fresh) {
 export function table(caption, heads, rows, none) {
   if (!rows.length) return h("p", { class: "none" }, none);
   // Numbers stand under each other.
-  const isNumber = (one) => one instanceof HTMLDataElement || (typeof one === "string" && /^(–|[<\d][\d.,]*( ?[%a-zµ/]+)?)$/.test(one));
+  const isNumber = (one) =>
+    one instanceof HTMLDataElement || (typeof one === "string" && /^(–|(< )?\d[\d.,]*( ?[%a-zµ/]+)?)$/.test(one));
   const numbers = heads.map((_, at) => at > 0 && rows.every((row) => isNumber(row[at])));
   const kind = (at) => ({ class: numbers[at] ? "number" : undefined });
   const cell = (one, at) => (one instanceof Node && ["TD", "TH"].includes(one.nodeName) ? one : h("td", kind(at), one));
-  return h("div", { class: "scroll", "data-label": caption }, h(
-    "table", {},
-    h("caption", {}, h("span", {}, caption)),
-    h("thead", {}, h("tr", {}, heads.map((one, at) => h("th", { scope: "col", ...kind(at) }, one)))),
-    h("tbody", {}, rows.map(([first, ...rest]) => h(
-      "tr", {}, first instanceof Node ? cell(first, 0) : h("th", { scope: "row" }, first), rest.map((one, at) => cell(one, at + 1)),
-    ))),
-  ));
+  return h(
+    "div",
+    { class: "scroll", "data-label": caption },
+    h(
+      "table",
+      {},
+      h("caption", {}, h("span", {}, caption)),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((one, at) => h("th", { scope: "col", ...kind(at) }, one)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map(([first, ...rest]) =>
+          h(
+            "tr",
+            {},
+            first instanceof Node ? cell(first, 0) : h("th", { scope: "row" }, first),
+            rest.map((one, at) => cell(one, at + 1)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** Frames that scroll can be reached by the keyboard, and only those. */
@@ -98,7 +121,12 @@ export function perSecond(value) {
 /** A time in the unit that suits it. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
-  const units = [["ns", 1e-9], ["µs", 1e-6], ["ms", 1e-3], ["s", 1]];
+  const units = [
+    ["ns", 1e-9],
+    ["µs", 1e-6],
+    ["ms", 1e-3],
+    ["s", 1],
+  ];
   const [unit, size] = units.findLast(([, least]) => seconds >= least) ?? units[0];
   const value = seconds / size;
   return `${value >= 100 || Number.isInteger(value) ? value.toFixed(0) : value.toPrecision(3)} ${unit}`;
@@ -116,4 +144,5 @@ export function span(seconds) {
 export const percent = (value, digits = 2) => `${(value ?? 0).toFixed(digits)} %`;
 export const time = (us) => (us ? new Date(us / 1000).toLocaleString() : "–");
 export const pill = (text, kind = text) => h("span", { class: `state ${kind}` }, text);
-export const bytes = (value) => (value < 1024 ? `${value} B` : value < 1048576 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 1048576).toFixed(1)} MiB`);
+export const bytes = (value) =>
+  value < 1024 ? `${value} B` : value < 1048576 ? `${(value / 1024).toFixed(1)} KiB` : `${(value / 1048576).toFixed(1)} MiB`;

@@ -8,9 +8,11 @@ const WORDS = {
   config_updated: ({ version }) => `configuration ${version} is in force`,
   service_crashed: ({ service, reason }) => `task ${service} died: ${reason}`,
   shutdown: () => "this gateway shuts down",
-  policy_reloaded: ({ policy, revision, ok }) => `policy ${policy} ${ok ? "runs another module" : "refused a module"} (load ${revision})`,
+  policy_reloaded: ({ policy, revision, ok }) =>
+    `policy ${policy} ${ok ? "runs another module" : "refused a module"} (load ${revision})`,
   schema_changed: ({ schema_id: id, revision }) => `schema ${id} is at revision ${revision}`,
-  rollout_changed: ({ rollout, basis_points: points, seq }) => `rollout ${rollout} serves ${(points / 100).toFixed(2)} % (position ${seq})`,
+  rollout_changed: ({ rollout, basis_points: points, seq }) =>
+    `rollout ${rollout} serves ${(points / 100).toFixed(2)} % (position ${seq})`,
   mirror_degraded: ({ reason, dropped }) => `the mirror drops: ${reason}, ${dropped} so far`,
   resync: ({ lost }) => `${lost} facts were missed; the state above is whole`,
 };
@@ -26,9 +28,20 @@ function take(kind, data) {
 }
 
 function show() {
-  render(byId("event-list"), seen.map(({ at, kind, text, bad }) => h(
-    "li", { class: bad ? "bad" : undefined }, h("time", { datetime: at.toISOString() }, at.toLocaleTimeString()), " ", h("code", {}, kind), " ", text,
-  )));
+  render(
+    byId("event-list"),
+    seen.map(({ at, kind, text, bad }) =>
+      h(
+        "li",
+        { class: bad ? "bad" : undefined },
+        h("time", { datetime: at.toISOString() }, at.toLocaleTimeString()),
+        " ",
+        h("code", {}, kind),
+        " ",
+        text,
+      ),
+    ),
+  );
 }
 
 const status = (text) => say(byId("events-said"), text);

@@ -16,22 +16,29 @@ function stage(readings, [layer, title, what]) {
   const [entered, passed] = [last.sum(ENTERED, { layer }), last.sum(PASSED, { layer })];
   const stopped = Math.max(0, entered - passed);
   return h(
-    "li", { "data-key": layer, "data-layer": layer },
+    "li",
+    { "data-key": layer, "data-layer": layer },
     h("h3", {}, title),
     h("p", { class: "small" }, what),
     h(
-      "dl", { class: "pairs" },
-      h("dt", {}, "asked"), h("dd", {}, count(entered, named(ENTERED, { layer }))),
-      h("dt", {}, "let pass"), h("dd", {}, count(passed, named(PASSED, { layer }))),
-      h("dt", {}, "stopped here"), h("dd", { class: stopped ? "marked" : undefined }, count(stopped)),
-      h("dt", {}, "now"), h("dd", {}, perSecond(readings.rate(ENTERED, { layer }))),
+      "dl",
+      { class: "pairs" },
+      h("dt", {}, "asked"),
+      h("dd", {}, count(entered, named(ENTERED, { layer }))),
+      h("dt", {}, "let pass"),
+      h("dd", {}, count(passed, named(PASSED, { layer }))),
+      h("dt", {}, "stopped here"),
+      h("dd", { class: stopped ? "marked" : undefined }, count(stopped)),
+      h("dt", {}, "now"),
+      h("dd", {}, perSecond(readings.rate(ENTERED, { layer }))),
     ),
   );
 }
 
 function edge({ last }, auth) {
   const rows = [
-    ["over a tenant's limits (429)", "shield_tenant_limited_total"], ["shed, too much under way (503)", "shield_edge_shed_total"],
+    ["over a tenant's limits (429)", "shield_tenant_limited_total"],
+    ["shed, too much under way (503)", "shield_edge_shed_total"],
     ["reserved headers taken away", "shield_reserved_headers_total"],
   ].map(([what, name]) => [what, count(last.sum(name), name)]);
   const tokens = last.by("result", "shield_auth_total");
@@ -44,14 +51,24 @@ function edge({ last }, auth) {
 function variants(readings) {
   const name = "shield_rollout_decisions_total";
   const rows = Object.entries(readings.last.by("variant", name)).map(([variant, value]) => [
-    variant, count(value, named(name, { variant })), perSecond(readings.rate(name, { variant })),
+    variant,
+    count(value, named(name, { variant })),
+    perSecond(readings.rate(name, { variant })),
   ]);
-  return table("Requests by the variant they were sent to, since the start", ["variant", "count", "now"], rows, "No rollout has decided yet.");
+  return table(
+    "Requests by the variant they were sent to, since the start",
+    ["variant", "count", "now"],
+    rows,
+    "No rollout has decided yet.",
+  );
 }
 
 export const layers = {
   show({ state, readings }) {
-    render(byId("pipeline"), LAYERS.map((layer) => stage(readings, layer)));
+    render(
+      byId("pipeline"),
+      LAYERS.map((layer) => stage(readings, layer)),
+    );
     render(byId("edge"), edge(readings, state.auth), variants(readings));
   },
 };

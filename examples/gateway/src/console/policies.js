@@ -7,7 +7,11 @@ const DECISIONS = "shield_overseer_decisions_total";
 const FAILURES = "shield_overseer_failures_total";
 const SECONDS = "shield_wasm_execution_duration_seconds";
 const WORDS = {
-  allow: "allowed", reject: "rejected", fail_closed: "no verdict, refused", fail_open: "no verdict, let pass", monitor: "would have refused",
+  allow: "allowed",
+  reject: "rejected",
+  fail_closed: "no verdict, refused",
+  fail_open: "no verdict, let pass",
+  monitor: "would have refused",
 };
 
 const short = (value) => new Intl.NumberFormat("en-US", { notation: "compact" }).format(value);
@@ -35,13 +39,24 @@ function fuel({ limit, buckets }) {
   const shown = buckets.slice(Math.max(0, first - 1), last + 2);
   const label = ({ at_most: value }) => (value === null ? "more" : `≤ ${short(value)}`);
   const said = `${short(calls)} calls; half took ${most(0.5)}, 99 % ${most(0.99)}; limit ${short(limit)}`;
-  return bars("Fuel of a call", said, shown.map((one) => ({ label: label(one), value: one.calls })));
+  return bars(
+    "Fuel of a call",
+    said,
+    shown.map((one) => ({ label: label(one), value: one.calls })),
+  );
 }
 
 function candidate(of) {
   if (!of) return null;
-  return h("p", {}, pill("candidate", "paused"), ` runs beside it: ${count(of.same).textContent} calls the same, `,
-    h("b", {}, count(of.differs)), ` different${of.not_asked ? `, ${of.not_asked} not asked` : ""}. `, h("code", {}, of.sha256.slice(0, 12)));
+  return h(
+    "p",
+    {},
+    pill("candidate", "paused"),
+    ` runs beside it: ${count(of.same).textContent} calls the same, `,
+    h("b", {}, count(of.differs)),
+    ` different${of.not_asked ? `, ${of.not_asked} not asked` : ""}. `,
+    h("code", {}, of.sha256.slice(0, 12)),
+  );
 }
 
 function policy(of, readings) {
@@ -52,23 +67,45 @@ function policy(of, readings) {
   const failures = Object.entries(last.by("cause", FAILURES, { module })).filter(([, value]) => value);
   const relaxed = last.sum("shield_overseer_relaxed", { module }) > 0;
   return h(
-    "section", { class: "card", "data-key": module, "data-policy": module },
+    "section",
+    { class: "card", "data-key": module, "data-policy": module },
     h(
-      "h3", {}, module, " ", of.loaded ? pill(of.mode, of.mode === "enforce" ? "holding" : "paused") : pill("not loaded", "stopped"),
-      relaxed && of.mode === "enforce" && pill("fails open", "paused"), of.refused.length > 0 && pill("file refused", "stopped"),
+      "h3",
+      {},
+      module,
+      " ",
+      of.loaded ? pill(of.mode, of.mode === "enforce" ? "holding" : "paused") : pill("not loaded", "stopped"),
+      relaxed && of.mode === "enforce" && pill("fails open", "paused"),
+      of.refused.length > 0 && pill("file refused", "stopped"),
     ),
-    h("p", { class: "small" }, of.report.source, of.sha256 && [", sha256 ", h("code", { title: of.sha256 }, of.sha256.slice(0, 12))]),
+    h(
+      "p",
+      { class: "small" },
+      of.report.source,
+      of.sha256 && [", sha256 ", h("code", { title: of.sha256 }, of.sha256.slice(0, 12))],
+    ),
     of.refused.map((why) => h("p", { class: "alarm" }, why)),
     h(
-      "dl", { class: "pairs" },
+      "dl",
+      { class: "pairs" },
       Object.entries(WORDS).map(([decision, word]) => [
-        h("dt", {}, word), h("dd", {}, count(decisions[decision], named(DECISIONS, { module, decision }))),
+        h("dt", {}, word),
+        h("dd", {}, count(decisions[decision], named(DECISIONS, { module, decision }))),
       ]),
-      h("dt", {}, "now"), h("dd", {}, perSecond(readings.rate(DECISIONS, { module }))),
-      h("dt", {}, "a call, p50"), h("dd", {}, duration(quantile(seconds, 0.5))),
-      h("dt", {}, "a call, p99"), h("dd", {}, duration(quantile(seconds, 0.99))),
+      h("dt", {}, "now"),
+      h("dd", {}, perSecond(readings.rate(DECISIONS, { module }))),
+      h("dt", {}, "a call, p50"),
+      h("dd", {}, duration(quantile(seconds, 0.5))),
+      h("dt", {}, "a call, p99"),
+      h("dd", {}, duration(quantile(seconds, 0.99))),
     ),
-    failures.length > 0 && h("p", { class: "marked" }, "No verdict by cause: ", failures.map(([cause, value], at) => [at ? ", " : "", `${cause} `, count(value, named(FAILURES, { module, cause }))])),
+    failures.length > 0 &&
+      h(
+        "p",
+        { class: "marked" },
+        "No verdict by cause: ",
+        failures.map(([cause, value], at) => [at ? ", " : "", `${cause} `, count(value, named(FAILURES, { module, cause }))]),
+      ),
     fuel(of.fuel),
     candidate(of.candidate),
   );
@@ -77,11 +114,22 @@ function policy(of, readings) {
 export const policies = {
   show({ state, readings }) {
     const all = state.overseer.policies;
-    const none = h("p", { class: "none" }, "No policy is configured: every request passes Overseer. Policies are ", h("code", {}, "[[platform.overseer.policies]]"), " in the configuration.");
+    const none = h(
+      "p",
+      { class: "none" },
+      "No policy is configured: every request passes Overseer. Policies are ",
+      h("code", {}, "[[platform.overseer.policies]]"),
+      " in the configuration.",
+    );
     render(byId("policy-list"), all.length ? all.map((of) => policy(of, readings)) : none);
     const { last } = readings;
     const standby = last.by("result", "shield_overseer_standby_total");
     const stood = (standby.hit ?? 0) + (standby.miss ?? 0);
-    render(byId("standby"), stood ? `An instance stood by for ${((100 * (standby.hit ?? 0)) / stood).toFixed(1)} % of ${count(stood).textContent} calls.` : "");
+    render(
+      byId("standby"),
+      stood
+        ? `An instance stood by for ${((100 * (standby.hit ?? 0)) / stood).toFixed(1)} % of ${count(stood).textContent} calls.`
+        : "",
+    );
   },
 };

@@ -27,7 +27,9 @@ function seed(text) {
   try {
     const bytes = Uint8Array.from(atob(text.trim()), (one) => one.charCodeAt(0));
     if (bytes.length === 32) return bytes;
-  } catch { /* said below */ }
+  } catch {
+    /* said below */
+  }
   throw new Error("this is no key file: choose the one that `arqon gov keygen` wrote");
 }
 
@@ -36,8 +38,14 @@ async function envelope(tenant, scope, reason, keyid, file, after) {
   const now = Date.now() * 1000;
   const message = { type: "enforce", action: { kind: "emergency_stop" }, reason };
   const control = {
-    v: 1, tenant: tenant.tenant, epoch: tenant.epoch, counter: Math.max(now, after + 1), issued_at_us: now, expires_at_us: now + VALID_US,
-    ...(scope ? { scope } : {}), message,
+    v: 1,
+    tenant: tenant.tenant,
+    epoch: tenant.epoch,
+    counter: Math.max(now, after + 1),
+    issued_at_us: now,
+    expires_at_us: now + VALID_US,
+    ...(scope ? { scope } : {}),
+    message,
   };
   const encode = (text) => new TextEncoder().encode(text);
   const payload = encode(JSON.stringify(control));
@@ -69,7 +77,12 @@ function guard() {
   fill(byId("scope"), scopes);
   const of = tenant?.scopes.find((one) => one.scope === byId("scope").value);
   const running = of?.rollout ? ` to ${of.rollout.variant_name} (${of.rollout.proposal_id})` : "";
-  say(byId("effect"), of ? `Now ${of.phase}: ${of.percent.toFixed(2)} % of its requests go${running || " to a variant"}.` : "Nothing is rolled out there now; nothing can be until a resume.");
+  say(
+    byId("effect"),
+    of
+      ? `Now ${of.phase}: ${of.percent.toFixed(2)} % of its requests go${running || " to a variant"}.`
+      : "Nothing is rolled out there now; nothing can be until a resume.",
+  );
   byId("send").disabled = !tenant || byId("confirm").value !== tenant.tenant;
 }
 
@@ -93,9 +106,12 @@ async function send(event) {
     if (answer.status === 409 && what.last_counter) [answer, what] = await post(what.last_counter);
     if (answer.ok) {
       const kept = what.durable === false ? " It is NOT on disk: it would not survive a restart of this gateway." : "";
-      const where = what.seq === null ? "the log does not have it yet, the gateway goes on with it" : `position ${what.seq} of the log`;
+      const where =
+        what.seq === null ? "the log does not have it yet, the gateway goes on with it" : `position ${what.seq} of the log`;
       const names = what.reach?.scopes.map((one) => one || "the whole tenant") ?? [];
-      const held = names.length ? ` It holds ${names.join(", ")}.` : " Nothing is rolled out there; what comes later is held, too.";
+      const held = names.length
+        ? ` It holds ${names.join(", ")}.`
+        : " Nothing is rolled out there; what comes later is held, too.";
       said.textContent = `In force: ${what.state}, ${where}.${kept}${held}`;
       look_again();
     } else {
@@ -131,8 +147,10 @@ byId("key").addEventListener("change", () => {
 function why_not(state) {
   if (!state.rollout.tenants.length) return "There is nothing to stop: rollouts are off on this gateway (platform.rollout).";
   if (state.control) return "";
-  return "This gateway takes no orders here: gateway.control_token_file is not set. Stop with `arqon gov stop --nats URL`, through a "
-    + "gateway that has one, or with `kill -USR1 PID` on its machine.";
+  return (
+    "This gateway takes no orders here: gateway.control_token_file is not set. Stop with `arqon gov stop --nats URL`, through a " +
+    "gateway that has one, or with `kill -USR1 PID` on its machine."
+  );
 }
 
 export const stop = {
@@ -142,7 +160,10 @@ export const stop = {
     say(byId("off"), off);
     byId("off").hidden = !off;
     for (const id of ["form", "send", "note"]) byId(id).hidden = Boolean(off);
-    fill(byId("tenant"), tenants.map((one) => [one.tenant, one.tenant]));
+    fill(
+      byId("tenant"),
+      tenants.map((one) => [one.tenant, one.tenant]),
+    );
     guard();
   },
   /** Calls this once something was stopped. */

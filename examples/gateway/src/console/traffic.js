@@ -22,33 +22,49 @@ function point(readings) {
     latency[protocol] = { p50: quantile(recent, 0.5), p99: quantile(recent, 0.99) };
   }
   return {
-    at: readings.last.at, answered: rate("1xx", "2xx", "3xx"), refused: rate("4xx"), failed: rate("5xx"), gone: rate("cancelled"), latency,
+    at: readings.last.at,
+    answered: rate("1xx", "2xx", "3xx"),
+    refused: rate("4xx"),
+    failed: rate("5xx"),
+    gone: rate("cancelled"),
+    latency,
   };
 }
 
-const tile = (label, value, note, kind = "") => h("div", { class: `tile ${kind}` }, h("dt", {}, label), h("dd", {}, h("b", {}, value), note && h("small", {}, note)));
+const tile = (label, value, note, kind = "") =>
+  h("div", { class: `tile ${kind}` }, h("dt", {}, label), h("dd", {}, h("b", {}, value), note && h("small", {}, note)));
 
 function tiles(readings, state, last) {
   const all = last && last.answered + last.refused + last.failed + last.gone;
   const share = (part) => (all ? `${((100 * part) / all).toFixed(1)} % of them` : "of none");
   const gauge = (name, where) => readings.last.sum(name, where);
   return h(
-    "dl", { class: "tiles" },
+    "dl",
+    { class: "tiles" },
     tile("Requests", perSecond(last && all), "the last 10 s"),
     tile("Refused (4xx)", perSecond(last?.refused), share(last?.refused ?? 0)),
     tile("Failed (5xx)", perSecond(last?.failed), share(last?.failed ?? 0), last?.failed ? "bad" : ""),
     tile("Latency p50", duration(last?.latency[""].p50), "to the answer's head"),
     tile("Latency p99", duration(last?.latency[""].p99), "to the answer's head"),
-    tile("In flight", count(gauge("shield_gateway_requests_in_flight"), "shield_gateway_requests_in_flight"), `${gauge("shield_gateway_sessions")} WebSocket sessions`),
+    tile(
+      "In flight",
+      count(gauge("shield_gateway_requests_in_flight"), "shield_gateway_requests_in_flight"),
+      `${gauge("shield_gateway_sessions")} WebSocket sessions`,
+    ),
   );
 }
 
 function requests(now) {
   const most = Math.max(...history.flatMap((one) => [one.answered, one.refused, one.failed]), 1);
   return timeline({
-    label: "Requests a second", points: history, now, scale: linear(most), format: perSecond,
+    label: "Requests a second",
+    points: history,
+    now,
+    scale: linear(most),
+    format: perSecond,
     lines: [
-      { key: "answered", label: "answered", kind: "one" }, { key: "refused", label: "refused (4xx)", kind: "two" },
+      { key: "answered", label: "answered", kind: "one" },
+      { key: "refused", label: "refused (4xx)", kind: "two" },
       { key: "failed", label: "failed (5xx)", kind: "three" },
     ],
   });
@@ -60,8 +76,15 @@ function latency(now) {
   const seen = points.flatMap((one) => [one.p50, one.p99]).filter((one) => one !== null);
   const scale = seen.length ? decades(Math.min(...seen), Math.max(...seen)) : decades(1e-4, 1e-2);
   return timeline({
-    label: "Latency", points, now, scale, format: duration,
-    lines: [{ key: "p50", label: "p50", kind: "one" }, { key: "p99", label: "p99", kind: "two" }],
+    label: "Latency",
+    points,
+    now,
+    scale,
+    format: duration,
+    lines: [
+      { key: "p50", label: "p50", kind: "one" },
+      { key: "p99", label: "p99", kind: "two" },
+    ],
   });
 }
 
@@ -72,18 +95,26 @@ function protocols({ last }) {
     const of = last.by("status", REQUESTS, { protocol });
     const quantiles = last.histogram(SECONDS, { protocol });
     return [
-      protocol, ...classes.map((status) => count(of[status], named(REQUESTS, { protocol, status }))),
-      duration(quantile(quantiles, 0.5)), duration(quantile(quantiles, 0.99)),
+      protocol,
+      ...classes.map((status) => count(of[status], named(REQUESTS, { protocol, status }))),
+      duration(quantile(quantiles, 0.5)),
+      duration(quantile(quantiles, 0.99)),
     ];
   });
-  return table("Since the start, by protocol and class of status", ["protocol", ...classes.map((status) => (status === "cancelled" ? "gave up" : status)), "p50", "p99"], rows);
+  return table(
+    "Since the start, by protocol and class of status",
+    ["protocol", ...classes.map((status) => (status === "cancelled" ? "gave up" : status)), "p50", "p99"],
+    rows,
+  );
 }
 
 function refusals(readings) {
   const codes = Object.entries(readings.last.by("code", "shield_gateway_problems_total")).filter(([, value]) => value > 0);
   codes.sort(([, a], [, b]) => b - a);
   const rows = codes.map(([code, value]) => [
-    code, count(value, named("shield_gateway_problems_total", { code })), perSecond(readings.rate("shield_gateway_problems_total", { code })),
+    code,
+    count(value, named("shield_gateway_problems_total", { code })),
+    perSecond(readings.rate("shield_gateway_problems_total", { code })),
   ]);
   return table("Refusals by problem code, since the start", ["code", "count", "now"], rows, "Nothing was refused so far.");
 }

@@ -21,6 +21,7 @@ const METRICS: &[&str] = &[
     "shield_gateway_log_held_back_total",
     "shield_gateway_panics_total",
     "shield_gateway_problems_total",
+    "shield_gateway_ready",
     "shield_gateway_reloads_total",
     "shield_gateway_request_duration_seconds",
     "shield_gateway_requests_in_flight",
@@ -175,6 +176,30 @@ fn is_known(name: &str) -> bool {
 }
 
 #[test]
+fn every_alert_has_a_paragraph_in_the_runbook() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).expect("there");
+    let (rules, runbook) = (read("alerts/arqon.rules.yml"), read("runbook.md"));
+    let alerts: Vec<_> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(alerts.len() > 12, "{alerts:?}");
+    for alert in &alerts {
+        assert!(runbook.contains(&format!("\n**{alert}**: ")), "{alert}");
+    }
+    let explained = runbook
+        .lines()
+        .filter_map(|line| line.strip_prefix("**Arqon")?.split_once("**"));
+    for (alert, _) in explained {
+        assert!(
+            alerts.contains(&&*format!("Arqon{alert}")),
+            "no alert Arqon{alert}"
+        );
+    }
+}
+
+#[test]
 fn what_documents_say_of_metrics_is_true() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     // Where the least number is told, so that a page whose names are no longer found is noticed.
@@ -187,7 +212,7 @@ fn what_documents_say_of_metrics_is_true() {
         ("docs/schemas.md", 0),
         ("docs/shadow-consumers.md", 0),
         ("docs/adr/0034-names-of-our-own.md", 5),
-        ("examples/gateway/src/console/alerts.js", 8),
+        ("examples/gateway/src/console/rules.js", 8),
         ("examples/gateway/src/console/contracts.js", 4),
         ("examples/gateway/src/console/health.js", 8),
         ("examples/gateway/src/console/layers.js", 5),
