@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """The documents' regression gates for ron-bus, as ratios that hold on any machine (docs/bus/performance.md).
 
-    tests/bus_gates.py [FIGURES]         checks FIGURES (else runs the short bench) against benches/baselines/bus.json
+    tests/bus_gates.py [FIGURES]         checks FIGURES (else runs the short bench) against the baseline
     tests/bus_gates.py --bless FIGURES   makes FIGURES the baseline
+    --baseline FILE                      another baseline than benches/baselines/bus.json
 
 Absolute times are no gate: they are the machine's. A ratio is measured in one run, rounds paired. A ratio that
 fails in the short bench is measured once more in the long one before it counts: a shared machine is noisy.
+That every gate fails on a figure beyond it is checked by tests/witness/test_bus_gates.py.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -20,27 +23,30 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BASELINE = ROOT / "benches" / "baselines" / "bus.json"
 SHAPES = ["1x4", "4x8", "1x32"]
 
-# Throughput gates are those of one worker thread, by its CPU time: with two, the figures follow where the host puts the cores.
-# (figure, "least" or "most", bound, what it is). Throughput may fall by 10 % against the baseline, p95 rise by 20 %.
-BOUNDS = [
-    ("b1.publish_over_raw.1x4.w1", "least", 0.97, "B1: single publish against raw tokio"),
+# `.w1` is one worker thread, measured by its CPU time; without it two, by the clock. (B4 by shape.)
+CELLS = [f"{shape}{workers}" for shape in SHAPES for workers in (".w1", "")]
+BATCH = {"1x4": 1.8, "4x8": 4.0, "1x32": 5.0}
+# Runs of 256 slots in which the host took no core away for half of them: these must not lose.
+RATES = ("b6.observed.50k", "b6.observed.200k", "b6.observed.400k", "b5.batch8.400k", "b5.batch32.800k")
+# (figure, "least" or "most", bound, what it is).
+BOUNDS = [(f"b1.publish_over_raw.{cell}", "least", 0.97, "B1: single publish against raw tokio") for cell in CELLS]
+BOUNDS += [(f"b2.observed_over_plain.{cell}", "least", 1.0, "B2: the observed loop against a plain loop") for cell in CELLS]
+BOUNDS += [(f"b4.batch8_over_single.{cell}", "least", BATCH[cell.split(".")[0]], "B4: batches of 8") for cell in CELLS]
+BOUNDS += [
     ("b2.observed_extra_ns", "most", 5.0, "B2: an observed receive costs at most 5 ns more"),
-    ("b2.observed_over_plain.1x4.w1", "least", 1.0, "B2: the observed loop against a plain loop"),
-    ("b2.observed_over_plain.4x8.w1", "least", 1.0, "B2: the observed loop against a plain loop"),
-    ("b2.observed_over_plain.1x32.w1", "least", 1.0, "B2: the observed loop against a plain loop"),
-    ("b6.observed.400k.lost", "most", 0.0, "B2: the observed loop at 400 k events/s, 4 subscribers, the middle round"),
-    ("b2.observed.400k.x28.lost", "most", 0.001, "B2: the same with 28, where the plain loop loses"),
-    ("b4.batch8_over_single.1x4.w1", "least", 1.8, "B4"),
-    ("b4.batch8_over_single.4x8.w1", "least", 4.0, "B4"),
-    ("b4.batch8_over_single.1x32.w1", "least", 5.0, "B4"),
+    ("b2.observed.400k.x28.lost", "most", 0.0, "B2: 28 subscribers at 400 k/s, where a plain loop loses; the middle run"),
+    ("b2.observed.400k.x28.lost_unpaused", "most", 0.0005, "B2: the same, the worst run that the host let run"),
     ("b6.p95_over_raw.50k", "most", 1.2, "B6: p95 against raw tokio"),
     ("b6.p95_over_raw.200k", "most", 1.2, "B6: p95 against raw tokio"),
-    ("b5.batch8.400k.lost", "most", 0.001, "overflow in the standard soak"),
-    ("b5.batch32.800k.lost", "most", 0.001, "overflow in the standard soak"),
     ("b8.churn_grown_bytes", "most", 0.0, "B8: churn grows nothing"),
     ("retention.of_capacity_x_payload", "most", 1.01, "a bus keeps capacity x payload"),
 ]
+# The SLO is 0.01 % lost, in the runs that the host let run; the documents' gate is 0.1 %, in the middle run whatever it did.
+BOUNDS += [(f"{name}.lost_unpaused", "most", 0.0001, "overflow: the SLO") for name in RATES]
+BOUNDS += [(f"{name}.lost", "most", 0.001, "overflow: the gate") for name in RATES]
 EXACT = {"health": 1, "service_crashed": 2, "config_updated": 0, "shutdown": 0, "schema_changed": 1, "policy_reloaded": 1}
+# Throughput may fall by 10 % against the baseline, p95 rise by 20 %. Only on one worker: with two, a ratio is one of two or
+# three values, by where the host has put the cores (docs/bus/performance.md), so these have the bounds above alone.
 RATIOS = [f"{name}.{shape}.w1" for shape in SHAPES for name in ("b1.publish_over_raw", "b2.observed_over_plain", "b2.next_over_plain")]
 RATIOS += [f"b4.batch8_over_single.{shape}.w1" for shape in SHAPES]
 
@@ -88,13 +94,18 @@ def part(name):
 
 
 def main():
-    given = [arg for arg in sys.argv[1:] if not arg.startswith("--")]
-    figures = json.loads(pathlib.Path(given[0]).read_text()) if given else bench(short=True)
-    if "--bless" in sys.argv:
-        BASELINE.parent.mkdir(parents=True, exist_ok=True)
-        BASELINE.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
-        print(f"blessed {BASELINE.relative_to(ROOT)}")
-    baseline = json.loads(BASELINE.read_text())
+    parser = argparse.ArgumentParser(description="The regression gates of ron-bus.")
+    parser.add_argument("figures", nargs="?", type=pathlib.Path, help="JSON of an earlier run")
+    parser.add_argument("--bless", action="store_true", help="make the figures the baseline")
+    parser.add_argument("--baseline", type=pathlib.Path, default=BASELINE)
+    args = parser.parse_args()
+    given = args.figures
+    figures = json.loads(given.read_text()) if given else bench(short=True)
+    if args.bless:
+        args.baseline.parent.mkdir(parents=True, exist_ok=True)
+        args.baseline.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+        print(f"blessed {args.baseline}")
+    baseline = json.loads(args.baseline.read_text())
     results = list(check(figures, baseline))
     again = sorted({where for holds, _, where in results if not holds})
     if again and not given:

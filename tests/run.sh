@@ -20,6 +20,7 @@ official_image=nats:2.12
 passed=0
 failed=0
 problems=()
+not_run=()
 
 say() { printf '\n== %s\n' "$*"; }
 die() {
@@ -151,7 +152,7 @@ count() {
 }
 
 run() { # NAME COMMAND..: runs it, keeps its log and adds up its tests
-    local name=$1 status=0 p f started=$SECONDS
+    local name=$1 status=0 p f line started=$SECONDS
     shift
     say "$name: $*"
     "$@" 2>&1 | tee "$logs/$name.log" || status=$?
@@ -167,6 +168,8 @@ run() { # NAME COMMAND..: runs it, keeps its log and adds up its tests
     fi
     passed=$((passed + p))
     failed=$((failed + f))
+    # What a step left out for want of something is said again at the end.
+    while IFS= read -r line; do not_run+=("$name: ${line#not run: }"); done < <(grep '^not run: ' "$logs/$name.log")
     echo "-- $name: $p passed, $f failed, $((SECONDS - started)) s"
 }
 
@@ -319,6 +322,7 @@ main() {
         printf 'problem: %s\n' "${problems[@]}"
         [ "$failed" -gt 0 ] || failed=${#problems[@]}
     fi
+    [ ${#not_run[@]} -eq 0 ] || printf 'not run: %s\n' "${not_run[@]}"
     printf '%s passed, %s failed\n' "$passed" "$failed" | tee "$logs/result"
     [ "$failed" -eq 0 ]
 }

@@ -1,179 +1,113 @@
-//! Crash reasons without what must not leave the process.
+//! Texts without what must not leave the process. Takes out too much rather than too little.
+
+mod names;
+mod plain;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use self::plain::plain;
 
 /// The longest reason, in characters.
 const REASON_CHARS_MAX: usize = 120;
+/// What is looked at of a reason, in characters: it shows 120 of them, and a word may be long.
+const LOOKED_AT_CHARS_MAX: usize = 4_096;
 /// What stands for what was taken out.
 const GONE: &str = "[redacted]";
-/// Where a name ends in one of these and `=` or `:` follows, all that comes after it on the line is a credential.
-const NAMES: &[&str] = &[
-    "password",
-    "passwd",
-    "pwd",
-    "secret",
-    "token",
-    "apikey",
-    "api_key",
-    "api-key",
-    "access_key",
-    "authorization",
-    "cookie",
-    "credential",
-    "credentials",
-    "signature",
-    "private_key",
-    "nkey",
-    "seed",
-    "jwt",
-];
-/// A word after which a credential stands (RFC 9110, 11.6.2).
-const SCHEMES: &[&str] = &["bearer", "basic", "digest", "negotiate"];
-/// From this length on a word of letters and digits is taken for a key.
-const OPAQUE_CHARS_MIN: usize = 20;
 
-/// The first line, at most 120 characters, without control characters, and without what looks like a credential: what
-/// follows a secret's name or an authentication scheme, the user part of a URL and its query, and long opaque words. It
-/// takes out too much rather than too little.
-pub(crate) fn redacted(reason: &str) -> String {
-    let line = reason.lines().next().unwrap_or_default();
-    let line: String = line.chars().filter(|c| !c.is_control()).collect();
-    clean(&line, true).chars().take(REASON_CHARS_MAX).collect()
+/// What a text is for: how much is suspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// A crash reason, which goes to readers of the event stream: anything that may be a secret goes.
+    Reason,
+    /// The operator's own log: ids and digests stay, and so do words that are names of secrets only now and then.
+    Log,
 }
 
-/// A text for the log, without what follows a secret's name or an authentication scheme, and without URLs that have a user
-/// part or a query. Ids and digests stay.
+/// The first line, at most 120 characters, without control and invisible characters, and without what looks like a
+/// credential: what follows a secret's name or an authentication scheme, the user part of a URL and its query, keys
+/// whose form is known, PEM, and long opaque words; however they are quoted, cased, separated or percent-encoded.
+pub(crate) fn redacted(reason: &str) -> String {
+    let line = reason.trim_start().lines().next().unwrap_or_default();
+    let shown = line.chars().take(LOOKED_AT_CHARS_MAX).filter_map(|c| match c {
+        '\t' => Some(' '),
+        c if c.is_control() || plain::is_invisible(c) => None,
+        c => Some(c),
+    });
+    let line: String = shown.collect();
+    clean(&line, For::Reason)
+        .0
+        .chars()
+        .take(REASON_CHARS_MAX)
+        .collect()
+}
+
+/// A text for the log, without what follows a secret's name or an authentication scheme, without URLs that have a user
+/// part or a query, and without keys whose form is known. Ids and digests stay.
 #[must_use]
 pub fn without_credentials(text: &str) -> String {
-    let lines: Vec<_> = text.split('\n').map(|line| clean(line, false)).collect();
+    let (mut pem, mut owed) = (false, false);
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let begins = line.contains("-----BEGIN");
+        if pem || begins {
+            // A body follows its head, line by line, to the end; each line of it is a secret.
+            pem = !line.contains("-----END");
+            lines.push(GONE.to_owned());
+            continue;
+        }
+        if owed && !line.trim().is_empty() {
+            // The line before ended in a secret's name and a sign.
+            owed = false;
+            lines.push(GONE.to_owned());
+            continue;
+        }
+        let (line, ends_in_name) = clean(line, For::Log);
+        owed |= ends_in_name;
+        lines.push(line);
+    }
     lines.join("\n")
 }
 
-/// One line without credentials; `opaque` words go too where that is asked for.
-fn clean(line: &str, opaque: bool) -> String {
-    let mut words = Vec::new();
-    let mut given = line.split_whitespace().peekable();
-    while let Some(word) = given.next() {
-        let bare = bare(word);
-        let then = given.peek().copied().unwrap_or_default();
-        if is_named(&bare) || (ends_in_name(&bare) && then.starts_with(['=', ':'])) {
-            words.push(GONE);
-            break;
+/// One line without credentials, and whether it ended where one would have stood.
+fn clean(line: &str, use_for: For) -> (String, bool) {
+    let given: Vec<&str> = line.split_whitespace().collect();
+    // As it reads once it is decoded; offsets into that text tell the words.
+    let (mut text, mut starts) = (String::with_capacity(line.len()), Vec::with_capacity(given.len()));
+    for word in &given {
+        if !text.is_empty() {
+            text.push(' ');
         }
-        if SCHEMES.contains(&bare.as_str()) && !then.is_empty() {
-            words.extend([word, GONE]);
-            break;
-        }
-        words.push(if is_url_with_secrets(word) || (opaque && is_opaque(word)) {
-            GONE
-        } else {
-            word
-        });
+        starts.push(text.len());
+        text.push_str(&plain(word));
     }
-    words.join(" ")
-}
-
-/// In lower case and without quotes, brackets and back-slashes, so that JSON's `{"token":"x"}` reads as `token:x`.
-fn bare(word: &str) -> String {
-    let kept = word
-        .chars()
-        .filter(|c| !matches!(c, '"' | '\'' | '`' | '\\' | '{' | '}' | '(' | ')' | '[' | ']'));
-    kept.collect::<String>().to_ascii_lowercase()
-}
-
-/// Whether `name=` or `name:` stands in it, for a secret's name. `::` separates the parts of a path in Rust.
-fn is_named(bare: &str) -> bool {
-    bare.match_indices(['=', ':']).any(|(at, sign)| {
-        let (before, after) = (&bare[..at], &bare[at + 1..]);
-        let path = sign == ":" && (after.starts_with(':') || before.ends_with(':'));
-        !path && ends_in_name(before)
-    })
-}
-
-fn ends_in_name(bare: &str) -> bool {
-    NAMES.iter().any(|name| bare.ends_with(name))
-}
-
-fn is_url_with_secrets(word: &str) -> bool {
-    word.split_once("://")
-        .is_some_and(|(_, rest)| rest.contains(['@', '?']))
-}
-
-/// A run of 20 or more of base64's or base64url's characters that holds a digit and a letter; a path's parts count by
-/// themselves.
-fn is_opaque(word: &str) -> bool {
-    let of_key = |b: &u8| b.is_ascii_alphanumeric() || b"+=_-".contains(b);
-    let keyish = |part: &[u8]| {
-        part.len() >= OPAQUE_CHARS_MIN
-            && part.iter().any(u8::is_ascii_digit)
-            && part.iter().any(u8::is_ascii_alphabetic)
-    };
-    let mixed = |part: &[u8]| {
-        keyish(part) && part.iter().any(u8::is_ascii_uppercase) && part.iter().any(u8::is_ascii_lowercase)
-    };
-    word.as_bytes().split(|b| !of_key(b)).any(keyish)
-        || word.as_bytes().split(|b| !of_key(b) && *b != b'/').any(mixed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_crash_reason_keeps_no_secret() {
-        for (reason, shown) in [
-            ("index out of bounds\nstack: ...", "index out of bounds"),
-            ("connect nats://user:pw@host failed", "connect [redacted] failed"),
-            ("get https://h/x?sig=abc failed", "get [redacted] failed"),
-            ("password=hunter2 refused", "[redacted]"),
-            ("login with password: hunter2", "login with [redacted]"),
-            ("login with password = hunter2", "login with [redacted]"),
-            (r#"bad body {"api_key":"k1 k2"}"#, "bad body [redacted]"),
-            ("bad header Bearer abc.def", "bad header Bearer [redacted]"),
-            ("Authorization: Basic dXNlcjpwdw==", "[redacted]"),
-            ("cookie: a=b; c=d", "[redacted]"),
-            ("key c2VjcmV0c2VjcmV0c2VjcmV0 refused", "key [redacted] refused"),
-            ("key AKIAIOSFODNN7EXAMPLE refused", "key [redacted] refused"),
-            (
-                "seed SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY",
-                "seed [redacted]",
-            ),
-            (
-                "key ab/cdefgHIJ/klmnop/9qrstuv/wxyz refused",
-                "key [redacted] refused",
-            ),
-            ("a\u{1b}[31mred", "a[31mred"),
-            ("é=é 漢: ü", "é=é 漢: ü"),
-            ("pass\u{0}word=x", "[redacted]"),
-        ] {
-            assert_eq!(redacted(reason), shown, "{reason}");
-        }
-        assert_eq!(redacted(&"ab ".repeat(100)).chars().count(), REASON_CHARS_MAX);
-        assert_eq!(redacted(""), "");
-    }
-
-    #[test]
-    fn a_log_text_keeps_its_lines_and_ids_and_loses_its_credentials() {
-        for (text, shown) in [
-            (
-                "trace 0af7651916cd43dd8448eb211c80319c",
-                "trace 0af7651916cd43dd8448eb211c80319c",
-            ),
-            ("one\ntwo Bearer abc.def", "one\ntwo Bearer [redacted]"),
-            ("nats://user:pw@host gone", "[redacted] gone"),
-        ] {
-            assert_eq!(without_credentials(text), shown);
+    let cut = names::first_secret(&text, use_for);
+    let until = cut.as_ref().map_or(given.len(), |cut| {
+        starts.partition_point(|start| *start <= cut.at).saturating_sub(1)
+    });
+    // A word that begins before the secret goes with it.
+    let mut words: Vec<&str> = Vec::with_capacity(until + 1);
+    for at in 0..until {
+        let end = starts.get(at + 1).map_or(text.len(), |next| next - 1);
+        let (word, read) = (given[at], &text[starts[at]..end]);
+        match words::judge(read, use_for) {
+            words::Verdict::Stays => words.push(word),
+            words::Verdict::Goes => words.push(GONE),
+            words::Verdict::GoesWithRest => {
+                words.push(GONE);
+                return (words.join(" "), false);
+            }
+            words::Verdict::NextGoes => {
+                words.push(word);
+                if at + 1 < given.len() {
+                    words.push(GONE);
+                    return (words.join(" "), false);
+                }
+            }
         }
     }
-
-    #[test]
-    fn what_helps_an_operator_stays() {
-        for reason in [
-            "panicked: index out of bounds: the len is 3 but the index is 7",
-            "unexpected token `}` at line 3",
-            "arqon_overseer::token::parse failed",
-            "/var/lib/arqon/schemas/v1.events.user_created.proto: No such file or directory (os error 2)",
-            "nats://127.0.0.1:4222: connection refused",
-        ] {
-            assert_eq!(redacted(reason), reason);
-        }
+    if cut.is_some() {
+        words.push(GONE);
     }
+    (words.join(" "), cut.is_some_and(|cut| cut.nothing_follows))
 }

@@ -1,6 +1,8 @@
 """The table of promises in docs/bus/README.md: every number is there once, and every name in it is that of something
 there is: a test that runs, a file, a step of CI, an item of the API, a document."""
 
+import os
+import pathlib
 import re
 
 import pytest
@@ -29,7 +31,7 @@ def sources():
         yield from (path for path in (ROOT / folder).rglob("*.rs") if "trybuild/" not in path.as_posix())
 
 
-def tests_there_are():
+def known_tests():
     """Names of functions that a test runner runs: after #[test], #[tokio::test] or inside proptest!."""
     names, ignored = set(), []
     for path in sources():
@@ -37,12 +39,14 @@ def tests_there_are():
         names |= set(re.findall(r"#\[(?:tokio::)?test[^\]]*\]\s*(?:#\[[^\]]*\]\s*)*(?:async )?fn (\w+)", text))
         ignored += [path] if "layers/bus" in path.as_posix() and re.search(r"#\[ignore", text) else []
     assert not ignored, f"ignored tests keep nothing: {ignored}"
+    rust = set(names)
     for path in (ROOT / "tests" / "witness").glob("test_*.py"):
         names |= set(re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M))
-    return names
+    return names, rust
 
 
-TESTS = tests_there_are()
+TESTS, RUST_TESTS = known_tests()
+LOGS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "test-logs"
 API = (ROOT / "docs/api-history/ron-bus/0.1.0.txt").read_text(encoding="utf-8")
 CRATE = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "layers/bus/src").rglob("*.rs"))
 ROUTES = (ROOT / "examples/gateway/src/admin.rs").read_text(encoding="utf-8")
@@ -64,7 +68,7 @@ def is_there(name):
         return any((base / path).exists() for base in BASES)
     if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+){2,}", name):
         return name in API or f"clippy::{name}" in CRATE
-    if re.fullmatch(r"[a-z_]+\(\w+\)", name):  # A lint: forbid(unsafe_code).
+    if re.fullmatch(r"[a-z_]+\([\w:]+\)", name):  # A lint: forbid(unsafe_code).
         level, lint = name[:-1].split("(")
         return re.search(rf"#!\[{level}\([^)]*\b{lint}\b", CRATE) is not None
     last = re.split(r"::|: ", name)[-1]
@@ -115,3 +119,27 @@ def test_what_the_table_says_of_ci_is_in_ci():
     for part in ("api_bus.py", "msrv_bus.sh --build", "--release --locked --test soak", "--cfg loom"):
         assert part in RUN, part
     assert "deny" in CI and "bash tests/run.sh" in CI.replace("./tests/run.sh", "bash tests/run.sh")
+
+
+def ran(log):
+    """Names of tests that a runner's log says passed (nextest: `PASS [..] crate path::name`; libtest: `test path::name ... ok`)."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", log)
+    passed = re.findall(r"^ *PASS \[.*?\].* (\S+)$", text, re.M) + re.findall(r"^test (\S+) \.\.\. ok$", text, re.M)
+    return {name.split("::")[-1] for name in passed}
+
+
+def test_what_ran_is_read_from_both_runners():
+    log = ("        PASS [   0.055s] (17/18) ron-bus::bus_basic lagged_overflow_smoke\n"
+           "        PASS [   0.001s] ( 2/18) ron-bus bus::tests::bus_new_capacity_must_be_ge_2\n"
+           "        FAIL [   0.001s] ( 3/18) ron-bus bus::tests::it_failed\n"
+           "test two_publishers_two_subscribers_capacity_two ... ok\ntest other ... FAILED\n")
+    assert ran(log) == {"lagged_overflow_smoke", "bus_new_capacity_must_be_ge_2", "two_publishers_two_subscribers_capacity_two"}
+
+
+@pytest.mark.skipif(not (os.environ.get("CI") and all((LOGS / f"{part}.log").exists() for part in ("rust", "loom", "bus-soak"))),
+                    reason="CI reads here whether every Rust test in the table ran before")
+def test_every_rust_test_in_the_table_ran_and_passed():
+    seen = set().union(*(ran(path.read_text(encoding="utf-8", errors="replace")) for path in LOGS.glob("*.log")))
+    named = {name for _, state in ROWS.values() for name in names(state)} & RUST_TESTS
+    assert len(named) > 40
+    assert not named - seen, f"in the table, but not run: {sorted(named - seen)}"

@@ -38,3 +38,11 @@ def test_what_runners_print_is_added_up(name, tmp_path):
     done = subprocess.run(["bash", "-c", 'source tests/run.sh; count "$1"', "count", str(log)], cwd=ROOT,
                           capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout.strip(), done.stderr) == (sums, "")
+
+
+def test_what_a_step_leaves_out_is_said_again_at_the_end(tmp_path):
+    step = 'printf "not run: the third, for want of a tool\\n2 passed, 0 failed\\n"'
+    script = f"source tests/run.sh; logs=$1; run some bash -c '{step}' >/dev/null; printf '%s\\n' \"${{not_run[@]}}\" \"$passed\""
+    done = subprocess.run(["bash", "-c", script, "run", str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("some: the third, for want of a tool\n2\n", "")

@@ -26,7 +26,7 @@ impl Figures {
         let mut text = String::from("{\n");
         for (i, (name, value)) in self.values.iter().enumerate() {
             let comma = if i + 1 == self.values.len() { "" } else { "," };
-            writeln!(text, "  \"{name}\": {value:.4}{comma}").expect("a String takes all");
+            writeln!(text, "  \"{name}\": {value:.6}{comma}").expect("a String takes all");
         }
         text.push_str("}\n");
         fs::write(path, text).expect("the JSON path is writable");

@@ -190,7 +190,7 @@ pub fn run(figures: &mut Figures, short: bool) {
     subscribers(figures, &rt, rounds);
 }
 
-/// Every way in turn, so that each round is paired.
+/// Every way in each round, so that rounds are paired.
 fn compare(
     figures: &mut Figures,
     rt: &Runtime,
@@ -208,9 +208,17 @@ fn compare(
         Way::Batch(32),
     ];
     let mut rates: Vec<Vec<f64>> = vec![vec![]; ways.len()];
+    let mut order: Vec<usize> = (0..ways.len()).collect();
+    let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
     for round in 0..=rounds {
-        for k in 0..ways.len() {
-            let way = (k + round) % ways.len(); // Each way follows each other equally often.
+        // In another order each round: what one way leaves in the heap, the next one pays for.
+        for k in (1..order.len()).rev() {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            order.swap(k, (seed % (k as u64 + 1)) as usize);
+        }
+        for &way in &order {
             let rate = once(rt, ways[way], shape, clock);
             if round > 0 {
                 rates[way].push(rate);

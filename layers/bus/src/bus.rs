@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Instant};
 use tokio::sync::broadcast;
 
 use crate::{
-    event::{Origin, Reports},
     ledger::Numbers,
+    reports::{Origin, Reports},
     sync::{lock, Mutex},
     throttle::Throttle,
     trace, BusConfig, BusError, BusMetrics, Event, Subscriber,
@@ -152,7 +152,8 @@ impl Bus {
     /// Sends 1 to 64 reports in one slot; returns how many subscribers there are.
     ///
     /// For a producer that already has a burst: a report waits for nothing here. Only reports
-    /// ([`Event::is_report`]) travel so. They are shared between the subscribers, not copied.
+    /// ([`Event::is_report`]) travel so. They are shared between the subscribers, not copied. What a batch held is freed
+    /// on the thread that published it, with its next batch; up to 128 KiB wait for that in one bus.
     ///
     /// # Errors
     ///
@@ -160,9 +161,9 @@ impl Bus {
     /// events or [`BATCH_BYTES_MAX`](Self::BATCH_BYTES_MAX) bytes, or an event that is not a report.
     /// [`BusError::Closed`] when nobody subscribes; each report is counted.
     pub fn publish_batch(&self, reports: Vec<Event>) -> Result<usize, BusError> {
-        let len = check_batch(&reports)?;
+        let (len, bytes) = check_batch(&reports)?;
         let _span = trace::publish("batch");
-        let reports = Reports::new(reports, &self.shared.origin);
+        let reports = Reports::new(reports, bytes, &self.shared.origin);
         let mut numbers = lock(&self.shared.numbers);
         let Numbers {
             batches: batch_index,
@@ -217,8 +218,8 @@ impl fmt::Debug for Bus {
     }
 }
 
-/// The batch's length, if it is one that may be sent.
-fn check_batch(reports: &[Event]) -> Result<u32, BusError> {
+/// The batch's length and bytes, if it is one that may be sent.
+fn check_batch(reports: &[Event]) -> Result<(u32, usize), BusError> {
     if reports.is_empty() || reports.len() > Bus::BATCH_EVENTS_MAX {
         let text = format!(
             "{} events, allowed are 1 to {}",
@@ -240,7 +241,8 @@ fn check_batch(reports: &[Event]) -> Result<u32, BusError> {
             Bus::BATCH_BYTES_MAX
         )));
     }
-    u32::try_from(reports.len()).map_err(|_| BusError::Batch("too long".to_owned()))
+    let len = u32::try_from(reports.len()).map_err(|_| BusError::Batch("too long".to_owned()))?;
+    Ok((len, bytes))
 }
 
 #[cfg(all(test, not(loom)))]

@@ -1,6 +1,8 @@
 //! The facts a bus carries (source: API 1, INTEROP 2.1; the reports are additive).
 
-use std::{fmt, ops::Deref, slice, sync::Arc};
+use std::slice;
+
+use crate::Reports;
 
 /// A fact about the program. Match with a catch-all arm: variants are added in minor versions.
 ///
@@ -139,53 +141,3 @@ impl Event {
         size_of::<Self>() + text
     }
 }
-
-/// The reports of one batch: a shared slice of [`Event`].
-#[derive(Clone)]
-pub struct Reports(Arc<Inner>);
-
-struct Inner {
-    events: Vec<Event>,
-    origin: Arc<Origin>,
-}
-
-/// Identity of the bus that numbered a batch.
-#[derive(Debug, Default)]
-pub(crate) struct Origin;
-
-impl Reports {
-    pub(crate) fn new(events: Vec<Event>, origin: &Arc<Origin>) -> Self {
-        Self(Arc::new(Inner {
-            events,
-            origin: Arc::clone(origin),
-        }))
-    }
-
-    /// Whether this bus numbered the batch (a raw sender can forward another bus's).
-    pub(crate) fn is_from(&self, origin: &Arc<Origin>) -> bool {
-        Arc::ptr_eq(&self.0.origin, origin)
-    }
-}
-
-impl Deref for Reports {
-    type Target = [Event];
-
-    #[inline]
-    fn deref(&self) -> &[Event] {
-        &self.0.events
-    }
-}
-
-impl fmt::Debug for Reports {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-impl PartialEq for Reports {
-    fn eq(&self, other: &Self) -> bool {
-        **self == **other
-    }
-}
-
-impl Eq for Reports {}

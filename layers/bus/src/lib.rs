@@ -40,7 +40,7 @@
 //! # Under load
 //!
 //! Memory is `effective_capacity` slots plus what the retained events own, however many subscribers there
-//! are. A burst belongs into [`Bus::publish_batch`]; a subscriber's loop belongs on [`Subscriber::next`],
+//! are, and at most 128 KiB of batches that were read and wait for their publisher's thread to free them. A burst belongs into [`Bus::publish_batch`]; a subscriber's loop belongs on [`Subscriber::next`],
 //! which drains what is there before it parks and gives the worker back every 128 events.
 //!
 //! # Cancellation
@@ -51,6 +51,7 @@
 #![deny(
     missing_docs,
     clippy::await_holding_lock,
+    clippy::incompatible_msrv,
     clippy::unwrap_used,
     clippy::expect_used
 )]
@@ -62,6 +63,8 @@ mod error;
 mod event;
 mod ledger;
 mod metrics;
+mod patience;
+mod reports;
 mod subscriber;
 mod switch;
 mod sync;
@@ -71,7 +74,8 @@ mod trace;
 pub use bus::Bus;
 pub use config::BusConfig;
 pub use error::BusError;
-pub use event::{Event, Reports};
+pub use event::Event;
 pub use metrics::{BusMetrics, OverflowWarning, PqPosture, WarningSink};
+pub use reports::Reports;
 pub use subscriber::{Notice, Subscriber};
 pub use switch::{BusSwitch, Follower};

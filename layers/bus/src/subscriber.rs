@@ -17,20 +17,13 @@ use crate::{
     bus::Shared,
     ledger::{Ledger, Numbers},
     metrics::Meter,
+    patience::Patience,
     sync::lock,
     trace, Event, OverflowWarning,
 };
 
-/// Events taken in a row before the worker gets a turn for others.
+/// Events taken in a row, reports in batches counted one by one, before the worker gets a turn for others.
 const DRAIN_MAX: u32 = 128;
-/// Looks, each after a turn for the other tasks, before a subscriber parks that has just had something: where events
-/// come every few microseconds more will follow, and a parked receiver costs its producer a wake-up, often a system call,
-/// and itself some 15 us. Shared among the subscribers, so that together they look for about what one wake-up costs.
-#[cfg(not(loom))]
-const LOOKS_SHARED: u32 = 48;
-/// A model needs to see one.
-#[cfg(loom)]
-const LOOKS_SHARED: u32 = 1;
 /// A depth sample takes the channel's lock, which slows publishers: one for so many events, shared among the
 /// subscribers. (A subscriber that keeps up finds the channel empty, and knows its depth without asking.)
 const SAMPLE_EVERY: u32 = 32;
@@ -61,7 +54,7 @@ pub struct Subscriber {
     received: u64,
     dropped: u64,
     until_sample: u32,
-    looks: u32,
+    patience: Patience,
     run: u32,
 }
 
@@ -90,7 +83,7 @@ impl Subscriber {
             received: 0,
             dropped: 0,
             until_sample: SAMPLE_EVERY,
-            looks: 0,
+            patience: Patience::default(),
             run: 0,
         }
     }
@@ -109,8 +102,7 @@ impl Subscriber {
         if self.run.wrapping_sub(1) < DRAIN_MAX - 1 {
             match self.rx.try_recv() {
                 Ok(event) => {
-                    self.run += 1;
-                    self.count(&event);
+                    self.run += self.count(&event);
                     return Some(Notice::Event(event));
                 }
                 Err(error) => match self.nothing(error) {
@@ -126,14 +118,21 @@ impl Subscriber {
     /// Nothing was there, or it is time to give way.
     async fn next_slowly(&mut self) -> Option<Notice> {
         if self.run >= DRAIN_MAX {
-            self.run = 0;
-            YieldOnce(false).await;
-        }
-        while self.looks > 0 {
-            self.looks -= 1;
+            self.run = 1; // It is not caught up until it has found nothing.
             YieldOnce(false).await;
             match self.take() {
                 Taken::Notice(notice) => return Some(notice),
+                Taken::Closed => return None,
+                Taken::Empty => {}
+            }
+        }
+        while self.patience.look() {
+            YieldOnce(false).await;
+            match self.take() {
+                Taken::Notice(notice) => {
+                    self.patience.found();
+                    return Some(notice);
+                }
                 Taken::Closed => return None,
                 Taken::Empty => {}
             }
@@ -176,16 +175,20 @@ impl Subscriber {
         loop {
             let mut left = DRAIN_MAX;
             let ended = loop {
-                match self.rx.try_recv() {
+                let taken = match self.rx.try_recv() {
                     Ok(event) => {
-                        self.count(&event);
+                        let events = self.count(&event);
                         each(Notice::Event(event));
+                        events
                     }
-                    Err(TryRecvError::Lagged(slots)) => each(self.lagged(slots)),
+                    Err(TryRecvError::Lagged(slots)) => {
+                        each(self.lagged(slots));
+                        1
+                    }
                     Err(TryRecvError::Empty) => break false,
                     Err(TryRecvError::Closed) => break true,
-                }
-                left -= 1;
+                };
+                left = left.saturating_sub(taken);
                 if left == 0 {
                     YieldOnce(false).await;
                     left = DRAIN_MAX;
@@ -236,8 +239,7 @@ impl Subscriber {
     pub(crate) fn take(&mut self) -> Taken {
         match self.rx.try_recv() {
             Ok(event) => {
-                self.run = self.run.wrapping_add(1);
-                self.count(&event);
+                self.run = self.run.wrapping_add(self.count(&event));
                 Taken::Notice(Notice::Event(event))
             }
             Err(error) => self.nothing(error),
@@ -266,13 +268,15 @@ impl Subscriber {
     /// What an awaited `recv` answered.
     #[inline]
     pub(crate) fn resolve(&mut self, answer: Result<Event, RecvError>) -> Option<Notice> {
-        self.run = self.run.wrapping_add(1);
         match answer {
             Ok(event) => {
-                self.count(&event);
+                self.run = self.run.wrapping_add(self.count(&event));
                 Some(Notice::Event(event))
             }
-            Err(RecvError::Lagged(slots)) => Some(self.lagged(slots)),
+            Err(RecvError::Lagged(slots)) => {
+                self.run = self.run.wrapping_add(1);
+                Some(self.lagged(slots))
+            }
             Err(RecvError::Closed) => {
                 self.closed();
                 None
@@ -280,10 +284,11 @@ impl Subscriber {
         }
     }
 
+    /// Counts what was received; returns how many events that is.
     #[inline(always)]
-    fn count(&mut self, event: &Event) {
+    fn count(&mut self, event: &Event) -> u32 {
         let _span = trace::recv(event.kind());
-        self.received += match event {
+        let events = match event {
             Event::Batch {
                 batch_index,
                 first_seq,
@@ -294,14 +299,16 @@ impl Subscriber {
                     let extra = self.ledger.batch(*batch_index, *first_seq, *len);
                     self.add_dropped(extra);
                 }
-                u64::from(*len)
+                *len
             }
             _ => 1,
         };
+        self.received += u64::from(events);
         self.until_sample -= 1;
         if self.until_sample == 0 {
             self.sample();
         }
+        events
     }
 
     #[cold]
@@ -339,7 +346,7 @@ impl Subscriber {
         self.meter.set_depth(0);
         if self.run > 0 {
             self.run = 0;
-            self.looks = LOOKS_SHARED / self.shared.metrics.subscribers().clamp(1, LOOKS_SHARED);
+            self.patience.begin(self.shared.metrics.subscribers());
         }
         if self.ledger.is_unsettled() {
             self.settle();

@@ -13,6 +13,25 @@ pub(crate) use std::sync::{
 
 use std::sync::PoisonError;
 
+/// A number that no other living thread has.
+#[cfg(not(loom))]
+pub(crate) fn here() -> usize {
+    thread_local! { static ADDRESS: u8 = const { 0 }; }
+    // A thread that is being torn down has none, which makes it a stranger everywhere: right, only slower.
+    ADDRESS
+        .try_with(|byte| std::ptr::from_ref(byte) as usize)
+        .unwrap_or(0)
+}
+
+/// A number that no other thread of the model has.
+#[cfg(loom)]
+pub(crate) fn here() -> usize {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    loom::thread::current().id().hash(&mut hasher);
+    hasher.finish() as usize
+}
+
 /// Locks, also after another thread panicked: each critical section leaves its state whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -4,6 +4,7 @@
 #[path = "support/drive.rs"]
 mod drive;
 
+use std::future::Future;
 use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
     Arc,
@@ -118,4 +119,86 @@ async fn a_parked_loop_wakes_for_each_event() {
     }
     drop(bus);
     reader.await.expect("it ends with the bus");
+}
+
+/// A batch counts as the reports in it: 128 events are two batches of 64.
+#[tokio::test(flavor = "current_thread")]
+async fn a_drain_of_batches_gives_way_every_128_events() {
+    let bus = Bus::new(256).expect("a capacity");
+    let (mut by_loop, mut by_next) = (bus.observe("loop"), bus.observe("next"));
+    for _ in 0..100 {
+        bus.publish_batch((0..64).map(report).collect())
+            .expect("subscribers");
+    }
+    drop(bus);
+    let turns = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&turns);
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Relaxed);
+            yield_now().await;
+        }
+    });
+    by_loop.for_each(drop).await;
+    let in_loop = turns.swap(0, Relaxed);
+    while by_next.next().await.is_some() {}
+    let in_next = turns.load(Relaxed);
+    other.abort();
+    assert!(in_loop >= 49, "{in_loop} turns in 6,400 events of the loop");
+    assert!(in_next >= 49, "{in_next} turns in 6,400 events of next");
+}
+
+/// Giving way after the last event hides nothing from the host's gauges.
+#[test]
+fn a_run_of_exactly_128_is_on_the_meter_once_it_has_caught_up() {
+    let metrics = Arc::new(BusMetrics::new());
+    let bus = Bus::with_metrics(256, Arc::clone(&metrics)).expect("a capacity");
+    let mut subscriber = bus.observe("exact");
+    for i in 0..128 {
+        bus.publish(version(i)).expect("a subscriber");
+        assert!(matches!(now(subscriber.next()), Some(Some(Notice::Event(_)))));
+    }
+    assert_eq!(now(subscriber.next()), None);
+    assert_eq!((metrics.received_total(), metrics.queue_depth()), (128, 0));
+}
+
+/// Counts how often a future woke itself.
+#[derive(Default)]
+struct SelfWakes(AtomicU64);
+
+impl std::task::Wake for SelfWakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+/// Where nothing follows an event at once, a subscriber soon parks without looking around first.
+#[test]
+fn a_slow_stream_is_not_looked_for() {
+    let bus = Bus::new(8).expect("a capacity");
+    let mut subscriber = bus.observe("slow");
+    let wakes = Arc::new(SelfWakes::default());
+    let waker = std::task::Waker::from(Arc::clone(&wakes));
+    let mut cx = std::task::Context::from_waker(&waker);
+    let mut poll_until_parked = |subscriber: &mut ron_bus::Subscriber| {
+        let mut next = std::pin::pin!(subscriber.next());
+        loop {
+            let before = wakes.0.load(Relaxed);
+            match next.as_mut().poll(&mut cx) {
+                std::task::Poll::Ready(notice) => return notice.is_some(),
+                std::task::Poll::Pending if wakes.0.load(Relaxed) == before => return false,
+                std::task::Poll::Pending => {}
+            }
+        }
+    };
+    for i in 0..640 {
+        bus.publish(version(i)).expect("a subscriber");
+        assert!(poll_until_parked(&mut subscriber), "event {i}");
+        assert!(!poll_until_parked(&mut subscriber), "nothing more");
+    }
+    let looks = wakes.0.load(Relaxed);
+    assert!(
+        (48..1_000).contains(&looks),
+        "{looks} looks for 640 events; 48 each would be 30,720"
+    );
 }
