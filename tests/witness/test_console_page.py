@@ -101,7 +101,7 @@ def test_every_number_is_what_the_metrics_say_after_known_traffic(browser, folde
         layer = "document.querySelector('[data-layer={}]').innerText.replace(/\\s+/g, ' ')".format
         page.until(f"{layer('overseer')}.includes('asked 39 let pass 32 stopped here 7')")
         page.until(f"{layer('schema')}.includes('asked 32 let pass 27 stopped here 5')")
-        page.until(f"{layer('shadow')}.includes('asked 27 let pass 27 stopped here 0')")
+        page.until(f"{layer('shadow')}.includes('asked 27 let pass 27 under way 0')")
         page.until("document.querySelector('.books').innerText.replace(/\\s+/g, ' ')"
                    " === '27 sampled = 23 mirrored + 4 dropped + 0 in flight the books balance'")
         policy = page.text("[data-policy=block_me]")

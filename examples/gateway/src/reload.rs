@@ -86,6 +86,19 @@ enum Asked {
     File,
 }
 
+/// Findings on one line; the picture that a parser draws of the file's text is left out.
+fn on_one_line(findings: &str) -> String {
+    let is_picture = |line: &str| {
+        let behind_number = line.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        behind_number.trim_start().starts_with('|')
+    };
+    let lines = findings.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !is_picture(line))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
 /// Reloads a running gateway.
 pub(crate) struct Reloader {
     shared: Arc<Shared>,
@@ -146,7 +159,7 @@ impl Reloader {
                 let _ = self.shared.bus.publish(Event::ConfigUpdated { version });
             }
             Err(why) => {
-                let findings = why.replace('\n', "; ");
+                let findings = on_one_line(&why);
                 tracing::error!(
                     component = "config",
                     findings,
@@ -274,4 +287,22 @@ async fn digest(file: &Path) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     Some(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_one_line_without_pictures() {
+        let drawn = "gateway.toml: TOML parse error at line 1, column 9\n  |\n1 | nothing of it\n  |         ^\nexpected `.`, `=`\n";
+        assert_eq!(
+            on_one_line(drawn),
+            "gateway.toml: TOML parse error at line 1, column 9; expected `.`, `=`"
+        );
+        assert_eq!(
+            on_one_line("a: no\nb: 3 | 4 is no number"),
+            "a: no; b: 3 | 4 is no number"
+        );
+    }
 }

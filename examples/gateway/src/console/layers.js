@@ -5,13 +5,14 @@ import { named } from "./metrics.js";
 const ENTERED = "shield_layer_entered_total";
 const PASSED = "shield_layer_passed_total";
 const LAYERS = [
-  ["overseer", "Overseer", "policies; refuses with 403, or 503 without a verdict"],
-  ["schema", "Schema", "contracts; refuses with 400, or 503 without a contract"],
+  ["overseer", "Overseer", "policies; refuses with 403, or 503 without a verdict", "stopped here"],
+  ["schema", "Schema", "contracts; refuses with 400, or 503 without a contract", "stopped here"],
   ["rollout", "Rollout", "chooses a variant; refuses nothing"],
   ["shadow", "Shadow", "mirrors a sample; refuses nothing"],
 ];
 
-function stage(readings, [layer, title, what]) {
+// Between the two counts lies what is under way; where nothing is refused it is all that does.
+function stage(readings, [layer, title, what, between = "under way"]) {
   const { last } = readings;
   const [entered, passed] = [last.sum(ENTERED, { layer }), last.sum(PASSED, { layer })];
   const stopped = Math.max(0, entered - passed);
@@ -27,8 +28,8 @@ function stage(readings, [layer, title, what]) {
       h("dd", {}, count(entered, named(ENTERED, { layer }))),
       h("dt", {}, "let pass"),
       h("dd", {}, count(passed, named(PASSED, { layer }))),
-      h("dt", {}, "stopped here"),
-      h("dd", { class: stopped ? "marked" : undefined }, count(stopped)),
+      h("dt", {}, between),
+      h("dd", { class: stopped && between === "stopped here" ? "marked" : undefined }, count(stopped)),
       h("dt", {}, "now"),
       h("dd", {}, perSecond(readings.rate(ENTERED, { layer }))),
     ),

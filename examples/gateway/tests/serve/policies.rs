@@ -24,6 +24,7 @@ control_token_file = "control.token"
 
 [platform.overseer]
 watch_interval = "20ms"
+deadline = "1s"
 cache_dir = "cache"
 [[platform.overseer.policies]]
 name = "block_me"
