@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use arqon_test_support::NatsCluster;
 use futures_util::future::join_all;
-use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::site::{Site, becomes, cohort, scope, scope_of, variant};
@@ -65,7 +64,9 @@ impl Ramp {
                 answered += usize::from(answers.iter().any(|answer| *answer != answers[0]));
             }
             let after = shares(gateways).await;
-            ended = after.iter().all(|(phase, _)| phase == "holding");
+            ended = after
+                .iter()
+                .all(|(phase, percent)| phase == "holding" && *percent >= 25.0);
             for (phase, percent) in &after {
                 // The first step is a part of a quarter second: the others count from where it led.
                 if phase == "ramping" && *percent > 5.0 + 1e-9 {
@@ -91,14 +92,26 @@ impl Ramp {
     }
 }
 
-/// The state and the share of each, as it serves them.
+/// The state and the share of each, as it serves them: the gauge is what was published, `/v1/state` what is due.
 async fn shares(gateways: &[Gateway]) -> Vec<(String, f64)> {
-    let of = |scope: Value| {
+    let of = async |gateway: &Gateway| {
+        let (scope, metrics) = tokio::join!(scope(gateway), gateway.get("/metrics"));
         let phase = scope["phase"].as_str().expect("a state").to_owned();
-        (phase, scope["percent"].as_f64().expect("a number"))
+        let metrics = String::from_utf8(metrics.body.to_vec()).expect("text");
+        let is = |line: &&str| {
+            line.starts_with("shield_rollout_fraction{")
+                && line.contains("tenant=\"default\"")
+                && line.contains("scope=\"\"")
+        };
+        let line = metrics.lines().find(is).expect("the share");
+        let fraction: f64 = line
+            .rsplit(' ')
+            .next()
+            .and_then(|text| text.parse().ok())
+            .expect("a number");
+        (phase, fraction * 100.0)
     };
-    let scopes = join_all(gateways.iter().map(scope)).await;
-    scopes.into_iter().map(of).collect()
+    join_all(gateways.iter().map(of)).await
 }
 
 #[tokio::test]
