@@ -176,6 +176,9 @@ impl<B: Body<Data = Bytes>> Future for Collect<B> {
                     this.data.push(data, || {
                         usize::try_from(body.size_hint().lower()).unwrap_or(0).min(after)
                     });
+                    if this.body.is_end_stream() {
+                        break;
+                    }
                 }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {

@@ -9,14 +9,14 @@ use http::{
     request::Parts,
 };
 use http_body::Body;
-use quanta::Instant;
 
 use crate::{
     config::{Encoding, Mode, Unmapped},
     handle::Route,
     layer::Shared,
-    media_type,
+    media_type::{self, Told},
     registry::{Binding, ValidatedBy},
+    violation::Violations,
 };
 
 /// The header that names the contract a message was checked against: `<schema id>@<revision>`.
@@ -25,7 +25,8 @@ pub const SCHEMA_HEADER: HeaderName = HeaderName::from_static("x-arqon-schema");
 /// What happens to a request before its body is read.
 pub(crate) enum Admission {
     Pass,
-    Refuse(Problem),
+    // Boxed: what is checked should not be moved about in the room of a refusal.
+    Refuse(Box<Problem>),
     Check {
         binding: Arc<Binding>,
         encoding: Encoding,
@@ -33,51 +34,74 @@ pub(crate) enum Admission {
 }
 
 /// Decides by subject and headers. A client's own claim to have been checked is removed.
+#[inline]
 pub(crate) fn admit<B: Body>(shared: &Shared, request: &mut Request<B>) -> Admission {
-    let config = shared.registry.config();
-    request.headers_mut().remove(SCHEMA_HEADER);
-    request.extensions_mut().remove::<ValidatedBy>();
+    let told = Told::of(request.headers());
+    let forged = told.forged;
+    let admission = decide(shared, request, told);
+    if forged {
+        request.headers_mut().remove(SCHEMA_HEADER);
+    }
+    // Where it is checked, the verdict takes its place.
+    if matches!(admission, Admission::Pass) {
+        request.extensions_mut().remove::<ValidatedBy>();
+    }
+    admission
+}
+
+#[inline]
+fn decide<B: Body>(shared: &Shared, request: &Request<B>, told: Told<'_>) -> Admission {
     // A page of the same application, or the upgrade of a WebSocket: no message.
-    let safe = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(request.method());
+    let safe = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+    );
     if safe && request.body().is_end_stream() {
         return Admission::Pass;
     }
     let subject = request.extensions().get::<Subject>();
     let tenant = request.extensions().get::<TenantId>();
     let route = subject.map_or(Route::Unmapped, |subject| shared.registry.route(subject, tenant));
-    let monitor = config.mode == Mode::Monitor;
-    match route {
-        Route::Unmapped => {
-            shared.metrics.unmapped.increment(1);
-            if config.unmapped == Unmapped::Allow || monitor {
-                return Admission::Pass;
-            }
-            Admission::Refuse(Problem::new(
-                Code::SchemaUnmapped,
-                "no schema is mapped to this subject",
-            ))
-        }
-        Route::Unavailable { schema_id } => {
-            shared.metrics.unavailable.increment(1);
-            unavailable(monitor, || format!("schema {schema_id} is not loaded"))
-        }
-        Route::Stale { age } => {
-            shared.metrics.unavailable.increment(1);
-            shared.metrics.age.set(age.as_secs_f64());
-            unavailable(monitor, || {
-                "the schema registry has not been reached for too long".to_owned()
-            })
-        }
-        Route::Bound(binding) => match media_type::encoding(request.headers(), binding.encoding) {
+    if let Route::Bound(binding) = route {
+        return match media_type::encoding(told, binding.encoding) {
             Ok(encoding) => Admission::Check { binding, encoding },
             Err(detail) => {
                 shared.metrics.media_type.increment(1);
-                if monitor {
-                    return Admission::Pass;
-                }
-                Admission::Refuse(Problem::new(Code::MediaTypeUnsupported, detail))
+                unless_monitored(shared, || Problem::new(Code::MediaTypeUnsupported, detail))
             }
-        },
+        };
+    }
+    unbound(shared, route)
+}
+
+#[cold]
+fn unbound(shared: &Shared, route: Route) -> Admission {
+    let unavailable = |detail: String| {
+        shared.metrics.unavailable.increment(1);
+        unless_monitored(shared, || Problem::new(Code::SchemaUnavailable, detail))
+    };
+    match route {
+        Route::Unavailable { schema_id } => unavailable(format!("schema {schema_id} is not loaded")),
+        Route::Stale { age } => {
+            shared.metrics.age.set(age.as_secs_f64());
+            unavailable("the schema registry has not been reached for too long".to_owned())
+        }
+        Route::Unmapped | Route::Bound(_) => {
+            shared.metrics.unmapped.increment(1);
+            if shared.registry.config().unmapped == Unmapped::Allow {
+                return Admission::Pass;
+            }
+            let detail = "no schema is mapped to this subject";
+            unless_monitored(shared, || Problem::new(Code::SchemaUnmapped, detail))
+        }
+    }
+}
+
+fn unless_monitored(shared: &Shared, problem: impl FnOnce() -> Problem) -> Admission {
+    if shared.registry.config().mode == Mode::Monitor {
+        Admission::Pass
+    } else {
+        Admission::Refuse(Box::new(problem()))
     }
 }
 
@@ -95,83 +119,103 @@ fn now_binary(headers: &mut HeaderMap, length: usize) {
     }
 }
 
-fn unavailable(monitor: bool, detail: impl FnOnce() -> String) -> Admission {
-    if monitor {
-        Admission::Pass
-    } else {
-        Admission::Refuse(Problem::new(Code::SchemaUnavailable, detail()))
-    }
-}
-
 /// Decides by the body: the request that goes on, its body whole, or why it does not.
+#[inline]
 pub(crate) fn judge<B, E: Into<BoxError>>(
     shared: &Shared,
-    binding: &Binding,
+    binding: Arc<Binding>,
     encoding: Encoding,
     parts: &mut Parts,
     collected: Result<Collected, CollectError<E>>,
-) -> Result<MessageBody<B>, Problem> {
-    let mut collected = collected.map_err(|error| {
+) -> Result<MessageBody<B>, Box<Problem>> {
+    let collected = collected.map_err(|error| {
         shared.metrics.body.increment(1);
-        error.problem(Code::Internal)
+        Box::new(error.problem(Code::Internal))
     })?;
-    let config = shared.registry.config();
-    let transcodes = encoding == Encoding::Json && config.mappings[binding.mapping].transcode;
-    let started = Instant::now();
-    let verdict = if transcodes {
-        binding.validator.transcode(&collected.bytes).map(Some)
-    } else {
-        binding
-            .validator
-            .validate(encoding, &collected.bytes)
-            .map(|()| None)
-    };
-    shared.metrics.duration.record(started.elapsed());
-    shared.metrics.age.set(shared.registry.age().as_secs_f64());
-    match verdict {
-        Ok(binary) => {
-            if let Some(binary) = binary {
-                if binary.len() > config.max_body_bytes {
-                    shared.metrics.body.increment(1);
-                    let limit = config.max_body_bytes;
-                    let detail = format!("the payload has more than {limit} bytes in the binary format");
-                    return Err(Problem::new(Code::BodyTooLarge, detail));
-                }
-                collected.bytes = binary.into();
-                now_binary(&mut parts.headers, collected.bytes.len());
-            }
-            // A header map that is full stays without the header; the extension tells the same.
-            let _ = parts.headers.try_insert(SCHEMA_HEADER, binding.header.clone());
-            parts.extensions.insert(binding.validated_by.clone());
-            Ok(collected.into_body())
-        }
-        Err(violations) => {
-            shared.metrics.violations[binding.mapping].increment(1);
-            let violations = violations.into_vec();
-            let error = violations
-                .first()
-                .map_or("", |violation| violation.message.as_str());
-            if let Some(suppressed) = shared.may_log(binding.mapping) {
-                let subject = parts.extensions.get::<Subject>();
-                let tenant = parts.extensions.get::<TenantId>().map(TenantId::as_str);
-                tracing::warn!(
-                    component = %"registry",
-                    error,
-                    tenant_id = %tenant.or_else(|| subject.and_then(Subject::tenant)).unwrap_or_default(),
-                    schema_id = %binding.validated_by.schema_id,
-                    revision = binding.validated_by.revision,
-                    enforced = config.mode == Mode::Enforce,
-                    suppressed,
-                );
-            }
-            if config.mode == Mode::Monitor {
-                return Ok(collected.into_body());
-            }
-            let detail = match violations.len() {
-                0 | 1 => error.to_owned(),
-                many => format!("{error} (and {} more)", many - 1),
-            };
-            Err(Problem::new(Code::SchemaViolation, detail).with_violations(violations))
-        }
+    if encoding == Encoding::Json && shared.registry.config().mappings[binding.mapping].transcode {
+        return transcode(shared, binding, parts, collected);
     }
+    let verdict = shared.timed(collected.bytes.len(), || {
+        binding.validator.validate(encoding, &collected.bytes)
+    });
+    match verdict {
+        Ok(()) => accept(binding, parts, collected),
+        Err(violations) => refuse(shared, &binding, parts, collected, violations),
+    }
+}
+
+fn transcode<B>(
+    shared: &Shared,
+    binding: Arc<Binding>,
+    parts: &mut Parts,
+    mut collected: Collected,
+) -> Result<MessageBody<B>, Box<Problem>> {
+    let verdict = shared.timed(collected.bytes.len(), || {
+        binding.validator.transcode(&collected.bytes)
+    });
+    let binary = match verdict {
+        Ok(binary) => binary,
+        Err(violations) => return refuse(shared, &binding, parts, collected, violations),
+    };
+    let limit = shared.registry.config().max_body_bytes;
+    if binary.len() > limit {
+        shared.metrics.body.increment(1);
+        let detail = format!("the payload has more than {limit} bytes in the binary format");
+        return Err(Box::new(Problem::new(Code::BodyTooLarge, detail)));
+    }
+    collected.bytes = binary.into();
+    now_binary(&mut parts.headers, collected.bytes.len());
+    accept(binding, parts, collected)
+}
+
+/// Names the contract. It allocates once: the extension's place in the request.
+#[inline]
+fn accept<B>(
+    binding: Arc<Binding>,
+    parts: &mut Parts,
+    collected: Collected,
+) -> Result<MessageBody<B>, Box<Problem>> {
+    // A header map that is full stays without the header; the extension tells the same.
+    let _ = parts.headers.try_insert(SCHEMA_HEADER, binding.header.clone());
+    parts.extensions.insert(ValidatedBy::new(binding));
+    Ok(collected.into_body())
+}
+
+#[cold]
+fn refuse<B>(
+    shared: &Shared,
+    binding: &Binding,
+    parts: &mut Parts,
+    collected: Collected,
+    violations: Violations,
+) -> Result<MessageBody<B>, Box<Problem>> {
+    shared.metrics.violations[binding.mapping].increment(1);
+    let mode = shared.registry.config().mode;
+    let violations = violations.into_vec();
+    let error = violations
+        .first()
+        .map_or("", |violation| violation.message.as_str());
+    if let Some(suppressed) = shared.may_log(binding.mapping) {
+        let subject = parts.extensions.get::<Subject>();
+        let tenant = parts.extensions.get::<TenantId>().map(TenantId::as_str);
+        tracing::warn!(
+            component = %"registry",
+            error,
+            tenant_id = %tenant.or_else(|| subject.and_then(Subject::tenant)).unwrap_or_default(),
+            schema_id = %binding.contract.schema_id,
+            revision = binding.contract.revision,
+            enforced = mode == Mode::Enforce,
+            suppressed,
+        );
+    }
+    if mode == Mode::Monitor {
+        parts.extensions.remove::<ValidatedBy>();
+        return Ok(collected.into_body());
+    }
+    let detail = match violations.len() {
+        0 | 1 => error.to_owned(),
+        many => format!("{error} (and {} more)", many - 1),
+    };
+    let problem = Problem::new(Code::SchemaViolation, detail).with_violations(violations);
+    Err(Box::new(problem))
 }

@@ -37,7 +37,7 @@ pin_project! {
         S: Service<Request<MessageBody<B>>>,
     {
         Inner { #[pin] future: S::Future },
-        Collecting { #[pin] body: Collect<B>, job: Option<Job<S>> },
+        Collecting { #[pin] body: Collect<B>, parts: Option<Parts>, job: Option<Job<S>> },
         Refused { answer: Option<(Rejection, Parts)> },
     }
 }
@@ -45,7 +45,6 @@ pin_project! {
 /// What is needed once the body is whole.
 pub(crate) struct Job<S> {
     pub(crate) ready: S,
-    pub(crate) parts: Parts,
     pub(crate) binding: Arc<Binding>,
     pub(crate) encoding: Encoding,
     pub(crate) shared: Arc<Shared>,
@@ -59,10 +58,6 @@ where
         Self::Refused {
             answer: Some((rejection, parts)),
         }
-    }
-
-    pub(crate) fn collecting(body: Collect<B>, job: Job<S>) -> Self {
-        Self::Collecting { body, job: Some(job) }
     }
 }
 
@@ -106,20 +101,23 @@ where
                     let (rejection, parts) = answer.take().expect("polled after it was ready");
                     return Poll::Ready(Ok(rejection.into_response(&parts)));
                 }
-                StateProj::Collecting { body, job } => {
+                StateProj::Collecting { body, parts, job } => {
                     let collected = ready!(body.poll(cx));
                     let Job {
                         mut ready,
-                        mut parts,
                         binding,
                         encoding,
                         shared,
                     } = job.take().expect("a state is left once");
-                    match admission::judge(&shared, &binding, encoding, &mut parts, collected) {
+                    // The head is written where it is, and moved once.
+                    let head = parts.as_mut().expect("a state is left once");
+                    let judged = admission::judge(&shared, binding, encoding, head, collected);
+                    let parts = parts.take().expect("a state is left once");
+                    match judged {
                         Ok(body) => State::Inner {
                             future: ready.call(Request::from_parts(parts, body)),
                         },
-                        Err(problem) => State::refused(Rejection::new(problem), parts),
+                        Err(problem) => State::refused(Rejection::new(*problem), parts),
                     }
                 }
             };

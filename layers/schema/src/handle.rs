@@ -182,13 +182,10 @@ impl Registry {
         let Some(&at) = self.shared.routes.find(subject) else {
             return Route::Unmapped;
         };
-        if self.shared.config.on_stale == OnStale::Reject {
-            let age = self.age();
-            if age.as_secs() >= self.shared.config.cache_ttl_seconds {
-                return Route::Stale { age };
-            }
+        if let Some(age) = self.stale() {
+            return Route::Stale { age };
         }
-        let tenant = tenant.map(TenantId::as_str).or_else(|| subject.tenant());
+        let tenant = || tenant.map(TenantId::as_str).or_else(|| subject.tenant());
         match self.shared.snapshot.load().binding(at, tenant) {
             Some(binding) => Route::Bound(Arc::clone(binding)),
             None => Route::Unavailable {
@@ -225,8 +222,17 @@ impl Registry {
     /// Whether mapped subjects are refused because the store was not heard of for too long.
     #[must_use]
     pub fn is_stale(&self) -> bool {
+        self.stale().is_some()
+    }
+
+    /// The age, if it is too much.
+    fn stale(&self) -> Option<Duration> {
         let config = &self.shared.config;
-        config.on_stale == OnStale::Reject && self.age().as_secs() >= config.cache_ttl_seconds
+        if config.on_stale == OnStale::Serve {
+            return None;
+        }
+        let age = self.age();
+        (age.as_secs() >= config.cache_ttl_seconds).then_some(age)
     }
 
     /// The newest update of each schema that was refused and not followed by a good one, sorted by id.
@@ -247,7 +253,7 @@ impl Registry {
         let snapshot = self.shared.snapshot.load();
         let mappings = self.shared.config.mappings.iter().enumerate();
         mappings
-            .filter(|(at, _)| snapshot.binding(*at, None).is_none())
+            .filter(|(at, _)| snapshot.binding(*at, || None).is_none())
             .map(|(_, mapping)| mapping)
             .collect()
     }

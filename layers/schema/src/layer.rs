@@ -1,6 +1,7 @@
 //! [`SchemaLayer`].
 
 use std::{
+    cell::Cell,
     fmt,
     sync::{
         Arc,
@@ -59,7 +60,48 @@ impl SchemaLayer {
     }
 }
 
+/// Payloads above this are all timed.
+const SMALL: usize = 4_096;
+/// Of the smaller ones each thread times its first, and then one in so many: reading the clock twice takes longer than their
+/// check.
+const SAMPLED: u32 = 16;
+
+thread_local! {
+    /// Small payloads that this thread has checked.
+    static CHECKED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// How many payloads this one stands for in the histogram; 0: it is not timed.
+fn weight(checked: &Cell<u32>, bytes: usize) -> u32 {
+    if bytes > SMALL {
+        return 1;
+    }
+    let before = checked.get();
+    checked.set(before.wrapping_add(1));
+    match before % SAMPLED {
+        0 if before == 0 => 1,
+        0 => SAMPLED,
+        _ => 0,
+    }
+}
+
 impl Shared {
+    /// Checks a payload of that size, and tells how long it took if this is one that is timed.
+    #[inline]
+    pub(crate) fn timed<T>(&self, bytes: usize, check: impl FnOnce() -> T) -> T {
+        let weight = CHECKED.with(|checked| weight(checked, bytes));
+        if weight == 0 {
+            return check();
+        }
+        let started = quanta::Instant::now();
+        let verdict = check();
+        self.metrics
+            .duration
+            .record_many(started.elapsed(), weight as usize);
+        self.metrics.age.set(self.registry.age().as_secs_f64());
+        verdict
+    }
+
     /// How many lines were suppressed since the last, if this one may be written.
     pub(crate) fn may_log(&self, mapping: usize) -> Option<u64> {
         let throttle = &self.throttles[mapping];
@@ -95,5 +137,29 @@ impl fmt::Debug for SchemaLayer {
         f.debug_struct("SchemaLayer")
             .field("registry", &self.shared.as_ref().map(|shared| &shared.registry))
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::{SAMPLED, SMALL, weight};
+
+    #[test]
+    fn those_that_are_timed_stand_for_all_and_large_ones_for_themselves() {
+        let checked = Cell::new(0);
+        let mut told = 0;
+        for number in 1..=1 + 10 * SAMPLED {
+            let one = weight(&checked, SMALL);
+            assert!(number > 1 || one == 1, "the first is timed");
+            told += one;
+            assert!(told <= number && number - told < SAMPLED, "{told} of {number}");
+            assert_eq!(weight(&checked, SMALL + 1), 1);
+        }
+        assert_eq!(told, 1 + 10 * SAMPLED);
+        let last = Cell::new(u32::MAX);
+        assert_eq!(weight(&last, 0), 0);
+        assert_eq!(weight(&last, 0), 1, "it begins anew");
     }
 }

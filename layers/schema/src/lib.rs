@@ -90,7 +90,7 @@ pub use self::{
         Applied, Origin, RefusedInfo, Registry, RegistryWriter, Route, SchemaInfo, channel, channel_with,
     },
     layer::SchemaLayer,
-    registry::{Binding, Change, Entry, ValidatedBy},
+    registry::{Binding, Change, Contract, Entry, ValidatedBy},
     service::Schema,
     store::{
         Copies, DirStore, MemoryStore, Restored, SchemaStore, compile_folder, read_schema, schema_files,

@@ -51,8 +51,8 @@ pub(crate) struct Plan {
 pub(crate) struct Node {
     /// Index into the table's messages.
     pub(crate) message: u32,
-    /// One-byte tags: 0, or 1 + the index of the step.
-    pub(crate) quick: [u8; 128],
+    /// What to do at the tags of one byte.
+    pub(crate) quick: [Quick; 128],
     /// Sorted by tag.
     pub(crate) steps: Vec<Step>,
     /// Per field of the message: its child node, or [`NONE`].
@@ -90,6 +90,28 @@ pub(crate) struct Step {
     pub(crate) clear: u64,
     /// How a value that does not count as present looks.
     pub(crate) zero: Zero,
+}
+
+/// A tag of one byte.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Quick {
+    /// How its value is read, where that is all there is to do.
+    pub(crate) plain: Plain,
+    /// 0, or 1 + the index of the step.
+    pub(crate) place: u8,
+}
+
+/// A value that nothing but its form is asked of: neither presence nor rules nor what it means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Plain {
+    /// More is asked, or nothing is known.
+    #[default]
+    No,
+    Varint,
+    Fixed64,
+    Fixed32,
+    Bytes,
+    Text,
 }
 
 /// The form of a value on the wire.
@@ -207,6 +229,9 @@ impl Plan {
         if plan.ruled {
             plan.judge_once();
         }
+        for node in &mut plan.nodes {
+            node.index();
+        }
         Ok(plan)
     }
 
@@ -239,7 +264,7 @@ impl Plan {
         }
         self.nodes.push(Node {
             message,
-            quick: [0; 128],
+            quick: [Quick::default(); 128],
             steps: Vec::new(),
             children: Vec::new(),
             required: Vec::new(),
@@ -332,12 +357,6 @@ impl Plan {
             ));
         }
         steps.sort_by_key(|step| step.tag);
-        let mut quick = [0; 128];
-        for (index, step) in steps.iter().enumerate().take_while(|(index, _)| *index < 255) {
-            if let Some(slot) = quick.get_mut(step.tag as usize) {
-                *slot = u8::try_from(index + 1).expect("taken below 255");
-            }
-        }
         let mask = (wishes.iter().filter_map(|wish| bits.get(wish))).fold(0, |mask, bit| mask | bit);
         let rules = ruled.finish(&steps, &bits);
         let node = &mut self.nodes[at as usize];
@@ -345,7 +364,7 @@ impl Plan {
         node.crowded = wishes.len() + others.len() > reserved;
         node.needs = !required.is_empty() || rules.is_some();
         node.rules = rules;
-        (node.quick, node.steps, node.children, node.required) = (quick, steps, children, required);
+        (node.steps, node.children, node.required) = (steps, children, required);
         Ok(())
     }
 
@@ -419,6 +438,30 @@ impl Plan {
 }
 
 impl Node {
+    /// Fills the table of short tags, once the steps are what they will be.
+    fn index(&mut self) {
+        for (index, step) in self
+            .steps
+            .iter()
+            .enumerate()
+            .take_while(|(index, _)| *index < 255)
+        {
+            let Some(quick) = self.quick.get_mut(step.tag as usize) else {
+                break;
+            };
+            quick.place = u8::try_from(index + 1).expect("taken below 255");
+            if self.rules.is_none() && step.set | step.clear == 0 {
+                quick.plain = step.op.plain();
+            }
+        }
+    }
+
+    /// Whether every sequence of its plain fields is a whole message.
+    #[inline]
+    pub(crate) fn asks_nothing(&self) -> bool {
+        self.mask == 0 && !self.crowded && self.rules.is_none()
+    }
+
     /// The place of the step at a tag.
     #[inline]
     pub(crate) fn place(&self, tag: u32) -> Option<usize> {
@@ -429,6 +472,26 @@ impl Node {
     #[inline]
     pub(crate) fn step(&self, tag: u32) -> Option<&Step> {
         self.place(tag).map(|at| &self.steps[at])
+    }
+}
+
+impl Op {
+    /// How a value of this form is read if nothing else is asked of it.
+    const fn plain(self) -> Plain {
+        match self {
+            Self::Varint => Plain::Varint,
+            Self::Fixed64 => Plain::Fixed64,
+            Self::Fixed32 => Plain::Fixed32,
+            Self::Bytes => Plain::Bytes,
+            Self::Text => Plain::Text,
+            Self::Closed
+            | Self::Message
+            | Self::Group
+            | Self::PackedVarint
+            | Self::PackedClosed
+            | Self::PackedFixed64
+            | Self::PackedFixed32 => Plain::No,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod snapshot;
 
-use std::sync::Arc;
+use std::{fmt, ops::Deref, sync::Arc};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -87,14 +87,14 @@ pub struct Binding {
     pub(crate) encoding: Option<Encoding>,
     pub(crate) validator: Validator,
     pub(crate) header: HeaderValue,
-    pub(crate) validated_by: ValidatedBy,
+    pub(crate) contract: Contract,
 }
 
 impl Binding {
-    /// What a request that passes is told.
+    /// Which contract it is: what a request that passes is told.
     #[must_use]
-    pub const fn validated_by(&self) -> &ValidatedBy {
-        &self.validated_by
+    pub const fn contract(&self) -> &Contract {
+        &self.contract
     }
 
     /// The check.
@@ -110,13 +110,47 @@ impl Binding {
     }
 }
 
-/// Request extension: the contract the payload was checked against. Handlers read it; nobody else inserts it.
+/// Request extension: the contract the payload was checked against. Handlers read it; nobody else inserts it. Reads as the
+/// [`Contract`] it holds: `by.schema_id`, `by.revision`, `by.message`.
+#[derive(Clone)]
+pub struct ValidatedBy(Arc<Binding>);
+
+/// One revision of a schema, and the message of it that a payload is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ValidatedBy {
+pub struct Contract {
     /// The store key: the schema id, or `t.<tenant>.<schema id>` for a tenant's own.
     pub schema_id: Arc<str>,
     /// The revision of the schema.
     pub revision: u64,
     /// The full name of the message.
     pub message: Arc<str>,
+}
+
+impl ValidatedBy {
+    /// The binding that a request has kept all along: telling it costs nothing more.
+    pub(crate) const fn new(binding: Arc<Binding>) -> Self {
+        Self(binding)
+    }
+}
+
+impl Deref for ValidatedBy {
+    type Target = Contract;
+
+    fn deref(&self) -> &Contract {
+        &self.0.contract
+    }
+}
+
+impl PartialEq for ValidatedBy {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for ValidatedBy {}
+
+impl fmt::Debug for ValidatedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ValidatedBy").field(&**self).finish()
+    }
 }

@@ -61,28 +61,38 @@ where
     S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,
     B: Body<Data = Bytes>,
 {
-    let state = match admit(shared, &mut request) {
-        Admission::Pass => State::Inner {
-            future: inner.call(request.map(MessageBody::streaming)),
+    match admit(shared, &mut request) {
+        // Each where it is returned: a head is 224 bytes, and should not be copied on its way.
+        Admission::Check { binding, encoding } => {
+            let ready = take_ready(inner);
+            let shared = Arc::clone(shared);
+            let limit = shared.registry.config().max_body_bytes;
+            let (parts, body) = request.into_parts();
+            ResponseFuture {
+                state: State::Collecting {
+                    body: collect(body, limit),
+                    parts: Some(parts),
+                    job: Some(Job {
+                        ready,
+                        binding,
+                        encoding,
+                        shared,
+                    }),
+                },
+            }
+        }
+        Admission::Pass => ResponseFuture {
+            state: State::Inner {
+                future: inner.call(request.map(MessageBody::streaming)),
+            },
         },
         Admission::Refuse(problem) => {
             drop(take_ready(inner));
-            State::refused(Rejection::new(problem), request.into_parts().0)
+            ResponseFuture {
+                state: State::refused(Rejection::new(*problem), request.into_parts().0),
+            }
         }
-        Admission::Check { binding, encoding } => {
-            let (parts, body) = request.into_parts();
-            let limit = shared.registry.config().max_body_bytes;
-            let job = Job {
-                ready: take_ready(inner),
-                parts,
-                binding,
-                encoding,
-                shared: Arc::clone(shared),
-            };
-            State::collecting(collect(body, limit), job)
-        }
-    };
-    ResponseFuture { state }
+    }
 }
 
 /// The inner service that was made ready; dropping it frees its place.

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::{Binding, Change, Entry, ValidatedBy};
+use super::{Binding, Change, Contract, Entry};
 use crate::{
     compat::{Compatibility, Profile},
     config::{
@@ -91,10 +91,14 @@ impl Snapshot {
     }
 
     /// The contract of a mapping for a tenant.
-    pub(crate) fn binding(&self, mapping: usize, tenant: Option<&str>) -> Option<&Arc<Binding>> {
+    pub(crate) fn binding<'t>(
+        &self,
+        mapping: usize,
+        tenant: impl FnOnce() -> Option<&'t str>,
+    ) -> Option<&Arc<Binding>> {
         let slot = &self.slots[mapping];
         if !slot.tenants.is_empty()
-            && let Some(own) = tenant.and_then(|tenant| slot.tenants.get(tenant))
+            && let Some(own) = tenant().and_then(|tenant| slot.tenants.get(tenant))
         {
             return Some(own);
         }
@@ -108,7 +112,7 @@ impl Snapshot {
                 .iter()
                 .flat_map(|slot| slot.common.iter().chain(slot.tenants.values()));
             bindings
-                .filter(|binding| binding.validated_by.schema_id == *key)
+                .filter(|binding| binding.contract.schema_id == *key)
                 .count()
         };
         let schemas = self.schemas.iter();
@@ -383,9 +387,9 @@ impl Snapshot {
         self.held.remove(id);
         for slot in &mut self.slots {
             slot.common
-                .take_if(|binding| &*binding.validated_by.schema_id == id);
+                .take_if(|binding| &*binding.contract.schema_id == id);
             slot.tenants
-                .retain(|_, binding| &*binding.validated_by.schema_id != id);
+                .retain(|_, binding| &*binding.contract.schema_id != id);
         }
         outcome.changed += 1;
         outcome.events.push(Event::SchemaDeleted {
@@ -410,7 +414,7 @@ fn bind(
 ) -> Result<Binding, LoadError> {
     let validator = descriptors.validator(mapping.message.as_deref(), mapping.level, &mapping.required)?;
     let header = HeaderValue::try_from(format!("{id}@{revision}")).expect("a store key is printable ASCII");
-    let validated_by = ValidatedBy {
+    let contract = Contract {
         schema_id: id.into(),
         revision,
         message: validator.message().into(),
@@ -420,6 +424,6 @@ fn bind(
         encoding: mapping.encoding,
         validator,
         header,
-        validated_by,
+        contract,
     })
 }

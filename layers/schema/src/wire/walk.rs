@@ -8,16 +8,56 @@ use super::{
     DEPTH_MAX, read,
     rules::{self, Tally},
 };
-use crate::plan::{Node, Op, Plan, Step, Zero};
+use crate::plan::{Node, Op, Plain, Plan, Step, Zero};
 
 /// Whether the payload keeps the contract, as far as one pass can tell. Allocates nothing.
 pub(crate) fn walk(plan: &Plan, payload: &[u8]) -> bool {
     // Two walkers: without rules there is nothing to count, and nothing to look up.
     if plan.ruled {
-        message::<true>(plan, &plan.nodes[0], payload, DEPTH_MAX, 0).is_some()
+        whole::<true>(plan, &plan.nodes[0], payload, DEPTH_MAX).is_some()
     } else {
-        message::<false>(plan, &plan.nodes[0], payload, DEPTH_MAX, 0).is_some()
+        whole::<false>(plan, &plan.nodes[0], payload, DEPTH_MAX).is_some()
     }
+}
+
+/// A message with its end known. Most are flat: their fields are read without any of what nesting needs.
+#[inline]
+fn whole<const RULES: bool>(plan: &Plan, node: &Node, payload: &[u8], depth_left: u32) -> Option<()> {
+    if node.asks_nothing() {
+        let rest = plain(node, payload)?;
+        if rest.is_empty() {
+            return Some(());
+        }
+        // Nothing of what was read is asked for.
+        return message::<RULES>(plan, node, rest, depth_left, 0).map(drop);
+    }
+    message::<RULES>(plan, node, payload, depth_left, 0).map(drop)
+}
+
+/// Reads plain fields with short tags up to the first field that is something else.
+#[inline]
+fn plain<'a>(node: &Node, payload: &'a [u8]) -> Option<&'a [u8]> {
+    let mut rest = payload;
+    while let [first, after @ ..] = rest {
+        let Some(quick) = node.quick.get(usize::from(*first)) else {
+            break;
+        };
+        rest = match quick.plain {
+            Plain::No => break,
+            Plain::Varint => read::past_varint(after).ok()?,
+            Plain::Fixed64 => after.get(8..)?,
+            Plain::Fixed32 => after.get(4..)?,
+            Plain::Bytes => read::delimited(after).ok()?.1,
+            Plain::Text => {
+                let (value, after) = read::delimited(after).ok()?;
+                if !is_utf8(value) {
+                    return None;
+                }
+                after
+            }
+        };
+    }
+    Some(rest)
 }
 
 /// Checks fields up to the end of the slice, or of the group of that number (0: not in a group); returns what follows.
@@ -32,15 +72,12 @@ fn message<'a, const RULES: bool>(
     let mut seen = 0_u64;
     let mut tally = Tally::default();
     loop {
+        rest = plain(node, rest)?;
         let Some((&first, after)) = rest.split_first() else {
             return (group == 0 && complete::<RULES>(plan, node, seen, &tally, payload)).then_some(rest);
         };
-        let quick = if first < 0x80 {
-            node.quick[usize::from(first)]
-        } else {
-            0
-        };
-        let (at, after) = if quick == 0 {
+        let place = node.quick.get(usize::from(first)).map_or(0, |quick| quick.place);
+        let (at, after) = if place == 0 {
             let (tag, after) = read::tag(rest).ok()?;
             if tag & 7 == read::END_GROUP {
                 let body = &payload[..payload.len() - rest.len()];
@@ -56,7 +93,7 @@ fn message<'a, const RULES: bool>(
                 }
             }
         } else {
-            (usize::from(quick - 1), after)
+            (usize::from(place - 1), after)
         };
         rest = value::<RULES>(plan, &node.steps[at], after, depth_left, &mut seen)?;
         if RULES && let Some(rules) = &node.rules {
@@ -119,13 +156,8 @@ fn value<'a, const RULES: bool>(
         }
         Op::Message => {
             let (value, rest) = read::delimited(bytes).ok()?;
-            message::<RULES>(
-                plan,
-                &plan.nodes[step.child as usize],
-                value,
-                depth_left.checked_sub(1)?,
-                0,
-            )?;
+            let node = &plan.nodes[step.child as usize];
+            whole::<RULES>(plan, node, value, depth_left.checked_sub(1)?)?;
             (1, rest)
         }
         Op::Group => {
