@@ -43,12 +43,14 @@ impl<B> MessageBody<B> {
     /// A body of one data frame, none if `data` is empty, and then `trailers`.
     #[must_use]
     pub fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self::collected(data, trailers.map(Box::new))
+    }
+
+    #[inline]
+    pub(crate) fn collected(data: Bytes, trailers: Option<Box<HeaderMap>>) -> Self {
         let data = (!data.is_empty()).then_some(data);
         Self {
-            kind: Kind::Whole {
-                data,
-                trailers: trailers.map(Box::new),
-            },
+            kind: Kind::Whole { data, trailers },
         }
     }
 

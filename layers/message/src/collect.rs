@@ -82,15 +82,16 @@ impl Data {
 pub struct Collected {
     /// All data.
     pub bytes: Bytes,
-    /// The trailers after it.
-    pub trailers: Option<HeaderMap>,
+    /// The trailers after it. Boxed: they are rare, and a `HeaderMap` is 96 bytes.
+    pub trailers: Option<Box<HeaderMap>>,
 }
 
 impl Collected {
     /// The same body again, to be handed on.
+    #[inline]
     #[must_use]
     pub fn into_body<B>(self) -> MessageBody<B> {
-        MessageBody::whole(self.bytes, self.trailers)
+        MessageBody::collected(self.bytes, self.trailers)
     }
 }
 
@@ -189,7 +190,7 @@ impl<B: Body<Data = Bytes>> Future for Collect<B> {
         }
         Poll::Ready(Ok(Collected {
             bytes: this.data.take(),
-            trailers: this.trailers.take().map(|trailers| *trailers),
+            trailers: this.trailers.take(),
         }))
     }
 }
@@ -273,7 +274,7 @@ mod tests {
             Ok(Frame::trailers(trailers.clone())),
         ];
         let collected = collect(stream(frames), 10).await.expect("fits");
-        assert_eq!(collected.trailers, Some(trailers));
+        assert_eq!(collected.trailers.as_deref(), Some(&trailers));
     }
 
     #[tokio::test]

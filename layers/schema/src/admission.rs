@@ -6,7 +6,6 @@ use arqon_message::{BoxError, Code, CollectError, Collected, MessageBody, Proble
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
-    request::Parts,
 };
 use http_body::Body;
 
@@ -59,9 +58,10 @@ fn decide<B: Body>(shared: &Shared, request: &Request<B>, told: Told<'_>) -> Adm
     if safe && request.body().is_end_stream() {
         return Admission::Pass;
     }
-    let subject = request.extensions().get::<Subject>();
-    let tenant = request.extensions().get::<TenantId>();
-    let route = subject.map_or(Route::Unmapped, |subject| shared.registry.route(subject, tenant));
+    let extensions = request.extensions();
+    let route = extensions.get::<Subject>().map_or(Route::Unmapped, |subject| {
+        shared.registry.route_with(subject, || extensions.get::<TenantId>())
+    });
     if let Route::Bound(binding) = route {
         return match media_type::encoding(told, binding.encoding) {
             Ok(encoding) => Admission::Check { binding, encoding },
@@ -119,43 +119,43 @@ fn now_binary(headers: &mut HeaderMap, length: usize) {
     }
 }
 
-/// Decides by the body: the request that goes on, its body whole, or why it does not.
+/// Decides by the body: completes the request that goes on, its body whole, or says why it does not.
 #[inline]
 pub(crate) fn judge<B, E: Into<BoxError>>(
     shared: &Shared,
     binding: Arc<Binding>,
     encoding: Encoding,
-    parts: &mut Parts,
+    request: &mut Request<MessageBody<B>>,
     collected: Result<Collected, CollectError<E>>,
-) -> Result<MessageBody<B>, Box<Problem>> {
+) -> Result<(), Box<Problem>> {
     let collected = collected.map_err(|error| {
         shared.metrics.body.increment(1);
         Box::new(error.problem(Code::Internal))
     })?;
     if encoding == Encoding::Json && shared.registry.config().mappings[binding.mapping].transcode {
-        return transcode(shared, binding, parts, collected);
+        return transcode(shared, binding, request, collected);
     }
     let verdict = shared.timed(collected.bytes.len(), || {
         binding.validator.validate(encoding, &collected.bytes)
     });
     match verdict {
-        Ok(()) => accept(binding, parts, collected),
-        Err(violations) => refuse(shared, &binding, parts, collected, violations),
+        Ok(()) => accept(binding, request, collected),
+        Err(violations) => refuse(shared, &binding, request, collected, violations),
     }
 }
 
 fn transcode<B>(
     shared: &Shared,
     binding: Arc<Binding>,
-    parts: &mut Parts,
+    request: &mut Request<MessageBody<B>>,
     mut collected: Collected,
-) -> Result<MessageBody<B>, Box<Problem>> {
+) -> Result<(), Box<Problem>> {
     let verdict = shared.timed(collected.bytes.len(), || {
         binding.validator.transcode(&collected.bytes)
     });
     let binary = match verdict {
         Ok(binary) => binary,
-        Err(violations) => return refuse(shared, &binding, parts, collected, violations),
+        Err(violations) => return refuse(shared, &binding, request, collected, violations),
     };
     let limit = shared.registry.config().max_body_bytes;
     if binary.len() > limit {
@@ -164,31 +164,32 @@ fn transcode<B>(
         return Err(Box::new(Problem::new(Code::BodyTooLarge, detail)));
     }
     collected.bytes = binary.into();
-    now_binary(&mut parts.headers, collected.bytes.len());
-    accept(binding, parts, collected)
+    now_binary(request.headers_mut(), collected.bytes.len());
+    accept(binding, request, collected)
 }
 
 /// Names the contract. It allocates once: the extension's place in the request.
 #[inline]
 fn accept<B>(
     binding: Arc<Binding>,
-    parts: &mut Parts,
+    request: &mut Request<MessageBody<B>>,
     collected: Collected,
-) -> Result<MessageBody<B>, Box<Problem>> {
+) -> Result<(), Box<Problem>> {
     // A header map that is full stays without the header; the extension tells the same.
-    let _ = parts.headers.try_insert(SCHEMA_HEADER, binding.header.clone());
-    parts.extensions.insert(ValidatedBy::new(binding));
-    Ok(collected.into_body())
+    let _ = request.headers_mut().try_insert(SCHEMA_HEADER, binding.header.clone());
+    request.extensions_mut().insert(ValidatedBy::new(binding));
+    *request.body_mut() = collected.into_body();
+    Ok(())
 }
 
 #[cold]
 fn refuse<B>(
     shared: &Shared,
     binding: &Binding,
-    parts: &mut Parts,
+    request: &mut Request<MessageBody<B>>,
     collected: Collected,
     violations: Violations,
-) -> Result<MessageBody<B>, Box<Problem>> {
+) -> Result<(), Box<Problem>> {
     shared.metrics.violations[binding.mapping].increment(1);
     let mode = shared.registry.config().mode;
     let violations = violations.into_vec();
@@ -196,8 +197,8 @@ fn refuse<B>(
         .first()
         .map_or("", |violation| violation.message.as_str());
     if let Some(suppressed) = shared.may_log(binding.mapping) {
-        let subject = parts.extensions.get::<Subject>();
-        let tenant = parts.extensions.get::<TenantId>().map(TenantId::as_str);
+        let subject = request.extensions().get::<Subject>();
+        let tenant = request.extensions().get::<TenantId>().map(TenantId::as_str);
         tracing::warn!(
             component = %"registry",
             error,
@@ -209,8 +210,9 @@ fn refuse<B>(
         );
     }
     if mode == Mode::Monitor {
-        parts.extensions.remove::<ValidatedBy>();
-        return Ok(collected.into_body());
+        request.extensions_mut().remove::<ValidatedBy>();
+        *request.body_mut() = collected.into_body();
+        return Ok(());
     }
     let detail = match violations.len() {
         0 | 1 => error.to_owned(),

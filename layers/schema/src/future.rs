@@ -37,7 +37,7 @@ pin_project! {
         S: Service<Request<MessageBody<B>>>,
     {
         Inner { #[pin] future: S::Future },
-        Collecting { #[pin] body: Collect<B>, parts: Option<Parts>, job: Option<Job<S>> },
+        Collecting { #[pin] body: Collect<B>, request: Option<Request<MessageBody<B>>>, job: Option<Job<S>> },
         Refused { answer: Option<(Rejection, Parts)> },
     }
 }
@@ -101,7 +101,7 @@ where
                     let (rejection, parts) = answer.take().expect("polled after it was ready");
                     return Poll::Ready(Ok(rejection.into_response(&parts)));
                 }
-                StateProj::Collecting { body, parts, job } => {
+                StateProj::Collecting { body, request, job } => {
                     let collected = ready!(body.poll(cx));
                     let Job {
                         mut ready,
@@ -109,15 +109,15 @@ where
                         encoding,
                         shared,
                     } = job.take().expect("a state is left once");
-                    // The head is written where it is, and moved once.
-                    let head = parts.as_mut().expect("a state is left once");
-                    let judged = admission::judge(&shared, binding, encoding, head, collected);
-                    let parts = parts.take().expect("a state is left once");
+                    // The request is completed where it is, and moved once.
+                    let draft = request.as_mut().expect("a state is left once");
+                    let judged = admission::judge(&shared, binding, encoding, draft, collected);
+                    let request = request.take().expect("a state is left once");
                     match judged {
-                        Ok(body) => State::Inner {
-                            future: ready.call(Request::from_parts(parts, body)),
+                        Ok(()) => State::Inner {
+                            future: ready.call(request),
                         },
-                        Err(problem) => State::refused(Rejection::new(*problem), parts),
+                        Err(problem) => State::refused(Rejection::new(*problem), request.into_parts().0),
                     }
                 }
             };

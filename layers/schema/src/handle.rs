@@ -179,13 +179,23 @@ impl Registry {
     /// before the common one. Does not allocate, except to name a missing schema.
     #[must_use]
     pub fn route(&self, subject: &Subject, tenant: Option<&TenantId>) -> Route {
+        self.route_with(subject, || tenant)
+    }
+
+    /// The tenant is asked for only where one has a schema of its own.
+    #[inline]
+    pub(crate) fn route_with<'t>(
+        &self,
+        subject: &'t Subject,
+        tenant: impl FnOnce() -> Option<&'t TenantId>,
+    ) -> Route {
         let Some(&at) = self.shared.routes.find(subject) else {
             return Route::Unmapped;
         };
         if let Some(age) = self.stale() {
             return Route::Stale { age };
         }
-        let tenant = || tenant.map(TenantId::as_str).or_else(|| subject.tenant());
+        let tenant = || tenant().map(TenantId::as_str).or_else(|| subject.tenant());
         match self.shared.snapshot.load().binding(at, tenant) {
             Some(binding) => Route::Bound(Arc::clone(binding)),
             None => Route::Unavailable {

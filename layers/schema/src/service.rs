@@ -71,7 +71,7 @@ where
             ResponseFuture {
                 state: State::Collecting {
                     body: collect(body, limit),
-                    parts: Some(parts),
+                    request: Some(Request::from_parts(parts, MessageBody::empty())),
                     job: Some(Job {
                         ready,
                         binding,
