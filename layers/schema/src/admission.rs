@@ -11,8 +11,7 @@ use http_body::Body;
 
 use crate::{
     config::{Encoding, Mode, Unmapped},
-    handle::Route,
-    layer::Shared,
+    handle::{Registry, Route},
     media_type::{self, Told},
     registry::{Binding, ValidatedBy},
     violation::Violations,
@@ -34,10 +33,10 @@ pub(crate) enum Admission {
 
 /// Decides by subject and headers. A client's own claim to have been checked is removed.
 #[inline]
-pub(crate) fn admit<B: Body>(shared: &Shared, request: &mut Request<B>) -> Admission {
+pub(crate) fn admit<B: Body>(registry: &Registry, request: &mut Request<B>) -> Admission {
     let told = Told::of(request.headers());
     let forged = told.forged;
-    let admission = decide(shared, request, told);
+    let admission = decide(registry, request, told);
     if forged {
         request.headers_mut().remove(SCHEMA_HEADER);
     }
@@ -49,7 +48,7 @@ pub(crate) fn admit<B: Body>(shared: &Shared, request: &mut Request<B>) -> Admis
 }
 
 #[inline]
-fn decide<B: Body>(shared: &Shared, request: &Request<B>, told: Told<'_>) -> Admission {
+fn decide<B: Body>(registry: &Registry, request: &Request<B>, told: Told<'_>) -> Admission {
     // A page of the same application, or the upgrade of a WebSocket: no message.
     let safe = matches!(
         *request.method(),
@@ -60,45 +59,45 @@ fn decide<B: Body>(shared: &Shared, request: &Request<B>, told: Told<'_>) -> Adm
     }
     let extensions = request.extensions();
     let route = extensions.get::<Subject>().map_or(Route::Unmapped, |subject| {
-        shared.registry.route_with(subject, || extensions.get::<TenantId>())
+        registry.route_with(subject, || extensions.get::<TenantId>())
     });
     if let Route::Bound(binding) = route {
         return match media_type::encoding(told, binding.encoding) {
             Ok(encoding) => Admission::Check { binding, encoding },
             Err(detail) => {
-                shared.metrics.media_type.increment(1);
-                unless_monitored(shared, || Problem::new(Code::MediaTypeUnsupported, detail))
+                registry.common().metrics().media_type.increment(1);
+                unless_monitored(registry, || Problem::new(Code::MediaTypeUnsupported, detail))
             }
         };
     }
-    unbound(shared, route)
+    unbound(registry, route)
 }
 
 #[cold]
-fn unbound(shared: &Shared, route: Route) -> Admission {
+fn unbound(registry: &Registry, route: Route) -> Admission {
     let unavailable = |detail: String| {
-        shared.metrics.unavailable.increment(1);
-        unless_monitored(shared, || Problem::new(Code::SchemaUnavailable, detail))
+        registry.common().metrics().unavailable.increment(1);
+        unless_monitored(registry, || Problem::new(Code::SchemaUnavailable, detail))
     };
     match route {
         Route::Unavailable { schema_id } => unavailable(format!("schema {schema_id} is not loaded")),
         Route::Stale { age } => {
-            shared.metrics.age.set(age.as_secs_f64());
+            registry.common().metrics().age.set(age.as_secs_f64());
             unavailable("the schema registry has not been reached for too long".to_owned())
         }
         Route::Unmapped | Route::Bound(_) => {
-            shared.metrics.unmapped.increment(1);
-            if shared.registry.config().unmapped == Unmapped::Allow {
+            registry.common().metrics().unmapped.increment(1);
+            if registry.config().unmapped == Unmapped::Allow {
                 return Admission::Pass;
             }
             let detail = "no schema is mapped to this subject";
-            unless_monitored(shared, || Problem::new(Code::SchemaUnmapped, detail))
+            unless_monitored(registry, || Problem::new(Code::SchemaUnmapped, detail))
         }
     }
 }
 
-fn unless_monitored(shared: &Shared, problem: impl FnOnce() -> Problem) -> Admission {
-    if shared.registry.config().mode == Mode::Monitor {
+fn unless_monitored(registry: &Registry, problem: impl FnOnce() -> Problem) -> Admission {
+    if registry.config().mode == Mode::Monitor {
         Admission::Pass
     } else {
         Admission::Refuse(Box::new(problem()))
@@ -122,44 +121,42 @@ fn now_binary(headers: &mut HeaderMap, length: usize) {
 /// Decides by the body: completes the request that goes on, its body whole, or says why it does not.
 #[inline]
 pub(crate) fn judge<B, E: Into<BoxError>>(
-    shared: &Shared,
     binding: Arc<Binding>,
     encoding: Encoding,
     request: &mut Request<MessageBody<B>>,
     collected: Result<Collected, CollectError<E>>,
 ) -> Result<(), Box<Problem>> {
     let collected = collected.map_err(|error| {
-        shared.metrics.body.increment(1);
+        binding.common.metrics().body.increment(1);
         Box::new(error.problem(Code::Internal))
     })?;
-    if encoding == Encoding::Json && shared.registry.config().mappings[binding.mapping].transcode {
-        return transcode(shared, binding, request, collected);
+    if encoding == Encoding::Json && binding.common.config.mappings[binding.mapping].transcode {
+        return transcode(binding, request, collected);
     }
-    let verdict = shared.timed(collected.bytes.len(), || {
+    let verdict = binding.common.timed(collected.bytes.len(), || {
         binding.validator.validate(encoding, &collected.bytes)
     });
     match verdict {
         Ok(()) => accept(binding, request, collected),
-        Err(violations) => refuse(shared, &binding, request, collected, violations),
+        Err(violations) => refuse(&binding, request, collected, violations),
     }
 }
 
 fn transcode<B>(
-    shared: &Shared,
     binding: Arc<Binding>,
     request: &mut Request<MessageBody<B>>,
     mut collected: Collected,
 ) -> Result<(), Box<Problem>> {
-    let verdict = shared.timed(collected.bytes.len(), || {
+    let verdict = binding.common.timed(collected.bytes.len(), || {
         binding.validator.transcode(&collected.bytes)
     });
     let binary = match verdict {
         Ok(binary) => binary,
-        Err(violations) => return refuse(shared, &binding, request, collected, violations),
+        Err(violations) => return refuse(&binding, request, collected, violations),
     };
-    let limit = shared.registry.config().max_body_bytes;
+    let limit = binding.common.config.max_body_bytes;
     if binary.len() > limit {
-        shared.metrics.body.increment(1);
+        binding.common.metrics().body.increment(1);
         let detail = format!("the payload has more than {limit} bytes in the binary format");
         return Err(Box::new(Problem::new(Code::BodyTooLarge, detail)));
     }
@@ -176,7 +173,9 @@ fn accept<B>(
     collected: Collected,
 ) -> Result<(), Box<Problem>> {
     // A header map that is full stays without the header; the extension tells the same.
-    let _ = request.headers_mut().try_insert(SCHEMA_HEADER, binding.header.clone());
+    let _ = request
+        .headers_mut()
+        .try_insert(SCHEMA_HEADER, binding.header.clone());
     request.extensions_mut().insert(ValidatedBy::new(binding));
     *request.body_mut() = collected.into_body();
     Ok(())
@@ -184,19 +183,18 @@ fn accept<B>(
 
 #[cold]
 fn refuse<B>(
-    shared: &Shared,
     binding: &Binding,
     request: &mut Request<MessageBody<B>>,
     collected: Collected,
     violations: Violations,
 ) -> Result<(), Box<Problem>> {
-    shared.metrics.violations[binding.mapping].increment(1);
-    let mode = shared.registry.config().mode;
+    binding.common.metrics().violations[binding.mapping].increment(1);
+    let mode = binding.common.config.mode;
     let violations = violations.into_vec();
     let error = violations
         .first()
         .map_or("", |violation| violation.message.as_str());
-    if let Some(suppressed) = shared.may_log(binding.mapping) {
+    if let Some(suppressed) = binding.common.may_log(binding.mapping) {
         let subject = request.extensions().get::<Subject>();
         let tenant = request.extensions().get::<TenantId>().map(TenantId::as_str);
         tracing::warn!(

@@ -15,7 +15,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::{admission, config::Encoding, layer::Shared, registry::Binding};
+use crate::{admission, config::Encoding, registry::Binding};
 
 pin_project! {
     /// The future of [`Schema`](crate::Schema). Dropping it drops the body, the readied inner service or the inner
@@ -47,7 +47,6 @@ pub(crate) struct Job<S> {
     pub(crate) ready: S,
     pub(crate) binding: Arc<Binding>,
     pub(crate) encoding: Encoding,
-    pub(crate) shared: Arc<Shared>,
 }
 
 impl<S, B> State<S, B>
@@ -107,11 +106,10 @@ where
                         mut ready,
                         binding,
                         encoding,
-                        shared,
                     } = job.take().expect("a state is left once");
                     // The request is completed where it is, and moved once.
                     let draft = request.as_mut().expect("a state is left once");
-                    let judged = admission::judge(&shared, binding, encoding, draft, collected);
+                    let judged = admission::judge(binding, encoding, draft, collected);
                     let request = request.take().expect("a state is left once");
                     match judged {
                         Ok(()) => State::Inner {

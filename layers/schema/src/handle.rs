@@ -6,9 +6,9 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 pub use self::writer::{Applied, RegistryWriter};
 use crate::{
+    common::Common,
     config::{MappingConfig, OnStale, Pins, RegistryConfig},
     error::{ConfigError, Finding},
     event::EventSink,
@@ -62,37 +63,23 @@ pub fn channel_with(
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(Snapshot::new(config.mappings.len())),
         pins: ArcSwap::from_pointee(config.pins.clone()),
-        config,
+        common: Arc::new(Common::new(config)),
         routes,
-        started: Instant::now(),
-        contact: AtomicU64::new(0),
         origin: AtomicU8::new(Origin::Nowhere as u8),
     });
     let writer = RegistryWriter::new(Arc::clone(&shared), events);
     Ok((Registry { shared }, writer))
 }
 
-/// The start, on a scale that also holds contacts of earlier processes.
-const STARTED: u64 = 1 << 42;
-
 struct Shared {
-    config: RegistryConfig,
+    common: Arc<Common>,
     /// Pattern to index into `config.mappings`.
     routes: SubjectTrie<usize>,
     snapshot: ArcSwap<Snapshot>,
     /// Swapped by the writer only.
     pins: ArcSwap<Pins>,
-    started: Instant,
-    /// The last contact in milliseconds, [`STARTED`] being the time of `started`; 0 while nobody reports contact.
-    contact: AtomicU64,
     /// An [`Origin`].
     origin: AtomicU8,
-}
-
-impl Shared {
-    fn now(&self) -> u64 {
-        STARTED.saturating_add(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
 }
 
 /// The schemas in force. Cheap to clone; reading waits for nobody.
@@ -169,10 +156,14 @@ pub struct SchemaInfo {
 }
 
 impl Registry {
+    pub(crate) fn common(&self) -> &Common {
+        &self.shared.common
+    }
+
     /// The configuration it was made with.
     #[must_use]
     pub fn config(&self) -> &RegistryConfig {
-        &self.shared.config
+        &self.shared.common.config
     }
 
     /// Which contract holds for that subject. The tenant is the one given, else the subject's own; its schema goes
@@ -199,7 +190,7 @@ impl Registry {
         match self.shared.snapshot.load().binding(at, tenant) {
             Some(binding) => Route::Bound(Arc::clone(binding)),
             None => Route::Unavailable {
-                schema_id: self.shared.config.mappings[at].schema_id.clone(),
+                schema_id: self.shared.common.config.mappings[at].schema_id.clone(),
             },
         }
     }
@@ -207,10 +198,7 @@ impl Registry {
     /// Time since the store was last heard of; zero for a store that cannot go away.
     #[must_use]
     pub fn age(&self) -> Duration {
-        match self.shared.contact.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            contact => Duration::from_millis(self.shared.now().saturating_sub(contact)),
-        }
+        self.shared.common.age()
     }
 
     /// Whether the store was read completely at least once. An empty store counts, an unread one does not.
@@ -237,7 +225,7 @@ impl Registry {
 
     /// The age, if it is too much.
     fn stale(&self) -> Option<Duration> {
-        let config = &self.shared.config;
+        let config = &self.shared.common.config;
         if config.on_stale == OnStale::Serve {
             return None;
         }
@@ -261,7 +249,7 @@ impl Registry {
     #[must_use]
     pub fn unavailable(&self) -> Vec<&MappingConfig> {
         let snapshot = self.shared.snapshot.load();
-        let mappings = self.shared.config.mappings.iter().enumerate();
+        let mappings = self.shared.common.config.mappings.iter().enumerate();
         mappings
             .filter(|(at, _)| snapshot.binding(*at, || None).is_none())
             .map(|(_, mapping)| mapping)

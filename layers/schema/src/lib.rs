@@ -47,6 +47,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod admission;
+mod common;
 mod compat;
 mod config;
 mod descriptor;

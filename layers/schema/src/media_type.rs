@@ -188,8 +188,14 @@ mod tests {
         headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
         assert!(encoding(&headers, None).is_err());
         let mut two = HeaderMap::new();
-        two.append(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        two.append(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+        two.append(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/x-protobuf"),
+        );
+        two.append(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/x-protobuf"),
+        );
         assert_eq!(encoding(&two, None), Err("more than one content-type"));
     }
 

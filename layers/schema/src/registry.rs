@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 
 pub(crate) use self::snapshot::{Outcome, Snapshot, Terms};
-use crate::{config::Encoding, validator::Validator};
+use crate::{common::Common, config::Encoding, validator::Validator};
 
 /// One change of the store.
 #[derive(Clone, Debug)]
@@ -83,6 +83,7 @@ impl Entry {
 /// A mapping bound to one revision of its schema.
 #[derive(Debug)]
 pub struct Binding {
+    pub(crate) common: Arc<Common>,
     pub(crate) mapping: usize,
     pub(crate) encoding: Option<Encoding>,
     pub(crate) validator: Validator,

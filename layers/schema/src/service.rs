@@ -2,7 +2,6 @@
 
 use std::{
     fmt, mem,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -15,14 +14,14 @@ use tower_service::Service;
 use crate::{
     admission::{Admission, admit},
     future::{Job, ResponseFuture, State},
-    layer::Shared,
+    handle::Registry,
 };
 
 /// The service of a [`SchemaLayer`](crate::SchemaLayer).
 #[derive(Clone)]
 pub struct Schema<S> {
     pub(crate) inner: S,
-    pub(crate) shared: Option<Arc<Shared>>,
+    pub(crate) registry: Option<Registry>,
 }
 
 impl<S, B, R> Service<Request<B>> for Schema<S>
@@ -43,30 +42,29 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         // What passes goes straight into the inner service that was made ready: no clone has to be swapped in. And a
         // future is made where it stays: through a constructor it would be copied.
-        let Some(shared) = &self.shared else {
+        let Some(registry) = &self.registry else {
             return ResponseFuture {
                 state: State::Inner {
                     future: self.inner.call(request.map(MessageBody::streaming)),
                 },
             };
         };
-        check(&mut self.inner, shared, request)
+        check(&mut self.inner, registry, request)
     }
 }
 
 /// Out of line: where nothing is mapped, the way past it is a few moves and should stay that.
 #[inline(never)]
-fn check<S, B, R>(inner: &mut S, shared: &Arc<Shared>, mut request: Request<B>) -> ResponseFuture<S, B>
+fn check<S, B, R>(inner: &mut S, registry: &Registry, mut request: Request<B>) -> ResponseFuture<S, B>
 where
     S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,
     B: Body<Data = Bytes>,
 {
-    match admit(shared, &mut request) {
+    match admit(registry, &mut request) {
         // Each where it is returned: a head is 224 bytes, and should not be copied on its way.
         Admission::Check { binding, encoding } => {
             let ready = take_ready(inner);
-            let shared = Arc::clone(shared);
-            let limit = shared.registry.config().max_body_bytes;
+            let limit = registry.config().max_body_bytes;
             let (parts, body) = request.into_parts();
             ResponseFuture {
                 state: State::Collecting {
@@ -76,7 +74,6 @@ where
                         ready,
                         binding,
                         encoding,
-                        shared,
                     }),
                 },
             }

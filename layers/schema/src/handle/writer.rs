@@ -52,7 +52,7 @@ pub struct Applied {
 
 impl RegistryWriter {
     pub(super) fn new(shared: Arc<Shared>, events: EventSink) -> Self {
-        let guard = shared.config.guard();
+        let guard = shared.common.config.guard();
         Self {
             inner: Arc::new(Writer {
                 shared,
@@ -106,7 +106,7 @@ impl RegistryWriter {
         let before = shared.snapshot.load_full();
         let pins = shared.pins.load_full();
         let terms = Terms {
-            config: &shared.config,
+            common: &shared.common,
             guard: *guard,
             pins: &pins,
         };
@@ -178,19 +178,13 @@ impl RegistryWriter {
     /// Tells that the store was heard of just now: a successful read, an update, a heartbeat. From the first call on
     /// the registry has an age; a store that cannot go away never calls this.
     pub fn contact(&self) {
-        self.inner
-            .shared
-            .contact
-            .store(self.inner.shared.now(), Ordering::Relaxed);
+        self.inner.shared.common.contact(0);
     }
 
     /// Tells that what is in force is known since that long ago only: read from a copy, not from the store.
     pub fn contact_was(&self, age: Duration) {
-        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        self.inner.shared.contact.store(
-            self.inner.shared.now().saturating_sub(age).max(1),
-            Ordering::Relaxed,
-        );
+        let ago = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.inner.shared.common.contact(ago);
     }
 
     /// Everything in force: what a store of copies keeps.

@@ -13,6 +13,7 @@ use http::HeaderValue;
 
 use super::{Binding, Change, Contract, Entry};
 use crate::{
+    common::Common,
     compat::{Compatibility, Profile},
     config::{
         MappingConfig, OnIncompatible, OnRegression, Pins, RegistryConfig, SCHEMAS_MAX, TENANT_SCHEMAS_MAX,
@@ -53,7 +54,7 @@ struct Schema {
 /// What every update must satisfy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms<'a> {
-    pub(crate) config: &'a RegistryConfig,
+    pub(crate) common: &'a Arc<Common>,
     /// How an update must relate to the revision in force.
     pub(crate) guard: Option<(Compatibility, Profile)>,
     pub(crate) pins: &'a Pins,
@@ -233,7 +234,7 @@ impl Snapshot {
             Some(current) => {
                 let goes_back = revision <= current.revision && pin.is_none();
                 if goes_back
-                    && terms.config.on_regression == OnRegression::Keep
+                    && terms.common.config.on_regression == OnRegression::Keep
                     && !is_the_same(current, &entry.bytes)
                 {
                     self.regress(id, revision, current.revision, outcome);
@@ -314,9 +315,9 @@ impl Snapshot {
             cause,
         })?;
         let mut bound = Vec::new();
-        let mappings = terms.config.mappings.iter().enumerate();
+        let mappings = terms.common.config.mappings.iter().enumerate();
         for (at, mapping) in mappings.filter(|(_, mapping)| mapping.schema_id == schema_id) {
-            let binding = bind(at, mapping, id, revision, &descriptors);
+            let binding = bind(terms.common, at, id, revision, &descriptors);
             let binding = binding.map_err(|cause| ApplyError::Mapping {
                 id: id.to_owned(),
                 revision,
@@ -326,7 +327,7 @@ impl Snapshot {
             bound.push((at, Arc::new(binding)));
         }
         if !pinned && let Some(broken) = self.breaks(terms, entry, &descriptors) {
-            if !entry.breaking && terms.config.on_incompatible == OnIncompatible::Refuse {
+            if !entry.breaking && terms.common.config.on_incompatible == OnIncompatible::Refuse {
                 return Err(broken);
             }
             outcome.news.push(format!("{broken}; it is taken all the same"));
@@ -378,7 +379,7 @@ impl Snapshot {
             return;
         };
         let goes_back = revision != 0 && revision <= current;
-        if goes_back && terms.config.on_regression == OnRegression::Keep {
+        if goes_back && terms.common.config.on_regression == OnRegression::Keep {
             self.regress(id, revision, current, outcome);
             return;
         }
@@ -386,8 +387,7 @@ impl Snapshot {
         self.refused.remove(id);
         self.held.remove(id);
         for slot in &mut self.slots {
-            slot.common
-                .take_if(|binding| &*binding.contract.schema_id == id);
+            slot.common.take_if(|binding| &*binding.contract.schema_id == id);
             slot.tenants
                 .retain(|_, binding| &*binding.contract.schema_id != id);
         }
@@ -406,12 +406,13 @@ fn is_the_same(current: &Schema, bytes: &Bytes) -> bool {
 }
 
 fn bind(
+    common: &Arc<Common>,
     at: usize,
-    mapping: &MappingConfig,
     id: &str,
     revision: u64,
     descriptors: &Descriptors,
 ) -> Result<Binding, LoadError> {
+    let mapping = &common.config.mappings[at];
     let validator = descriptors.validator(mapping.message.as_deref(), mapping.level, &mapping.required)?;
     let header = HeaderValue::try_from(format!("{id}@{revision}")).expect("a store key is printable ASCII");
     let contract = Contract {
@@ -420,6 +421,7 @@ fn bind(
         message: validator.message().into(),
     };
     Ok(Binding {
+        common: Arc::clone(common),
         mapping: at,
         encoding: mapping.encoding,
         validator,
