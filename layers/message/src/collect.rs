@@ -22,7 +22,7 @@ pub fn collect<B: Body<Data = Bytes>>(body: B, limit: usize) -> Collect<B> {
     Collect {
         body,
         limit,
-        data: Data::Frame(Bytes::new()),
+        data: Data::Nothing,
         trailers: None,
     }
 }
@@ -41,7 +41,8 @@ pin_project! {
 
 /// What came so far.
 enum Data {
-    /// At most one frame, as it came.
+    Nothing,
+    /// One frame, as it came.
     Frame(Bytes),
     /// More than one, copied.
     Joined(BytesMut),
@@ -50,6 +51,7 @@ enum Data {
 impl Data {
     fn len(&self) -> usize {
         match self {
+            Self::Nothing => 0,
             Self::Frame(data) => data.len(),
             Self::Joined(data) => data.len(),
         }
@@ -58,6 +60,8 @@ impl Data {
     /// Adds a frame; `more` is how many bytes are known to follow it.
     fn push(&mut self, frame: Bytes, more: impl FnOnce() -> usize) {
         match self {
+            Self::Nothing => *self = Self::Frame(frame),
+            // An empty frame says nothing yet.
             Self::Frame(first) if first.is_empty() => *first = frame,
             Self::Frame(first) => {
                 let mut joined = BytesMut::with_capacity(first.len() + frame.len() + more());
@@ -70,7 +74,8 @@ impl Data {
     }
 
     fn take(&mut self) -> Bytes {
-        match std::mem::replace(self, Self::Frame(Bytes::new())) {
+        match std::mem::replace(self, Self::Nothing) {
+            Self::Nothing => Bytes::new(),
             Self::Frame(data) => data,
             Self::Joined(data) => data.freeze(),
         }

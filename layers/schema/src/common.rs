@@ -39,7 +39,7 @@ struct Throttle {
 const SMALL: usize = 4_096;
 /// Of the smaller ones each thread times its first, and then one in so many: reading the clock twice takes longer than their
 /// check.
-const SAMPLED: u32 = 16;
+const SAMPLED: u32 = 32;
 
 thread_local! {
     /// Small payloads that this thread has checked.

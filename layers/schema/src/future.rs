@@ -90,7 +90,7 @@ where
     fn poll_checked(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         let mut state = self.project().state;
         loop {
-            let next = match state.as_mut().project() {
+            match state.as_mut().project() {
                 StateProj::Inner { future } => {
                     return future
                         .poll(cx)
@@ -111,15 +111,16 @@ where
                     let draft = request.as_mut().expect("a state is left once");
                     let judged = admission::judge(binding, encoding, draft, collected);
                     let request = request.take().expect("a state is left once");
-                    match judged {
-                        Ok(()) => State::Inner {
+                    if let Err(problem) = judged {
+                        let parts = request.into_parts().0;
+                        state.set(State::refused(Rejection::new(*problem), parts));
+                    } else {
+                        state.set(State::Inner {
                             future: ready.call(request),
-                        },
-                        Err(problem) => State::refused(Rejection::new(*problem), request.into_parts().0),
+                        });
                     }
                 }
-            };
-            state.set(next);
+            }
         }
     }
 }

@@ -15,10 +15,7 @@ use super::{Binding, Change, Contract, Entry};
 use crate::{
     common::Common,
     compat::{Compatibility, Profile},
-    config::{
-        MappingConfig, OnIncompatible, OnRegression, Pins, RegistryConfig, SCHEMAS_MAX, TENANT_SCHEMAS_MAX,
-        split_key,
-    },
+    config::{OnIncompatible, OnRegression, Pins, SCHEMAS_MAX, TENANT_SCHEMAS_MAX, split_key},
     descriptors::Descriptors,
     error::{ApplyError, LoadError},
     event::Event,
