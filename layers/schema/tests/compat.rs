@@ -189,7 +189,7 @@ fn an_incompatible_update_does_not_replace_the_one_in_force() {
 
 #[test]
 fn the_confluent_profile_has_the_published_verdicts() {
-    // The differences of its documentation and examples, said anew: before, after, what it calls them.
+    // Its rules one by one: before, after, what it calls the difference. tests/confluent.rs has its own examples.
     let base = "string id = 1; int32 n = 2; string s = 3; bytes b = 4; oneof o { int32 x = 5; string y = 6; } repeated int32 r = 7;";
     let with = |from: &str, to: &str| base.replace(from, to);
     let cases = [

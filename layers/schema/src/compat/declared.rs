@@ -1,6 +1,6 @@
 //! A descriptor set by full names, features resolved: what two revisions are compared by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     descriptor::{EnumProto, FieldProto, FileSet, MessageProto},
@@ -11,11 +11,15 @@ use crate::{
 pub(super) struct Declared<'a> {
     /// File name to package and syntax.
     pub(super) files: BTreeMap<&'a str, (&'a str, &'a str)>,
+    /// The files that no other file of the set imports: what was written is theirs, the rest is what it uses.
+    pub(super) roots: BTreeSet<&'a str>,
     pub(super) messages: BTreeMap<String, DeclaredMessage<'a>>,
     pub(super) enums: BTreeMap<String, DeclaredEnum<'a>>,
 }
 
 pub(super) struct DeclaredMessage<'a> {
+    pub(super) file: &'a str,
+    pub(super) package: &'a str,
     pub(super) proto: &'a MessageProto,
     pub(super) features: Features,
     /// By number.
@@ -34,6 +38,7 @@ impl<'a> Declared<'a> {
     pub(super) fn new(set: &'a FileSet) -> Self {
         let mut declared = Self {
             files: BTreeMap::new(),
+            roots: BTreeSet::new(),
             messages: BTreeMap::new(),
             enums: BTreeMap::new(),
         };
@@ -53,17 +58,27 @@ impl<'a> Declared<'a> {
                 .filter(|syntax| !syntax.is_empty())
                 .unwrap_or("proto2");
             declared.files.insert(name, (package, syntax));
+            declared.roots.insert(name);
             file.message_type
                 .iter()
-                .for_each(|proto| declared.message(package, proto, features));
+                .for_each(|proto| declared.message((name, package), package, proto, features));
             file.enum_type
                 .iter()
                 .for_each(|proto| declared.enumeration(package, proto, features));
         }
+        for import in set.file.iter().flat_map(|file| &file.dependency) {
+            declared.roots.remove(import.as_str());
+        }
         declared
     }
 
-    fn message(&mut self, scope: &str, proto: &'a MessageProto, above: Features) {
+    fn message(
+        &mut self,
+        (file, package): (&'a str, &'a str),
+        scope: &str,
+        proto: &'a MessageProto,
+        above: Features,
+    ) {
         let name = qualified(scope, proto.name.as_deref());
         let features = above.with(
             proto
@@ -74,7 +89,7 @@ impl<'a> Declared<'a> {
         proto
             .nested_type
             .iter()
-            .for_each(|nested| self.message(&name, nested, features));
+            .for_each(|nested| self.message((file, package), &name, nested, features));
         proto
             .enum_type
             .iter()
@@ -87,6 +102,8 @@ impl<'a> Declared<'a> {
         self.messages.insert(
             name,
             DeclaredMessage {
+                file,
+                package,
                 proto,
                 features,
                 fields,
