@@ -162,25 +162,28 @@ enum SchemaCommand {
 
 #[derive(Debug, clap::Args)]
 struct SchemaCheck {
-    /// The contract: a `FileDescriptorSet` (also gzipped), or a `.proto` source.
+    /// The contract: a `FileDescriptorSet` (also gzipped), a `.proto` source, or a folder of `.proto` sources.
     #[arg(long, value_name = "FDS")]
     descriptors: PathBuf,
     /// The message's full name.
     #[arg(long, value_name = "NAME")]
     message: String,
-    /// `wire`, `strict` or `required`.
+    /// `wire`, `strict`, `required` or `rules`.
     #[arg(long, default_value = "strict")]
     level: String,
-    /// What the payload is.
-    #[arg(long, value_enum, default_value_t = schema::Encoding::Proto)]
-    encoding: schema::Encoding,
+    /// What the payload is; else what its file's name says: JSON if it ends in `.json`.
+    #[arg(long, value_enum)]
+    encoding: Option<schema::Encoding>,
     /// Fields that have to be there, such as `user.email` or `items[].sku`.
     #[arg(long, value_name = "PATH")]
     required: Vec<String>,
     /// One payload in hex a line from this file (`-`: standard input); a verdict a line out.
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     hex_lines: Option<PathBuf>,
-    /// The payload (`-` or nothing: standard input).
+    /// Tells on standard error how far a folder is, also where that is no terminal.
+    #[arg(long)]
+    progress: bool,
+    /// The payload (`-` or nothing: standard input), or a folder of payloads: what is refused is told, and how many are not.
     file: Option<PathBuf>,
 }
 
@@ -229,7 +232,7 @@ pub fn run_from(
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let outcome = run(&arguments, out).and_then(|outcome| {
+    let outcome = run(&arguments, out, errors).and_then(|outcome| {
         out.flush()?;
         Ok(outcome)
     });
@@ -277,7 +280,7 @@ fn is_broken_pipe(error: &Usage) -> bool {
     written.or(as_json) == Some(io::ErrorKind::BrokenPipe)
 }
 
-fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
+fn run(arguments: &Arguments, out: &mut impl Write, errors: &mut impl Write) -> Result<Outcome, Usage> {
     let json = arguments.json;
     match &arguments.command {
         Command::Policy(PolicyCommand::Check { files, grant, config }) => {
@@ -286,7 +289,7 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<Outcome, Usage> {
         Command::Policy(PolicyCommand::Run(run)) => policy::run(run, json, out),
         Command::Policy(PolicyCommand::Bench(bench)) => policy::bench(bench, json, out),
         Command::Policy(PolicyCommand::Replay(replay)) => replay::replay(replay, json, out),
-        Command::Schema(SchemaCommand::Check(check)) => schema::check(check, json, out),
+        Command::Schema(SchemaCommand::Check(check)) => schema::check(check, json, out, errors),
         #[cfg(feature = "nats")]
         Command::Schema(SchemaCommand::Bucket(command)) => schema::run(command, json, out),
         Command::Sample { percent, seed } => sample::sample(*percent, *seed, json, io::stdin().lock(), out),

@@ -1,5 +1,6 @@
 //! `arqon schema`
 
+mod folder;
 #[cfg(feature = "nats")]
 mod push;
 #[cfg(feature = "nats")]
@@ -7,7 +8,7 @@ mod store;
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, IsTerminal, Read, Write},
     path::Path,
 };
 
@@ -61,31 +62,61 @@ pub(super) fn run(command: &BucketCommand, json: bool, out: &mut impl Write) -> 
     })
 }
 
-pub(super) fn check(check: &SchemaCheck, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+pub(super) fn check(
+    check: &SchemaCheck,
+    json: bool,
+    out: &mut impl Write,
+    errors: &mut impl Write,
+) -> Result<Outcome, Usage> {
     let level: Level = serde_json::from_value(Value::from(check.level.as_str())).map_err(|_| {
         anyhow::anyhow!(
             "--level {:?} is none of wire, strict, required, rules",
             check.level
         )
     })?;
-    let descriptors = Descriptors::load(&check.descriptors)
-        .with_context(|| format!("{} cannot be loaded", check.descriptors.display()))?;
+    let descriptors = if check.descriptors.is_dir() {
+        arqon_schema::compile_folder(&check.descriptors).and_then(|set| Descriptors::decode(&set))
+    } else {
+        Descriptors::load(&check.descriptors)
+    };
+    let descriptors =
+        descriptors.with_context(|| format!("{} cannot be loaded", check.descriptors.display()))?;
     let validator = descriptors.validator(Some(&check.message), level, &check.required)?;
-    let verdict = |payload: &[u8]| validate(&validator, check.encoding, payload);
+    if let Some(payloads) = check.file.as_deref().filter(|file| file.is_dir()) {
+        let progress = check.progress || io::stderr().is_terminal();
+        let verdict = |file: &Path, payload: &[u8]| validate(&validator, check.encoding_of(file), payload);
+        return folder::check(payloads, verdict, json, out, progress.then_some(errors));
+    }
+    let encoding = check.encoding_of(check.file.as_deref().unwrap_or(Path::new("-")));
+    let verdict = |payload: &[u8]| validate(&validator, encoding, payload);
     match &check.hex_lines {
         Some(lines) => hex_lines(open(Some(lines))?, verdict, json, out),
         None => {
-            let mut payload = Vec::new();
-            open(check.file.as_deref())?
-                .take(PAYLOAD_BYTES_MAX + 1)
-                .read_to_end(&mut payload)?;
-            anyhow::ensure!(
-                payload.len() as u64 <= PAYLOAD_BYTES_MAX,
-                "the payload is over {PAYLOAD_BYTES_MAX} bytes"
-            );
+            let payload = read(open(check.file.as_deref())?)?;
             one(verdict(&payload), json, out)
         }
     }
+}
+
+impl SchemaCheck {
+    fn encoding_of(&self, file: &Path) -> Encoding {
+        let named = match file.extension() {
+            Some(ending) if ending.eq_ignore_ascii_case("json") => Encoding::Json,
+            _ => Encoding::Proto,
+        };
+        self.encoding.unwrap_or(named)
+    }
+}
+
+/// A whole payload.
+fn read(from: impl Read) -> Result<Vec<u8>, Usage> {
+    let mut payload = Vec::new();
+    from.take(PAYLOAD_BYTES_MAX + 1).read_to_end(&mut payload)?;
+    anyhow::ensure!(
+        payload.len() as u64 <= PAYLOAD_BYTES_MAX,
+        "the payload is over {PAYLOAD_BYTES_MAX} bytes"
+    );
+    Ok(payload)
 }
 
 fn validate(validator: &Validator, encoding: Encoding, payload: &[u8]) -> Result<(), Violations> {

@@ -50,17 +50,13 @@ impl KvSchemas {
     /// The bucket called `bucket`; it is made, with a history of 16, if it is not there.
     #[must_use]
     pub fn new(client: Client, bucket: &str, config: &RegistryConfig) -> Self {
-        // A registry that goes stale sooner has to hear from its store sooner.
-        let reconcile = RECONCILE
-            .min(Duration::from_secs(config.cache_ttl_seconds) / 3)
-            .max(Duration::from_secs(1));
         let copies = config.last_known_good.as_ref();
         Self {
             jetstream: jetstream::new(client.clone()),
             client,
             bucket: bucket.into(),
             replicas: 1,
-            reconcile,
+            reconcile: interval_of(config),
             copies: copies.map(|path| Copies::new(path, bucket)),
             name: format!("arqon-schemas-{:016x}", ConnectionId::mint().as_u128() as u64).into(),
         }
@@ -70,6 +66,14 @@ impl KvSchemas {
     #[must_use]
     pub const fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = replicas;
+        self
+    }
+
+    /// Looks at the whole bucket that often instead of every 30 s, or every third of `cache_ttl_seconds` if that is less: so
+    /// late is seen what no watch tells.
+    #[must_use]
+    pub const fn reconcile_every(mut self, interval: Duration) -> Self {
+        self.reconcile = interval;
         self
     }
 
@@ -308,6 +312,12 @@ impl KvSchemas {
     }
 }
 
+/// A registry that goes stale sooner has to hear from its store sooner.
+fn interval_of(config: &RegistryConfig) -> Duration {
+    let third = Duration::from_secs(config.cache_ttl_seconds) / 3;
+    RECONCILE.min(third).max(Duration::from_secs(1))
+}
+
 fn entry(record: Record) -> Entry {
     Entry::new(record.key, record.revision, record.value).breaking(record.breaking)
 }
@@ -333,6 +343,22 @@ impl SchemaStore for KvSchemas {
                 }
             }
             self.wait(&mut backoff).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_looked_at_every_thirty_seconds_or_thrice_before_it_goes_stale() {
+        for (ttl, seconds) in [(3_600, 30), (90, 30), (60, 20), (3, 1), (1, 1)] {
+            let config = RegistryConfig {
+                cache_ttl_seconds: ttl,
+                ..RegistryConfig::default()
+            };
+            assert_eq!(interval_of(&config), Duration::from_secs(seconds), "{ttl}");
         }
     }
 }

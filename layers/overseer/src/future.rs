@@ -157,7 +157,10 @@ where
                         Ok(body) => State::Consult {
                             turn: Turn::Untried,
                             held: Some(held),
-                            payload: Some(Payload::Collected(body.bytes, body.trailers.map(|trailers| *trailers))),
+                            payload: Some(Payload::Collected(
+                                body.bytes,
+                                body.trailers.map(|trailers| *trailers),
+                            )),
                         },
                         Err(error) => {
                             let problem = error.problem(Code::OverseerBody);

@@ -2,6 +2,7 @@
 
 mod bucket;
 mod faults;
+mod load;
 mod site;
 mod swaps;
 

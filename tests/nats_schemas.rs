@@ -1,0 +1,179 @@
+//! What the store of schemas does besides watching, with a real nats-server: it looks at the whole bucket now and then, and
+//! removes what an earlier watch left behind.
+#![cfg(feature = "nats")]
+
+use std::{collections::BTreeSet, time::Duration};
+
+use arqon::{
+    nats::KvSchemas,
+    schema::{Registry, RegistryConfig, SchemaStore, channel},
+};
+use arqon_test_support::NatsServer;
+use async_nats::jetstream::{self, consumer::pull, stream::Stream};
+use futures_util::TryStreamExt;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+type Error = Box<dyn std::error::Error>;
+
+/// How long anything may take that has to happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+const ID: &str = "v1.users";
+
+async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(start.elapsed() < PATIENCE, "nothing within {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A set with that many fields.
+fn set(fields: u32) -> Vec<u8> {
+    let fields: String = (1..=fields).map(|at| format!("int32 f{at} = {at}; ")).collect();
+    let source = format!("syntax = \"proto3\"; message User {{ {fields} }}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("user.proto");
+    std::fs::write(&path, source).expect("written");
+    arqon::schema::read_schema(&path).expect("compiles")
+}
+
+/// A store that is followed until this is dropped.
+struct Followed {
+    registry: Registry,
+    stream: Stream,
+    bucket: String,
+    jetstream: jetstream::Context,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Followed {
+    async fn new(server: &NatsServer, interval: Duration) -> Result<Self, Error> {
+        let (registry, writer) = channel(RegistryConfig::default())?;
+        let client = server.client().await?;
+        let bucket = format!("SCHEMAS_{}", server.unique());
+        let store = KvSchemas::new(client.clone(), &bucket, registry.config()).reconcile_every(interval);
+        let task = tokio::spawn(async move { drop(store.run(writer).await) });
+        let jetstream = jetstream::new(client);
+        let name = format!("KV_{bucket}");
+        let stream = eventually(async || jetstream.get_stream(&name).await.ok()).await;
+        let followed = Self {
+            registry,
+            stream,
+            bucket,
+            jetstream,
+            task,
+        };
+        eventually(async || followed.registry.is_ready().then_some(())).await;
+        Ok(followed)
+    }
+
+    async fn put(&self, key: &str, fields: u32) -> Result<u64, Error> {
+        let bucket = self.jetstream.get_key_value(&self.bucket).await?;
+        let revision = bucket.put(key, set(fields).into()).await?;
+        eventually(async || (self.revision(key) == Some(revision)).then_some(())).await;
+        Ok(revision)
+    }
+
+    fn revision(&self, key: &str) -> Option<u64> {
+        let schemas = self.registry.schemas();
+        schemas.iter().find(|one| one.id == key).map(|one| one.revision)
+    }
+
+    async fn consumers(&self) -> Option<BTreeSet<String>> {
+        let names = self.stream.consumer_names();
+        timeout(PATIENCE, names.try_collect()).await.ok()?.ok()
+    }
+}
+
+#[tokio::test]
+async fn what_no_watch_can_tell_the_next_look_at_the_bucket_finds() -> Result<(), Error> {
+    let server = NatsServer::start().await?;
+    let followed = Followed::new(&server, Duration::from_millis(250)).await?;
+    let kept = followed.put("v1.kept", 1).await?;
+    let lost = followed.put(ID, 1).await?;
+    // Taken out of the stream itself: nothing is written, so nothing is delivered.
+    let subject = format!("$KV.{}.{ID}", followed.bucket);
+    followed.stream.purge().filter(subject).await?;
+    eventually(async || (followed.registry.lost() == [ID]).then_some(())).await;
+    assert_eq!(followed.revision(ID), Some(lost), "absence unloads nothing");
+    assert_eq!(followed.revision("v1.kept"), Some(kept));
+    assert!(followed.put(ID, 2).await? > lost);
+    eventually(async || followed.registry.lost().is_empty().then_some(())).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn between_two_looks_such_a_loss_is_not_seen_and_a_put_is() -> Result<(), Error> {
+    let server = NatsServer::start().await?;
+    // The control of the test before: what finds the loss is the look, not something else.
+    let followed = Followed::new(&server, Duration::from_secs(3_600)).await?;
+    followed.put(ID, 1).await?;
+    let subject = format!("$KV.{}.{ID}", followed.bucket);
+    followed.stream.purge().filter(subject).await?;
+    for fields in 2..12 {
+        followed.put("v1.other", fields).await?;
+    }
+    assert!(
+        followed.registry.lost().is_empty(),
+        "{:?}",
+        followed.registry.lost()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn consumers_that_an_earlier_watch_left_are_removed_and_nobody_elses() -> Result<(), Error> {
+    let mut server = NatsServer::start_own().await?;
+    let followed = Followed::new(&server, Duration::from_secs(3_600)).await?;
+    followed.put(ID, 1).await?;
+    let ours = eventually(async || followed.consumers().await?.into_iter().next()).await;
+    let name = &ours[..ours.rfind('_').unwrap_or(ours.len())];
+    assert!(name.starts_with("arqon-schemas-"), "{ours}");
+    // Durable, so that only who removes it makes it go.
+    let left = format!("{name}_left-behind");
+    for name in [
+        left.as_str(),
+        "somebody-elses",
+        "arqon-schemas-of-another-gateway",
+    ] {
+        let config = pull::Config {
+            durable_name: Some(name.to_owned()),
+            ..pull::Config::default()
+        };
+        followed.stream.create_consumer(config).await?;
+    }
+    followed.put(ID, 2).await?;
+    let before = followed.consumers().await.ok_or("listed")?;
+    assert!(
+        before.contains(&left),
+        "it stays as long as the watch does: {before:?}"
+    );
+
+    server.restart().await?;
+    let after = eventually(async || {
+        let names = followed.consumers().await?;
+        (!names.contains(&left) && names.iter().any(|one| one.starts_with(name))).then_some(names)
+    })
+    .await;
+    assert!(after.contains("somebody-elses"), "{after:?}");
+    assert!(after.contains("arqon-schemas-of-another-gateway"), "{after:?}");
+    assert_eq!(
+        after.iter().filter(|one| one.starts_with(name)).count(),
+        1,
+        "{after:?}"
+    );
+    followed.put(ID, 3).await?;
+    Ok(())
+}
