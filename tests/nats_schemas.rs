@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use arqon::{
-    nats::KvSchemas,
+    nats::schemas::KvSchemas,
     schema::{Registry, RegistryConfig, SchemaStore, channel},
 };
 use arqon_test_support::NatsServer;

@@ -185,17 +185,14 @@ mod tests {
         assert!(encoding(&headers, None).is_err());
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("identity"));
         assert!(encoding(&headers, None).is_ok());
-        headers.append(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
+        let appended = headers.try_append(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
+        assert!(matches!(appended, Ok(true)));
         assert!(encoding(&headers, None).is_err());
         let mut two = HeaderMap::new();
-        two.append(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/x-protobuf"),
-        );
-        two.append(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/x-protobuf"),
-        );
+        for value in ["application/x-protobuf", "application/x-protobuf"] {
+            two.try_append(header::CONTENT_TYPE, HeaderValue::from_static(value))
+                .expect("room");
+        }
         assert_eq!(encoding(&two, None), Err("more than one content-type"));
     }
 

@@ -280,7 +280,7 @@ fn uses(file: &str, name: &str, declares: &str) -> [(String, String); 2] {
     [(file.to_owned(), declares), ("m.proto".to_owned(), schema)]
 }
 
-fn of<'a>(files: &'a [(String, String); 2]) -> [(&'a str, &'a str); 2] {
+fn of(files: &[(String, String); 2]) -> [(&str, &str); 2] {
     files
         .each_ref()
         .map(|(name, source)| (name.as_str(), source.as_str()))
