@@ -4,6 +4,7 @@
 //! has a node of its own for the type, so the walk itself knows nothing of paths. The same holds for the rules of a map's
 //! keys and values, which are those of one field, and for messages that `IGNORE_ALWAYS` leaves alone.
 
+mod quick;
 mod rules;
 mod steps;
 mod want;
@@ -13,7 +14,10 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use self::rules::{NodeRules, TALLIES_MAX};
+pub(crate) use self::{
+    quick::{Plain, Quick},
+    rules::{NodeRules, TALLIES_MAX},
+};
 use self::{
     rules::Ruled,
     steps::steps_of,
@@ -90,28 +94,6 @@ pub(crate) struct Step {
     pub(crate) clear: u64,
     /// How a value that does not count as present looks.
     pub(crate) zero: Zero,
-}
-
-/// A tag of one byte.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Quick {
-    /// How its value is read, where that is all there is to do.
-    pub(crate) plain: Plain,
-    /// 0, or 1 + the index of the step.
-    pub(crate) place: u8,
-}
-
-/// A value that nothing but its form is asked of: neither presence nor rules nor what it means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Plain {
-    /// More is asked, or nothing is known.
-    #[default]
-    No,
-    Varint,
-    Fixed64,
-    Fixed32,
-    Bytes,
-    Text,
 }
 
 /// The form of a value on the wire.
@@ -438,30 +420,6 @@ impl Plan {
 }
 
 impl Node {
-    /// Fills the table of short tags, once the steps are what they will be.
-    fn index(&mut self) {
-        for (index, step) in self
-            .steps
-            .iter()
-            .enumerate()
-            .take_while(|(index, _)| *index < 255)
-        {
-            let Some(quick) = self.quick.get_mut(step.tag as usize) else {
-                break;
-            };
-            quick.place = u8::try_from(index + 1).expect("taken below 255");
-            if self.rules.is_none() && step.set | step.clear == 0 {
-                quick.plain = step.op.plain();
-            }
-        }
-    }
-
-    /// Whether every sequence of its plain fields is a whole message.
-    #[inline]
-    pub(crate) fn asks_nothing(&self) -> bool {
-        self.mask == 0 && !self.crowded && self.rules.is_none()
-    }
-
     /// The place of the step at a tag.
     #[inline]
     pub(crate) fn place(&self, tag: u32) -> Option<usize> {
@@ -472,26 +430,6 @@ impl Node {
     #[inline]
     pub(crate) fn step(&self, tag: u32) -> Option<&Step> {
         self.place(tag).map(|at| &self.steps[at])
-    }
-}
-
-impl Op {
-    /// How a value of this form is read if nothing else is asked of it.
-    const fn plain(self) -> Plain {
-        match self {
-            Self::Varint => Plain::Varint,
-            Self::Fixed64 => Plain::Fixed64,
-            Self::Fixed32 => Plain::Fixed32,
-            Self::Bytes => Plain::Bytes,
-            Self::Text => Plain::Text,
-            Self::Closed
-            | Self::Message
-            | Self::Group
-            | Self::PackedVarint
-            | Self::PackedClosed
-            | Self::PackedFixed64
-            | Self::PackedFixed32 => Plain::No,
-        }
     }
 }
 
