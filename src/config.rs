@@ -337,6 +337,7 @@ impl Config {
 
     fn resolve_paths(&mut self, base: &Path) {
         self.gateway.resolve_paths(base);
+        self.telemetry.resolve_paths(base);
         if let Some(nats) = &mut self.nats {
             nats.resolve_paths(base);
         }

@@ -32,6 +32,8 @@ pub mod edge;
 pub mod events;
 pub mod memory;
 pub mod observe;
+#[cfg(any(feature = "jwt", feature = "otlp"))]
+mod outbound;
 pub mod platform;
 pub mod publish;
 mod stack;

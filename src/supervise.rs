@@ -1,12 +1,15 @@
 //! Tasks that run as long as the program: one that dies is told.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use ron_bus::{Bus, Event};
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::events;
@@ -14,8 +17,15 @@ use crate::events;
 /// The most deaths that are remembered.
 const CRASHES_MAX: usize = 64;
 
+/// How long a task that was started again waits at first, and at most; each death doubles it.
+const BACK_OFF: Duration = Duration::from_secs(1);
+const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+/// A task that lived as long as this begins with the first wait again.
+const SOUND: Duration = Duration::from_secs(60);
+
 /// Starts tasks and watches over them. One that panics or ends with an error is published as
-/// [`ServiceCrashed`](Event::ServiceCrashed), logged, and remembered; it is not started again.
+/// [`ServiceCrashed`](Event::ServiceCrashed), logged, and remembered. [`run`](Self::run) is for what can be started once,
+/// [`keep`](Self::keep) for what can be made anew: that is started again, after a second, and later each time it dies again.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,6 +48,8 @@ pub struct Supervisor {
     stop: CancellationToken,
     bus: Bus,
     crashed: Arc<Mutex<Vec<Crash>>>,
+    /// The tasks that are dead now, and why.
+    down: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 /// A task that died: the state behind [`ServiceCrashed`](Event::ServiceCrashed), for who missed the event.
@@ -59,6 +71,7 @@ impl Supervisor {
             stop: CancellationToken::new(),
             bus,
             crashed: Arc::default(),
+            down: Arc::default(),
         }
     }
 
@@ -70,20 +83,61 @@ impl Supervisor {
     ) {
         let this = self.clone();
         self.tracker.spawn(async move {
-            let mut running = tokio::spawn(task);
-            let ended = tokio::select! {
-                () = this.stop.cancelled() => {
-                    running.abort();
+            this.live(service, task).await;
+        });
+    }
+
+    /// Runs what `make` makes, and again what it makes then whenever that died, until one ends with `Ok` or
+    /// [`stop`](Self::stop). Each death is told, and [`alive`](Self::alive) says no until the next has begun.
+    pub fn keep<F>(&self, service: &'static str, mut make: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let this = self.clone();
+        self.tracker.spawn(async move {
+            let mut wait = BACK_OFF;
+            loop {
+                let began = Instant::now();
+                if this.live(service, make()).await {
                     return;
                 }
-                ended = &mut running => ended,
-            };
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(reason)) => this.died(service, &reason),
-                Err(died) => this.died(service, &events::panic_text(died)),
+                if began.elapsed() >= SOUND {
+                    wait = BACK_OFF;
+                }
+                tokio::select! {
+                    () = this.stop.cancelled() => return,
+                    () = sleep(wait) => {}
+                }
+                wait = (wait * 2).min(BACK_OFF_MAX);
+                tracing::info!(component = "platform", service, "a task is started again");
+                this.down
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(service);
             }
         });
+    }
+
+    /// Lives one life; false if it was a death.
+    async fn live(
+        &self,
+        service: &'static str,
+        task: impl Future<Output = Result<(), String>> + Send + 'static,
+    ) -> bool {
+        let mut running = tokio::spawn(task);
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => {
+                running.abort();
+                return true;
+            }
+            ended = &mut running => ended,
+        };
+        match ended {
+            Ok(Ok(())) => return true,
+            Ok(Err(reason)) => self.died(service, &reason),
+            Err(died) => self.died(service, &events::panic_text(died)),
+        }
+        false
     }
 
     fn died(&self, service: &'static str, reason: &str) {
@@ -98,6 +152,10 @@ impl Supervisor {
             });
         }
         drop(crashed);
+        self.down
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(service, reason.clone());
         // Nobody has to listen.
         let _ = self.bus.publish(Event::ServiceCrashed {
             service: service.to_owned(),
@@ -105,7 +163,7 @@ impl Supervisor {
         });
     }
 
-    /// The tasks that died.
+    /// The tasks that died, those that were started again too: the first 64.
     #[must_use]
     pub fn crashed(&self) -> Vec<Crash> {
         self.crashed
@@ -114,15 +172,18 @@ impl Supervisor {
             .clone()
     }
 
-    /// For `/readyz`: `Err` says which of `services` died first, and why.
+    /// For `/readyz`: `Err` says which of `services` is dead, and why.
     ///
     /// # Errors
     /// One sentence.
     pub fn alive(&self, services: &[&str]) -> Result<(), String> {
-        let crashed = self.crashed.lock().unwrap_or_else(PoisonError::into_inner);
-        match crashed.iter().find(|crash| services.contains(&crash.service)) {
+        let down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+        let dead = services
+            .iter()
+            .find_map(|service| Some((service, down.get(service)?)));
+        match dead {
             None => Ok(()),
-            Some(Crash { service, reason }) => Err(format!("{service} died: {reason}")),
+            Some((service, reason)) => Err(format!("{service} died: {reason}")),
         }
     }
 
@@ -183,6 +244,51 @@ mod tests {
             .collect();
         assert_eq!(crashed, expected);
         assert!(facts.try_recv().is_err(), "a stop is no death");
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_started_again_each_time_later_and_each_death_is_told()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let bus = Bus::new(16)?;
+        let mut facts = bus.subscribe();
+        let tasks = Supervisor::new(bus);
+        let began = Arc::new(Mutex::new(Vec::new()));
+        let (lives, start) = (Arc::clone(&began), Instant::now());
+        tasks.keep("kept", move || {
+            let life = {
+                let mut lives = lives.lock().expect("whole");
+                lives.push(start.elapsed().as_secs());
+                lives.len()
+            };
+            async move {
+                match life {
+                    1 => panic!("first"),
+                    // It lived well for a while, so the next wait is short again.
+                    4 => {
+                        sleep(SOUND).await;
+                        Err("fourth".to_owned())
+                    }
+                    5 => std::future::pending().await,
+                    _ => Err("again".to_owned()),
+                }
+            }
+        });
+        for expected in ["panicked: first", "again", "again", "fourth"] {
+            match facts.recv().await? {
+                Event::ServiceCrashed { service, reason } => {
+                    assert_eq!((service.as_str(), reason.as_str()), ("kept", expected));
+                }
+                other => panic!("{other:?}"),
+            }
+            assert!(tasks.alive(&["kept"]).is_err());
+        }
+        while began.lock().expect("whole").len() < 5 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(*began.lock().expect("whole"), [0, 1, 3, 7, 68]);
+        assert_eq!((tasks.alive(&["kept"]), tasks.crashed().len()), (Ok(()), 4));
+        tasks.stop().await;
         Ok(())
     }
 }

@@ -231,9 +231,9 @@ fn a_wrong_value_is_told_with_key_value_and_fix() -> Result<(), Box<dyn Error>> 
             "RON_AMNESIA: \"yes\" is neither `on` nor `off`: write one of them, or unset it",
         ),
         (
-            "[telemetry]\notlp = \"https://h\"\n",
+            "[telemetry]\notlp = \"ftp://h\"\n",
             &[],
-            "telemetry.otlp: \"https://h\" cannot be used: write http://host:port",
+            "telemetry.otlp: \"ftp://h\" cannot be used: write http://host:port",
         ),
         (
             "[telemetry]\nlog_repeats_per_min = 0\n",

@@ -311,8 +311,10 @@ pub struct TelemetryConfig {
     pub log_repeats_per_min: u32,
     /// One log line for each request, frame and message. Default `false`.
     pub access_log: bool,
-    /// Where traces are sent, by OTLP over HTTP, such as `http://127.0.0.1:4318`. Default none.
+    /// Where traces are sent, by OTLP over HTTP, such as `http://127.0.0.1:4318` or `https://collector.example`. Default none.
     pub otlp: Option<String>,
+    /// Whose certificates an `https` collector's must be signed by (PEM). Default: those that the system trusts.
+    pub otlp_ca_file: Option<PathBuf>,
     /// The share of traces that begin here and are sent; what a caller says of its own goes before it. Default 1.0.
     #[cfg_attr(feature = "cli", schemars(with = "arqon_shadow::Share"))]
     pub otlp_percent: Fraction,
@@ -325,6 +327,7 @@ impl Default for TelemetryConfig {
             log_repeats_per_min: 60,
             access_log: false,
             otlp: None,
+            otlp_ca_file: None,
             otlp_percent: Fraction::ONE,
         }
     }
@@ -351,12 +354,24 @@ impl TelemetryConfig {
                 format!("{shown:?} cannot be used: {why}"),
             ));
         }
+        #[cfg(feature = "otlp")]
+        if let Some(file) = &self.otlp_ca_file
+            && let Err(why) = crate::outbound::connector(Some(file))
+        {
+            findings.push(Finding::new("telemetry.otlp_ca_file", why));
+        }
         #[cfg(not(feature = "otlp"))]
         if self.otlp.is_some() {
             let message = "this program was built without the feature `otlp`: remove the key";
             findings.push(Finding::new("telemetry.otlp", message));
         }
         findings
+    }
+
+    pub(super) fn resolve_paths(&mut self, base: &Path) {
+        if let Some(file) = &mut self.otlp_ca_file {
+            *file = base.join(&file);
+        }
     }
 }
 

@@ -22,8 +22,13 @@ use super::{Story, Verdict};
 /// request has one, is told both.
 #[derive(Clone)]
 pub struct DecisionLayer<L> {
-    name: &'static str,
     layer: L,
+    watch: Arc<Watch>,
+}
+
+/// What both sides of a layer share: services are cloned for each request, and this is one reference count.
+struct Watch {
+    name: &'static str,
     entered: Counter,
     passed: Counter,
 }
@@ -45,10 +50,12 @@ impl<L> DecisionLayer<L> {
         entered.increment(0);
         passed.increment(0);
         Self {
-            name,
             layer,
-            entered,
-            passed,
+            watch: Arc::new(Watch {
+                name,
+                entered,
+                passed,
+            }),
         }
     }
 }
@@ -56,7 +63,7 @@ impl<L> DecisionLayer<L> {
 impl<L: fmt::Debug> fmt::Debug for DecisionLayer<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DecisionLayer")
-            .field("name", &self.name)
+            .field("name", &self.watch.name)
             .field("layer", &self.layer)
             .finish_non_exhaustive()
     }
@@ -68,13 +75,11 @@ impl<S, L: Layer<Passed<S>>> Layer<S> for DecisionLayer<L> {
     fn layer(&self, inner: S) -> Self::Service {
         let passed = Passed {
             inner,
-            name: self.name,
-            count: self.passed.clone(),
+            watch: Arc::clone(&self.watch),
         };
         Decided {
             inner: self.layer.layer(passed),
-            name: self.name,
-            count: self.entered.clone(),
+            watch: Arc::clone(&self.watch),
         }
     }
 }
@@ -83,22 +88,20 @@ impl<S, L: Layer<Passed<S>>> Layer<S> for DecisionLayer<L> {
 #[derive(Clone)]
 pub struct Decided<S> {
     inner: S,
-    name: &'static str,
-    count: Counter,
+    watch: Arc<Watch>,
 }
 
 /// The service behind a layer.
 #[derive(Clone)]
 pub struct Passed<S> {
     inner: S,
-    name: &'static str,
-    count: Counter,
+    watch: Arc<Watch>,
 }
 
 impl<S: fmt::Debug> fmt::Debug for Decided<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decided")
-            .field("name", &self.name)
+            .field("name", &self.watch.name)
             .field("inner", &self.inner)
             .finish_non_exhaustive()
     }
@@ -107,7 +110,7 @@ impl<S: fmt::Debug> fmt::Debug for Decided<S> {
 impl<S: fmt::Debug> fmt::Debug for Passed<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Passed")
-            .field("name", &self.name)
+            .field("name", &self.watch.name)
             .field("inner", &self.inner)
             .finish_non_exhaustive()
     }
@@ -126,14 +129,14 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.count.increment(1);
+        self.watch.entered.increment(1);
         let story = request.extensions().get::<Arc<Story>>().cloned();
         if let Some(story) = &story {
-            story.asked(self.name, request.extensions());
+            story.asked(self.watch.name, request.extensions());
         }
         DecidedFuture {
             inner: self.inner.call(request),
-            name: self.name,
+            name: self.watch.name,
             story,
         }
     }
@@ -152,9 +155,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.count.increment(1);
+        self.watch.passed.increment(1);
         if let Some(story) = request.extensions().get::<Arc<Story>>() {
-            story.decided(self.name, Verdict::Pass);
+            story.decided(self.watch.name, Verdict::Pass);
         }
         self.inner.call(request)
     }

@@ -6,17 +6,14 @@
 
 use std::{
     borrow::Cow,
+    fmt,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
 use metrics::Counter;
 use opentelemetry::{
     InstrumentationScope, KeyValue,
@@ -32,11 +29,13 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, timeout},
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use arqon_message::{Code, ConnectionId, Protocol};
 
 use super::{Decision, Ending, Story, StorySink, Verdict};
+use crate::outbound;
 
 /// How many requests may wait.
 const QUEUE_MAX: usize = 2_048;
@@ -57,13 +56,15 @@ pub struct OtlpError {
     why: String,
 }
 
-/// Exports to the collector at `endpoint`, such as `http://127.0.0.1:4318`; without a path that is `/v1/traces`. `service`
-/// and `version` name the program.
+/// Exports to the collector at `endpoint`, such as `http://127.0.0.1:4318` or `https://collector.example`; without a path that is
+/// `/v1/traces`. Over TLS its certificate has to be signed by an authority of `ca_file`, else of the system. `service` and `version`
+/// name the program.
 ///
 /// # Errors
-/// When the endpoint is not an `http` URL.
+/// When the endpoint is no such URL, or the file cannot be read.
 pub fn exporter(
     endpoint: &str,
+    ca_file: Option<&Path>,
     service: &'static str,
     version: &'static str,
 ) -> Result<(Arc<dyn StorySink>, Exporter), OtlpError> {
@@ -72,7 +73,7 @@ pub fn exporter(
         why,
     };
     let url = traces_url(endpoint).map_err(|why| refused(why.to_owned()))?;
-    let client = Collector(Client::builder(TokioExecutor::new()).build_http());
+    let client = Collector(outbound::connector(ca_file).map_err(refused)?);
     let mut exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_http_client(client)
@@ -119,9 +120,12 @@ pub fn exporter(
 /// # Errors
 /// One sentence.
 pub fn traces_url(endpoint: &str) -> Result<String, &'static str> {
-    const FIX: &str = "write http://host:port; TLS is for a collector beside the gateway to add";
+    const FIX: &str = "write http://host:port or https://host";
     let uri: http::Uri = endpoint.parse().map_err(|_| FIX)?;
-    let Some(authority) = uri.authority().filter(|_| uri.scheme_str() == Some("http")) else {
+    let scheme = uri
+        .scheme_str()
+        .filter(|scheme| ["http", "https"].contains(scheme));
+    let (Some(scheme), Some(authority)) = (scheme, uri.authority()) else {
         return Err(FIX);
     };
     if authority.as_str().contains('@') || uri.query().is_some() {
@@ -129,23 +133,23 @@ pub fn traces_url(endpoint: &str) -> Result<String, &'static str> {
     }
     let path = uri.path().trim_end_matches('/');
     let path = if path.is_empty() { "/v1/traces" } else { path };
-    Ok(format!("http://{authority}{path}"))
+    Ok(format!("{scheme}://{authority}{path}"))
 }
 
-/// hyper's client as OpenTelemetry's.
-#[derive(Debug)]
-struct Collector(Client<HttpConnector, Full<Bytes>>);
+/// A connection for each batch, of which there is one a second, as OpenTelemetry's client.
+struct Collector(TlsConnector);
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Collector")
+    }
+}
 
 #[async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, HttpError> {
-        let asking = async {
-            let response = self.0.request(request.map(Full::new)).await?;
-            let (parts, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
-            Ok(http::Response::from_parts(parts, body))
-        };
-        timeout(SEND_TIMEOUT, asking).await?
+        let asking = outbound::ask(request, &self.0, ANSWER_BYTES_MAX);
+        Ok(timeout(SEND_TIMEOUT, asking).await??)
     }
 }
 
@@ -332,7 +336,9 @@ mod tests {
             ("http://127.0.0.1:4318", Some("http://127.0.0.1:4318/v1/traces")),
             ("http://127.0.0.1:4318/", Some("http://127.0.0.1:4318/v1/traces")),
             ("http://h:1/otlp/traces", Some("http://h:1/otlp/traces")),
-            ("https://h:1", None),
+            ("https://h:1", Some("https://h:1/v1/traces")),
+            ("https://h/", Some("https://h/v1/traces")),
+            ("ftp://h:1", None),
             ("h:1", None),
             ("http://u:p@h:1", None),
             ("http://h:1?key=x", None),
@@ -340,5 +346,63 @@ mod tests {
         ] {
             assert_eq!(traces_url(given).ok().as_deref(), url, "{given}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_collector_over_tls_is_spoken_to_if_its_authority_is_trusted()
+    -> Result<(), Box<dyn std::error::Error>> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use tokio_rustls::{
+            TlsAcceptor,
+            rustls::{ServerConfig, crypto::ring::default_provider, pki_types::PrivateKeyDer},
+        };
+
+        let folder = tempfile::tempdir()?;
+        let made = |name: &str| -> Result<_, Box<dyn std::error::Error>> {
+            let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()])?;
+            let file = folder.path().join(name);
+            std::fs::write(&file, made.cert.pem())?;
+            Ok((file, made))
+        };
+        let ((trusted, own), (stranger, _)) = (made("own.pem")?, made("other.pem")?);
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der())?;
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)?;
+        let (acceptor, listener) = (
+            TlsAcceptor::from(Arc::new(config)),
+            tokio::net::TcpListener::bind("127.0.0.1:0").await?,
+        );
+        let endpoint = format!("https://{}", listener.local_addr()?);
+        let collector = tokio::spawn(async move {
+            let mut heads = Vec::new();
+            for _ in 0..2 {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let mut head = Vec::new();
+                while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut head).await.expect("read") > 0);
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.expect("written");
+                heads.push(String::from_utf8_lossy(&head).into_owned());
+            }
+            heads
+        });
+        let send = async |ca: &Path| {
+            let request = http::Request::post(traces_url(&endpoint).expect("it holds")).body(Bytes::new());
+            let client = Collector(outbound::connector(Some(ca)).expect("readable"));
+            client.send_bytes(request.expect("valid")).await
+        };
+        assert_eq!(send(&trusted).await.expect("answered").status(), 200);
+        assert!(send(&stranger).await.is_err());
+        let heads = collector.await?;
+        assert_eq!(heads.len(), 1);
+        assert!(heads[0].starts_with("POST /v1/traces HTTP/1.1\r\n"), "{heads:?}");
+        assert!(exporter("https://h", Some(Path::new("/no/such/file")), "x", "1").is_err());
+        Ok(())
     }
 }

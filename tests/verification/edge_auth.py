@@ -19,6 +19,7 @@ import websockets
 from cryptography.hazmat.primitives import serialization
 
 from _edge import ADMINS, ISSUER, Cases, Gateway, Keys, code
+from _nats import nats_server
 
 TWICE = '{"alg":"none","alg":"EdDSA","kid":"ed"}'
 cases = Cases()
@@ -146,16 +147,19 @@ def tokens_that_do_not(gateway):
     for pair in ([good, good], [good, "x"], ["x", good]):
         status, _, said = gateway.publish(headers=[("Authorization", f"Bearer {token}") for token in pair])
         cases.same((status, code(said)), (401, "auth.invalid"), "two headers")
-    for place in (("users?access_token=" + keys.token(sub="in the URL"), ()), ("users", [("Cookie", f"token={good}")]), ("users", [("X-Authorization", f"Bearer {good}")])):
+    in_url = keys.token(sub="in the URL")
+    for place in (("users?access_token=" + in_url, ()), ("nowhere/at/all?token=" + in_url, ()), ("users", [("Cookie", f"token={good}")]), ("users", [("X-Authorization", f"Bearer {good}")])):
         status, _, said = gateway.publish(place[0], headers=place[1])
-        cases.same((status, code(said)), (401, "auth.missing"), "a token elsewhere")
+        expected = (404, "not_found") if place[0].startswith("nowhere") else (401, "auth.missing")
+        cases.same((status, code(said)), expected, "a token elsewhere")
 
     for tenant in ("", "a.b", "*", ">", "a b", "a\tb", "a\r\nPUB x 0\r\n\r\n", "$SYS", "_INBOX.x", "ａ", "x" * 65, "a%2e", "../b", 7, None, ["acme"], {}):
         status, _, said = gateway.publish(token=keys.token(tenant_id=tenant))
         cases.same((status, code(said)), (403, "tenant.invalid"), f"the tenant {tenant!r}")
     cases.same(gateway.publish(token=keys.token(leave_out=["tenant_id"]))[0], 403, "no tenant")
     said = gateway.said()
-    cases.check(good.split(".")[1] not in said and good.split(".")[2] not in said, "no token is in the log")
+    for what, token in {"of a header": good, "of a URL": in_url}.items():
+        cases.check(token.split(".")[1] not in said and token.split(".")[2] not in said, f"no token {what} is in the log")
 
 
 async def session(gateway, token, *frames):
@@ -296,6 +300,15 @@ def main():
         tokens_that_do_not(gateway)
     with Gateway(policy + "", keys=keys, files={"admins.wat": ADMINS}, environment={"ARQON_AUTH__LEEWAY_SECONDS": "0"}) as gateway:
         asyncio.run(sockets(gateway))
+    # The same with NATS below, and with every line of log that there is.
+    with nats_server() as url:
+        policy += f'[nats]\nurl = "{url}"\n[telemetry]\naccess_log = true\nlog_repeats_per_min = 1000000\n'
+        with Gateway(policy, keys=keys, files={"admins.wat": ADMINS}, environment={"RUST_LOG": "trace"}) as gateway:
+            tokens_that_hold(gateway)
+            tokens_that_do_not(gateway)
+            cases.check(gateway.said().count("\n") > 1_000, "the log was on")
+        with Gateway(policy, keys=keys, files={"admins.wat": ADMINS}, environment={"ARQON_AUTH__LEEWAY_SECONDS": "0"}) as gateway:
+            asyncio.run(sockets(gateway))
     fetched_keys()
     cases.end()
 

@@ -20,6 +20,7 @@ import time
 import websockets
 
 from _edge import ROOT, Cases, Gateway, statuses
+from _nats import nats_server
 
 cases = Cases()
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -207,7 +208,7 @@ def upgrades(gateway):
         cases.check(got and got[0] in (400, 405, 426), f"an upgrade with {what}: {got}")
 
 
-async def binary(gateway):
+async def binary(gateway, stored=False):
     """`arqon.v1.proto` by PyPI's protobuf: the same verdicts as text, and each hears the other."""
     spec = importlib.util.spec_from_file_location("make_gateway", ROOT / "tests/vectors/make_gateway.py")
     make = importlib.util.module_from_spec(spec)
@@ -229,7 +230,7 @@ async def binary(gateway):
         cases.same((heard.HasField("id"), heard.delivery.subject, heard.delivery.payload, [(h.name, h.value) for h in heard.delivery.headers if h.name == "x-a"]),
                    (False, "orders.eu", b"\0\1\2\xff", [("x-a", "1"), ("x-a", "2")]), "a text frame, heard in binary")
         reply = await ask(id="é", publish={"subject": "users", "headers": [{"name": "X-B", "value": "3"}], "payload": b"\0\xff"})
-        cases.same((reply.id, reply.ack.subject, reply.ack.HasField("stream"), reply.ack.duplicate), ("é", "in.t.default.users", False, False), "an ack")
+        cases.same((reply.id, reply.ack.subject, reply.ack.HasField("stream"), reply.ack.duplicate), ("é", "in.t.default.users", stored, False), "an ack")
         heard = json.loads(await asyncio.wait_for(text.recv(), 30))
         cases.same((heard["subject"], heard["payload"], heard["headers"]["x-b"]), ("users", "AP8=", "3"), "a binary frame, heard in text")
         for what, fields, code in (("blocked", {"publish": {"subject": "a", "headers": [{"name": "x-block-me", "value": "1"}]}}, "overseer.denied"), ("no kind", {}, "frame.invalid"),
@@ -316,6 +317,12 @@ def main():
         asyncio.run(binary(gateway))
         cases.same(gateway.publish()[0], 202, "after all of it")
         cases.check("panicked" not in gateway.said(), "nothing panicked")
+    # The same with NATS below.
+    with nats_server() as url:
+        config += f'[nats]\nurl = "{url}"\n'
+        with Gateway(config, gateway='max_body_bytes = 65536', files={"block_me.wat": block}) as gateway:
+            lawful(gateway)
+            asyncio.run(binary(gateway, stored=True))
     gone()
     drains()
     cases.end()

@@ -84,6 +84,26 @@ async def cases(url: str, process) -> list:
     ]
 
 
+async def example(url: str, program: str) -> list:
+    """What `cargo run -p example-nats` promises in its first lines."""
+    process = subprocess.Popen([program, url], stdout=subprocess.PIPE, text=True)
+    try:
+        client = await nats.connect(url)
+        fine = await reply(client, "rpc.hello", b"world")
+        refused = await reply(client, "rpc.hello", b"world", {"X-Block-Me": "1"})
+        await client.close()
+        process.send_signal(signal.SIGINT)
+        said, _ = await asyncio.to_thread(process.communicate, timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    return [
+        ("the example answers", fine.data == b"rpc.hello got world\n"),
+        ("the example's policy refuses", refused.headers["Nats-Service-Error-Code"] == "403"),
+        ("the example drains and counts", process.returncode == 0 and said.endswith("1 answered, 1 refused\n")),
+    ]
+
+
 def main() -> int:
     """Runs all cases."""
     with nats_server() as url, tempfile.TemporaryDirectory() as folder:
@@ -95,6 +115,7 @@ def main() -> int:
         finally:
             process.kill()
             process.wait()
+        results += asyncio.run(example(url, os.environ.get("TEST_EXAMPLE_NATS") or str(pathlib.Path(GATEWAY).with_name("example-nats"))))
     for name, holds in results:
         print(f"{'ok  ' if holds else 'FAIL'} {name}")
     failed = sum(not holds for _, holds in results)

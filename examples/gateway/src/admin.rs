@@ -17,7 +17,6 @@ use http::{HeaderMap, StatusCode, header};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
 
 use crate::{app::Shared, console, feed::Feed, readiness::Check};
 
@@ -31,7 +30,6 @@ const CONTROL_BYTES_MAX: usize = 256 * 1024;
 pub(crate) struct Admin {
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: PrometheusHandle,
-    pub(crate) control_token: Option<Arc<str>>,
     pub(crate) feed: Feed,
 }
 
@@ -44,7 +42,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/readyz", get(readyz))
         .route("/v1/state", get(state))
         .route("/v1/events", get(events));
-    if admin.control_token.is_some() {
+    if admin.shared.control.is_some() {
         router = router
             .route(
                 "/v1/control",
@@ -121,8 +119,8 @@ fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<Audience, Problem> {
         return Ok(Audience::Observer);
     };
     let given = value.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default();
-    match &admin.control_token {
-        Some(token) if bool::from(token.as_bytes().ct_eq(given)) => Ok(Audience::Admin),
+    match &admin.shared.control {
+        Some(token) if token.is(given) => Ok(Audience::Admin),
         _ => Err(Problem::new(
             Code::AuthInvalid,
             "the token is not that of gateway.control_token_file",

@@ -14,14 +14,13 @@ use std::{
 use arqon::{
     OverseerLayer, RolloutLayer, TenantId,
     bus::{Bus, BusMetrics, Event},
-    config::{self, Config},
+    config::Config,
     memory::{self, Broker},
     nats,
     observe::ObserveLayer,
     platform::Platform,
     supervise::Supervisor,
 };
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::mpsc, time::interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, Admin},
     brake, bus,
+    control::ControlToken,
     edge::Edge,
     engine::{self, Engine},
     feed::{self, Pump},
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) readiness: Readiness,
     pub(crate) platform: Platform,
     pub(crate) config: reload::Running,
+    /// What operators' orders carry.
+    pub(crate) control: Option<ControlToken>,
     flips: Flips,
     /// The gateway's own tasks.
     tasks: Supervisor,
@@ -131,10 +133,8 @@ impl Gateway {
         let gateway = &config.gateway;
         let public = server::bind("gateway.listen", gateway.listen).await?;
         let operators = server::bind("gateway.admin_listen", gateway.admin_listen).await?;
-        let control_token = match &gateway.control_token_file {
-            Some(path) => Some(Arc::from(config::control_token(path)?)),
-            None => None,
-        };
+        let control = gateway.control_token_file.as_deref();
+        let control = control.map(ControlToken::read).transpose()?;
         let bus = bus::new(&config)?;
         // Before anything is published: readers of the feed miss nothing that the start tells.
         let (feed, pump) = feed::feed(bus.observe("events"), feed_capacity(bus.capacity()));
@@ -185,6 +185,7 @@ impl Gateway {
             readiness,
             platform,
             config: reload::Running::default(),
+            control,
             flips: Flips::default(),
             tasks,
             about: state::About::new(&config, &public, &operators)?,
@@ -210,7 +211,6 @@ impl Gateway {
         let admin = Admin {
             shared,
             metrics: metrics.clone(),
-            control_token,
             feed,
         };
         this.tell_readers(pump);
@@ -237,17 +237,18 @@ impl Gateway {
             let (service, ..) =
                 engine::message_service(&observe, &stack, &engine, config.gateway.max_body_bytes);
             let limits = (config.gateway.max_body_bytes, this.drain_timeout);
-            let serving = ingress::run(
-                clients.primary.clone(),
-                serve.clone(),
-                service,
-                limits,
-                this.stop_public.clone(),
-            );
-            this.shared.tasks.run("ingress", async move {
-                let served = serving.await;
-                drop(ended);
-                served
+            let (client, serve) = (clients.primary.clone(), serve.clone());
+            let stop = this.stop_public.clone();
+            this.shared.tasks.keep("ingress", move || {
+                // The last life ends what waits for it; it is gone with this closure.
+                let _waited_for = &ended;
+                ingress::run(
+                    client.clone(),
+                    serve.clone(),
+                    service.clone(),
+                    limits,
+                    stop.clone(),
+                )
             });
         }
         Ok(this)
@@ -260,8 +261,8 @@ impl Gateway {
         (hub, edge): (Hub, Edge),
         tenant: TenantId,
         config: &Config,
-    ) -> Router {
-        routes::router(Public {
+    ) -> routes::App {
+        routes::app(Public {
             observe,
             stack,
             overseer,
@@ -281,7 +282,7 @@ impl Gateway {
         &self,
         config: &Config,
         listeners: (TcpListener, TcpListener),
-        public: Router,
+        public: routes::App,
         (admin, edge): (Admin, Edge),
     ) {
         let gateway = &config.gateway;
@@ -325,20 +326,8 @@ impl Gateway {
     /// Looks at readiness, so that a flip is told on the bus, and keeps the recorder's buckets small.
     fn watch_readiness(&self, metrics: PrometheusHandle) {
         let (shared, stop) = (Arc::clone(&self.shared), self.stop_admin.clone());
-        self.shared.tasks.run("readiness", async move {
-            let mut ticks = interval(READINESS_TICK);
-            let mut count = 0_u64;
-            loop {
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    _ = ticks.tick() => {}
-                }
-                shared.look_at_readiness();
-                count += 1;
-                if count.is_multiple_of(20) {
-                    metrics.run_upkeep();
-                }
-            }
+        self.shared.tasks.keep("readiness", move || {
+            look(Arc::clone(&shared), stop.clone(), metrics.clone())
         });
     }
 
@@ -415,6 +404,22 @@ impl Gateway {
         self.stop_admin.cancel();
         let _ = tokio::time::timeout(self.drain_timeout, self.shared.tasks.ended()).await;
         self.shared.tasks.stop().await;
+    }
+}
+
+async fn look(shared: Arc<Shared>, stop: CancellationToken, metrics: PrometheusHandle) -> Result<(), String> {
+    let mut ticks = interval(READINESS_TICK);
+    let mut count = 0_u64;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        shared.look_at_readiness();
+        count += 1;
+        if count.is_multiple_of(20) {
+            metrics.run_upkeep();
+        }
     }
 }
 

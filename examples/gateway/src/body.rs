@@ -12,7 +12,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Sleep, timeout};
+
+use crate::guard::is_late;
 
 /// How long the rest of a refused body may take.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,6 +23,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct EdgeBody {
     shared: Arc<Mutex<Shared>>,
     idle: Duration,
+    /// Looks at a frame that was not there.
+    looks: u8,
     /// Runs while we wait for a frame.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -45,6 +49,7 @@ impl EdgeBody {
             Self {
                 shared: Arc::clone(&shared),
                 idle,
+                looks: 0,
                 timer: None,
             },
             Rest(shared),
@@ -70,7 +75,7 @@ impl Body for EdgeBody {
         let mut shared = Shared::of(&this.shared);
         shared.polled = true;
         if let Poll::Ready(frame) = Pin::new(&mut shared.body).poll_frame(cx) {
-            this.timer = None;
+            (this.timer, this.looks) = (None, 0);
             shared.failed |= matches!(frame, Some(Err(_)));
             // hyper's error is what the client did to its body; whoever reads it answers 400.
             return Poll::Ready(frame.map(|frame| {
@@ -80,10 +85,9 @@ impl Body for EdgeBody {
                 })
             }));
         }
-        let idle = this.idle;
-        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(idle)));
-        if timer.as_mut().poll(cx).is_ready() {
-            timer.as_mut().reset(Instant::now() + idle);
+        if is_late(&mut this.looks, &mut this.timer, this.idle, cx) {
+            // Whoever asks again waits again.
+            this.timer = None;
             shared.failed = true;
             return Poll::Ready(Some(Err(Box::new(BodyTimeout))));
         }

@@ -57,11 +57,13 @@ impl Edge {
         if let Some(auth) = &auth {
             let ready = auth.clone();
             readiness.add("auth", move || ready.ready());
-            tasks.run("auth", auth.refresh().run(stop.clone()));
+            let (auth, stop) = (auth.clone(), stop.clone());
+            tasks.keep("auth", move || auth.refresh().run(stop.clone()));
         }
         let tls = gateway.tls.as_ref().map(Tls::load).transpose()?;
         if let Some(tls) = &tls {
-            tasks.run("tls", tls.clone().watch(stop.clone()));
+            let (tls, stop) = (tls.clone(), stop.clone());
+            tasks.keep("tls", move || tls.clone().watch(stop.clone()));
         }
         let rate = gateway
             .rate_limit

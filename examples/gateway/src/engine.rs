@@ -78,23 +78,33 @@ pub(crate) async fn start(
         }
     });
     let (maker, stream, stop) = (publish.clone(), settings.stream.clone(), stop.clone());
-    tasks.run("stream", async move {
-        let mut ticks = interval(Duration::from_millis(500));
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                _ = ticks.tick() => {}
-            }
-            match maker.create_stream(&stream).await {
-                Ok(()) => {
-                    made.store(true, Ordering::Relaxed);
-                    return Ok(());
-                }
-                Err(error) => tracing::debug!(component = "nats", error = %error, "no stream yet"),
-            }
-        }
+    tasks.keep("stream", move || {
+        make_stream(maker.clone(), stream.clone(), Arc::clone(&made), stop.clone())
     });
     Ok(Engine::Nats { clients, publish })
+}
+
+/// Tries until the stream is there.
+async fn make_stream(
+    maker: nats::Publish,
+    stream: String,
+    made: Arc<AtomicBool>,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let mut ticks = interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        match maker.create_stream(&stream).await {
+            Ok(()) => {
+                made.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            Err(error) => tracing::debug!(component = "nats", error = %error, "no stream yet"),
+        }
+    }
 }
 
 async fn connect(settings: &NatsConfig) -> Result<async_nats::Client, String> {

@@ -183,7 +183,12 @@ pub(crate) fn layer(config: &TelemetryConfig) -> Result<(ObserveLayer, Option<ot
     let (sink, exporter) = match &config.otlp {
         None => (None, None),
         Some(endpoint) => {
-            let made = otlp::exporter(endpoint, "arqon-gateway", env!("CARGO_PKG_VERSION"));
+            let made = otlp::exporter(
+                endpoint,
+                config.otlp_ca_file.as_deref(),
+                "arqon-gateway",
+                env!("CARGO_PKG_VERSION"),
+            );
             let (sink, exporter) = made.map_err(|error| error.to_string())?;
             (Some(sink), Some(exporter))
         }

@@ -202,6 +202,10 @@ impl Reloader {
         if asked == Asked::File && self.running.says_the_same(&next) {
             return Ok(false);
         }
+        // Read by now and found to hold; a writer who is at it meanwhile is told.
+        if let Some(control) = &self.shared.control {
+            control.read_again()?;
+        }
         let keep_policies = asked == Asked::File && self.running.platform.overseer == next.platform.overseer;
         let reloaded = self.shared.platform.reload(&next.platform, keep_policies).await;
         reloaded.map_err(|findings| findings.to_string())?;

@@ -1,9 +1,14 @@
 //! The public listener: publish over HTTP and WebSocket, problems for everything else.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use arqon::{
-    Code, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
+    Code, ConnectionId, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
     edge::reserved::ReservedHeadersLayer, observe::ObserveLayer, shadow::ShadowHandle,
 };
 use axum::{
@@ -11,29 +16,26 @@ use axum::{
     body::Body,
     extract::{FromRequestParts, Request, WebSocketUpgrade},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, any, get, post_service},
+    routing::{MethodRouter, any, future::RouteFuture, get},
 };
+use futures_util::future::Either;
 use http::{
     HeaderName, HeaderValue, Method, StatusCode,
-    header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL},
+    header::{ALLOW, AUTHORIZATION, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL},
     request::Parts,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{
-    ServiceBuilder,
+    Service, ServiceBuilder,
     util::{BoxCloneSyncService, MapRequestLayer},
 };
 use tower_http::{
-    catch_panic::CatchPanicLayer,
     cors::{AllowHeaders, AllowOrigin, CorsLayer},
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
-    sensitive_headers::SetSensitiveRequestHeadersLayer,
-    timeout::TimeoutLayer,
-    trace::TraceLayer,
+    request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
 };
 
-use crate::{edge::Edge, frame::Dialect, hub::Hub, server::Raised, ws::Session};
+use crate::{edge::Edge, frame::Dialect, guard::GuardLayer, hub::Hub, server::Raised, ws::Session};
 
 /// The whole message stack, with the publisher at its bottom.
 pub(crate) type MessageService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
@@ -43,6 +45,8 @@ const PUBLISH: &str = "/v1/publish/";
 const TOKEN_PROTOCOL: &str = "arqon.bearer.";
 /// What a message to a client may have besides its payload, in bytes.
 const WRITE_BYTES_MAX: usize = 1024 * 1024;
+/// What a session reads at once, in bytes: it is kept as long as the session, ten thousand of which say nothing.
+const READ_BUFFER_BYTES: usize = 8 * 1024;
 /// What is left as it is in a path: RFC 3986's unreserved characters.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -68,54 +72,99 @@ pub(crate) struct Public {
     pub(crate) stop: CancellationToken,
 }
 
-/// The routes of the public listener.
-pub(crate) fn router(public: Public) -> Router {
-    let upgrade = upgrade(&public);
-    let mut publish = post_service(public.stack.clone());
-    if public.edge.auth.is_none() {
-        publish = publish.layer(Extension(public.tenant.clone()));
+/// What serves the public listener's requests.
+pub(crate) type App = BoxCloneSyncService<http::Request<Body>, Response, Infallible>;
+
+/// The public listener. A publish goes straight to the message stack, and all else to routes: a router's boxes and clones
+/// would cost it more than the four layers do.
+pub(crate) fn app(public: Public) -> App {
+    let (observe, cors) = (public.observe.clone(), cors(&public.cors_origins));
+    let guard = GuardLayer {
+        timeout: public.request_timeout,
+    };
+    let entry = Entry {
+        publish: public.stack.clone(),
+        tenant: public.edge.auth.is_none().then(|| public.tenant.clone()),
+        routes: router(public),
+    };
+    BoxCloneSyncService::new(
+        ServiceBuilder::new()
+            // The id is set before anything can log, and answered with.
+            .layer(SetRequestIdLayer::x_request_id(NewId))
+            .layer(PropagateRequestIdLayer::x_request_id())
+            // Every request is counted, and told where somebody asks for it.
+            .layer(observe)
+            // Answers a browser's question itself: no publish, no verdict.
+            .option_layer(cors)
+            // A panic below is a 500, not a reset connection; what takes too long is a 503.
+            .layer(guard)
+            .service(entry),
+    )
+}
+
+/// Ids of requests that have none: as good as a UUID, and no call of the system for each.
+#[derive(Clone, Copy)]
+struct NewId;
+
+impl MakeRequestId for NewId {
+    fn make_request_id<B>(&mut self, _: &http::Request<B>) -> Option<RequestId> {
+        let digits = ConnectionId::mint().to_string();
+        HeaderValue::try_from(digits).ok().map(RequestId::new)
     }
-    let cors = cors(&public.cors_origins);
-    let timeout = TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, public.request_timeout);
-    let observe = public.observe.clone();
+}
+
+/// Where a request goes.
+#[derive(Clone)]
+struct Entry {
+    publish: MessageService,
+    /// Whose everything is where nobody is authenticated.
+    tenant: Option<TenantId>,
+    routes: Router,
+}
+
+impl Service<http::Request<Body>> for Entry {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<<MessageService as Service<http::Request<Body>>>::Future, RouteFuture<Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The router is always ready.
+        self.publish.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if request.method() != Method::POST || !is_publish(request.uri().path()) {
+            return Either::Right(self.routes.call(request));
+        }
+        if let Some(tenant) = &self.tenant {
+            request.extensions_mut().insert(tenant.clone());
+        }
+        Either::Left(self.publish.call(request))
+    }
+}
+
+/// Whether it is `/v1/publish/` and one segment more.
+fn is_publish(path: &str) -> bool {
+    path.strip_prefix(PUBLISH)
+        .is_some_and(|suffix| !suffix.is_empty() && !suffix.contains('/'))
+}
+
+/// What is no publish.
+fn router(public: Public) -> Router {
+    let upgrade = upgrade(&public);
     Router::new()
         .route(
             "/v1/publish/{suffix}",
-            publish.fallback(|request| method_not_allowed(request, "POST")),
+            any(|request| method_not_allowed(request, "POST")),
         )
         .route(
             "/v1/ws",
             upgrade.fallback(|request| method_not_allowed(request, "GET")),
         )
         .fallback(any(not_found))
-        .layer(Extension(public))
-        .layer(
-            ServiceBuilder::new()
-                // The id is set before anything can log, and answered with.
-                .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-                .layer(SetSensitiveRequestHeadersLayer::new([
-                    http::header::AUTHORIZATION,
-                    http::header::COOKIE,
-                    http::header::PROXY_AUTHORIZATION,
-                ]))
-                .layer(TraceLayer::new_for_http())
-                .layer(PropagateRequestIdLayer::x_request_id())
-                // Every request is counted, and told where somebody asks for it.
-                .layer(observe)
-                // Answers a browser's question itself: no publish, no verdict.
-                .option_layer(cors)
-                // A panic below is a 500, not a reset connection.
-                .layer(CatchPanicLayer::custom(|_| {
-                    metrics::counter!("shield_gateway_panics_total").increment(1);
-                    let (parts, ()) = http::Request::new(()).into_parts();
-                    refuse(
-                        Problem::new(Code::Internal, "an internal error; it has been logged"),
-                        &parts,
-                    )
-                }))
-                .map_response(too_slow)
-                .layer(timeout),
-        )
+        .layer(Extension(Arc::new(public)))
+        // As a server does before it takes the first connection: else every request builds the routes anew.
+        .with_state(())
 }
 
 /// The upgrade passes what every request passes, up to the policies; it has no payload and no subject.
@@ -177,16 +226,6 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     )
 }
 
-/// The timeout's answer as a problem: it is the one 503 without a media type.
-fn too_slow(response: Response) -> Response {
-    if response.status() != StatusCode::SERVICE_UNAVAILABLE || response.headers().contains_key(CONTENT_TYPE) {
-        return response;
-    }
-    let (parts, ()) = http::Request::new(()).into_parts();
-    let detail = "the request was not answered in time; see gateway.request_timeout_ms";
-    refuse(Problem::new(Code::Overloaded, detail), &parts)
-}
-
 /// Names the subject of a request: what a frame named already, else `in.t.<tenant>.<suffix>` of the publish route.
 pub(crate) fn subjects() -> SubjectLayer {
     SubjectLayer::with(|parts: &Parts| {
@@ -214,7 +253,7 @@ pub(crate) fn escape(suffix: &str) -> String {
     utf8_percent_encode(suffix, PATH).to_string()
 }
 
-async fn websocket(Extension(public): Extension<Public>, request: Request) -> Response {
+async fn websocket(Extension(public): Extension<Arc<Public>>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade,
@@ -236,6 +275,7 @@ async fn websocket(Extension(public): Extension<Public>, request: Request) -> Re
         .protocols(Dialect::ALL.map(Dialect::name))
         .max_message_size(limits.max_message_bytes)
         .max_frame_size(limits.max_message_bytes)
+        .read_buffer_size(READ_BUFFER_BYTES)
         // Each message is flushed, so this holds the one that is being written.
         .write_buffer_size(0)
         .max_write_buffer_size(WRITE_BYTES_MAX + public.edge.max_body_bytes.saturating_mul(2));

@@ -2,17 +2,19 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Poll, ready},
     time::Duration,
 };
 
 use arqon::{Code, ConnectionId, Problem, RemoteAddr, edge::peers::FromTrustedPeer};
-use axum::{Router, body::Body};
+use axum::body::Body;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING},
@@ -20,18 +22,15 @@ use http::{
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto::Builder,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    server::conn::auto::Builder,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
 use crate::{body::EdgeBody, edge::Edge, routes};
@@ -58,66 +57,132 @@ const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long to wait after the system refused a connection, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long clients that come are served, each with `Connection: close`, once the gateway drains: until then whoever sends them
+/// may not have heard of it (F30).
+const GRACE: Duration = Duration::from_secs(1);
+/// How long a connection that has asked for nothing yet may still ask when the listener is closed: its request may be on its way.
+const LAST_WORD: Duration = Duration::from_millis(500);
 /// Headers that mean one thing: two of them are two readings of one request.
 const SINGLE: [HeaderName; 3] = [HOST, CONTENT_TYPE, HeaderName::from_static("x-request-id")];
 
-/// Serves `app` until `stop`, then lets open requests end, at most `drain_timeout`. Operators' listeners have no `edge`:
-/// nothing is shed there.
-pub(crate) async fn serve(
+/// What a listener hands requests to. Each connection has one of its own, so that no request pays for a clone.
+pub(crate) trait App:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<A> App for A where
+    A: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// Serves `app` until `stop`, then for a second more, closing behind each answer, and then lets open requests end, at most
+/// `drain_timeout`. Operators' listeners have no `edge`: nothing is shed there, and they close at once.
+pub(crate) async fn serve<A: App>(
     listener: TcpListener,
-    app: Router,
+    app: A,
     limits: Limits,
     edge: Option<Edge>,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(limits.max_connections));
-    let graceful = GracefulShutdown::new();
-    let listening = limits.listener;
-    let accepted_total = metrics::counter!("shield_gateway_connections_total", "listener" => listening);
-    let open = metrics::gauge!("shield_gateway_connections", "listener" => listening);
-    loop {
-        let accept = async {
-            let place = Arc::clone(&places)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = accept => accepted,
-        };
-        match accepted {
-            Ok((stream, remote)) => {
-                let _ = stream.set_nodelay(true);
-                let connection = Connection {
-                    app: app.clone(),
-                    edge: edge.clone(),
-                    id: ConnectionId::mint(),
-                    remote,
-                    limits,
-                };
-                let (watched, stop) = (graceful.watcher(), stop.clone());
-                accepted_total.increment(1);
-                let open = Raised::of(&open);
-                tokio::spawn(async move {
-                    connection.serve(stream, watched, stop).await;
-                    drop((open, place));
-                });
-            }
-            Err(error) => {
-                metrics::counter!("shield_gateway_accept_errors_total").increment(1);
-                tracing::warn!(component = "edge", error = %error, "a connection could not be accepted");
-                sleep(ACCEPT_PAUSE).await;
-            }
+    let graceful = edge.is_some();
+    let door = Door {
+        app,
+        limits,
+        edge,
+        places: Arc::new(Semaphore::new(limits.max_connections)),
+        connections: TaskTracker::new(),
+        stop: stop.clone(),
+        closed: CancellationToken::new(),
+        accepted: metrics::counter!("shield_gateway_connections_total", "listener" => limits.listener),
+        open: metrics::gauge!("shield_gateway_connections", "listener" => limits.listener),
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = door.admit(&listener) => {}
+    }
+    if graceful {
+        // Done early where nobody is left.
+        door.connections.close();
+        tokio::select! {
+            () = sleep(GRACE) => {}
+            () = door.connections.wait() => {}
+            () = door.admit(&listener) => {}
         }
+        // Those that the system has taken already, and that would be reset.
+        let _ = timeout(Duration::ZERO, door.admit(&listener)).await;
     }
     drop(listener);
-    if timeout(limits.drain_timeout, graceful.shutdown()).await.is_err() {
+    door.closed.cancel();
+    door.connections.close();
+    if timeout(limits.drain_timeout, door.connections.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!(
             component = "edge",
             "requests were still open when the drain's time was up"
         );
+    }
+}
+
+/// Where connections come in.
+struct Door<A> {
+    app: A,
+    limits: Limits,
+    edge: Option<Edge>,
+    places: Arc<Semaphore>,
+    connections: TaskTracker,
+    /// Cancelled when the gateway drains.
+    stop: CancellationToken,
+    /// Cancelled when nobody is let in any more.
+    closed: CancellationToken,
+    accepted: metrics::Counter,
+    open: metrics::Gauge,
+}
+
+impl<A: App> Door<A> {
+    /// Lets in whoever comes, for ever.
+    async fn admit(&self, listener: &TcpListener) {
+        loop {
+            let place = Arc::clone(&self.places)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
+            match listener.accept().await {
+                Ok((stream, remote)) => self.open(stream, remote, place),
+                Err(error) => {
+                    metrics::counter!("shield_gateway_accept_errors_total").increment(1);
+                    tracing::warn!(component = "edge", error = %error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn open(&self, stream: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
+        let _ = stream.set_nodelay(true);
+        let peers = self.edge.as_ref().map(|edge| &edge.peers);
+        let connection = Connection {
+            app: Mutex::new(self.app.clone()),
+            trusted: peers.is_some_and(|peers| peers.contains(remote.ip())),
+            edge: self.edge.clone(),
+            id: ConnectionId::mint(),
+            remote,
+            limits: self.limits,
+            asked: AtomicBool::new(false),
+            stop: self.stop.clone(),
+            closed: self.closed.clone(),
+        };
+        self.accepted.increment(1);
+        let open = Raised::of(&self.open);
+        self.connections.spawn(async move {
+            Arc::new(connection).serve(stream).await;
+            drop((open, place));
+        });
     }
 }
 
@@ -138,34 +203,40 @@ impl Drop for Raised {
 }
 
 /// One client's connection, and what all its requests share.
-#[derive(Clone)]
-struct Connection {
-    app: Router,
+struct Connection<A> {
+    /// Locked to hand it a request, never while it answers.
+    app: Mutex<A>,
     edge: Option<Edge>,
+    /// Whether the peer is a proxy of ours.
+    trusted: bool,
     id: ConnectionId,
     remote: SocketAddr,
     limits: Limits,
+    /// Whether a request has come.
+    asked: AtomicBool,
+    stop: CancellationToken,
+    closed: CancellationToken,
 }
 
-impl Connection {
-    async fn serve(self, stream: TcpStream, watcher: Watcher, stop: CancellationToken) {
+impl<A: App> Connection<A> {
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
         let Some(tls) = self.edge.as_ref().and_then(|edge| edge.tls.clone()) else {
-            return self.speak(stream, watcher).await;
+            return self.speak(stream).await;
         };
-        // The handshake has the time of a head, and none once the gateway drains.
+        // The handshake has the time of a head, and none once the listener is closed.
         let handshake = timeout(self.limits.header_timeout, tls.acceptor().accept(stream));
         let stream = tokio::select! {
-            () = stop.cancelled() => return,
+            () = self.closed.cancelled() => return,
             stream = handshake => stream,
         };
         match stream {
-            Ok(Ok(stream)) => self.speak(stream, watcher).await,
+            Ok(Ok(stream)) => self.speak(stream).await,
             Ok(Err(error)) => tracing::debug!(component = "edge", error = %error, "no TLS"),
             Err(_) => tracing::debug!(component = "edge", "no TLS in time"),
         }
     }
 
-    async fn speak<S>(self, stream: S, watcher: Watcher)
+    async fn speak<S>(self: Arc<Self>, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -183,78 +254,88 @@ impl Connection {
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .keep_alive_interval(Some(Duration::from_secs(30)));
-        let asked = Arc::new(AtomicBool::new(false));
         let service = hyper::service::service_fn({
-            let asked = Arc::clone(&asked);
-            move |request| {
-                asked.store(true, Ordering::Relaxed);
-                handle(self.clone(), request)
-            }
+            let this = Arc::clone(&self);
+            move |request| Arc::clone(&this).handle(request)
         });
-        let serving = builder
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .into_owned();
-        let serving = watcher.watch(serving);
+        let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(serving);
         // hyper's own timer starts with the protocol: whoever says nothing, or opens no stream, would be held for ever.
         let silent = async {
             sleep(limits.header_timeout).await;
-            if asked.load(Ordering::Relaxed) {
+            if self.asked.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
         };
+        let leave = async {
+            self.closed.cancelled().await;
+            if !self.asked.load(Ordering::Relaxed) && self.edge.is_some() {
+                sleep(LAST_WORD).await;
+            }
+        };
         tokio::select! {
-            served = &mut serving => if let Err(error) = served {
-                tracing::debug!(component = "edge", error = %error, "a connection ended early");
-            },
-            () = silent => tracing::debug!(component = "edge", "a connection asked for nothing in time"),
+            served = &mut serving => return told(served),
+            () = silent => return tracing::debug!(component = "edge", "a connection asked for nothing in time"),
+            () = leave => {}
         }
+        serving.as_mut().graceful_shutdown();
+        told(serving.await);
+    }
+
+    /// Serves one request; before its answer goes out, what is left of its body is read, within bounds: a server that closes
+    /// on unread bytes resets the connection, and the client never sees the answer.
+    async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let limits = &self.limits;
+        self.asked.store(true, Ordering::Relaxed);
+        let closes = must_close(&request);
+        let client = self.edge.as_ref().map_or(self.remote, |edge| {
+            edge.peers.client(self.remote, request.headers())
+        });
+        let extensions = request.extensions_mut();
+        extensions.insert(self.id);
+        extensions.insert(RemoteAddr(client));
+        if self.trusted {
+            extensions.insert(FromTrustedPeer);
+        }
+        let place = match admit(self.edge.as_ref(), &request) {
+            Ok(place) => place,
+            Err(problem) => return Ok(turn_away(problem, request, *limits).await),
+        };
+        let closes = closes || self.edge.as_ref().is_some_and(|edge| edge.load.is_high());
+        let mut response = if hyper::body::Body::is_end_stream(request.body()) {
+            self.ask(request.map(Body::new)).await?
+        } else {
+            let waits_for_continue = request.headers().contains_key(EXPECT);
+            let (parts, body) = request.into_parts();
+            let (body, rest) = EdgeBody::new(body, limits.body_idle_timeout);
+            let response = self.ask(Request::from_parts(parts, Body::new(body))).await?;
+            rest.drain(limits.drain_bytes, waits_for_continue).await;
+            response
+        };
+        drop(place);
+        if closes || self.stop.is_cancelled() {
+            close_after(&mut response);
+        }
+        Ok(response)
+    }
+
+    /// Hands a request to the application once it is ready for one.
+    async fn ask(&self, request: Request<Body>) -> Result<Response<Body>, Infallible> {
+        let mut request = Some(request);
+        let answering = poll_fn(|cx| {
+            let mut app = self.app.lock().unwrap_or_else(PoisonError::into_inner);
+            ready!(app.poll_ready(cx))?;
+            let request = request.take().expect("a future is not polled after it is ready");
+            Poll::Ready(Ok::<_, Infallible>(app.call(request)))
+        });
+        answering.await?.await
     }
 }
 
-/// Serves one request; before its answer goes out, what is left of its body is read, within bounds: a server that closes
-/// on unread bytes resets the connection, and the client never sees the answer.
-async fn handle(
-    connection: Connection,
-    mut request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    let Connection {
-        mut app,
-        edge,
-        id,
-        remote,
-        limits,
-    } = connection;
-    let closes = must_close(&request);
-    let client = edge
-        .as_ref()
-        .map_or(remote, |edge| edge.peers.client(remote, request.headers()));
-    let extensions = request.extensions_mut();
-    extensions.insert(id);
-    extensions.insert(RemoteAddr(client));
-    if edge.as_ref().is_some_and(|edge| edge.peers.contains(remote.ip())) {
-        extensions.insert(FromTrustedPeer);
+fn told(served: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = served {
+        tracing::debug!(component = "edge", error = %error, "a connection ended early");
     }
-    let place = match admit(edge.as_ref(), &request) {
-        Ok(place) => place,
-        Err(problem) => return Ok(turn_away(problem, request, limits).await),
-    };
-    let closes = closes || edge.is_some_and(|edge| edge.load.is_high());
-    let mut response = if hyper::body::Body::is_end_stream(request.body()) {
-        app.call(request.map(Body::new)).await?
-    } else {
-        let waits_for_continue = request.headers().contains_key(EXPECT);
-        let (parts, body) = request.into_parts();
-        let (body, rest) = EdgeBody::new(body, limits.body_idle_timeout);
-        let response = app.call(Request::from_parts(parts, Body::new(body))).await?;
-        rest.drain(limits.drain_bytes, waits_for_continue).await;
-        response
-    };
-    drop(place);
-    if closes {
-        close_after(&mut response);
-    }
-    Ok(response)
 }
 
 /// Whether nothing may be read behind this request: two lengths are two readings of where it ends, and hyper, which goes by
@@ -336,3 +417,6 @@ pub(crate) async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, 
             _ => format!("{key}: {address} cannot be listened on: {error}"),
         })
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,10 @@
 
 mod slow;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arqon::{
     Claims, Code, ConnectionId, Problem, Protocol, Rejection, RemoteAddr, Subject, TenantId, TraceKey,
@@ -48,14 +51,14 @@ pub(crate) struct Session {
     variant: SessionVariant,
     /// The mirror's border as it was at the upgrade.
     pin: SessionPin,
-    public: Public,
+    public: Arc<Public>,
 }
 
 /// Why the session ends, as the close frame says it.
 type Ending = (u16, &'static str);
 
 impl Session {
-    pub(crate) fn of(upgrade: &Parts, dialect: Dialect, tenant: TenantId, public: Public) -> Self {
+    pub(crate) fn of(upgrade: &Parts, dialect: Dialect, tenant: TenantId, public: Arc<Public>) -> Self {
         let extensions = &upgrade.extensions;
         Self {
             dialect,

@@ -192,7 +192,8 @@ impl Issuer {
                 let url = url
                     .parse()
                     .map_err(|error: http::uri::InvalidUri| ("jwks_url", error.to_string()))?;
-                let tls = fetch::connector(config.ca_file.as_deref()).map_err(|error| ("ca_file", error))?;
+                let tls = crate::outbound::connector(config.ca_file.as_deref())
+                    .map_err(|error| ("ca_file", error))?;
                 Some((url, tls))
             }
             None => None,

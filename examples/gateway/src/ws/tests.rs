@@ -59,7 +59,7 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
             .map_response(|response: http::Response<_>| response.map(Body::new))
             .service(stack.layer(memory::Publish::new(broker.clone()))),
     );
-    let router = routes::router(Public {
+    let app = routes::app(Public {
         observe: arqon::observe::ObserveLayer::new(arqon::observe::ObserveConfig::default()),
         stack: service,
         overseer: stack.overseer.clone(),
@@ -90,7 +90,13 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let server = tokio::spawn(async move { axum::serve(listener, router.layer(verified)).await });
+    let server = tokio::spawn(async move {
+        axum::serve(
+            listener,
+            axum::Router::new().fallback_service(app).layer(verified),
+        )
+        .await
+    });
 
     for (role, allowed) in [("admin", true), ("reader", false)] {
         let mut request = format!("ws://{address}/v1/ws?{role}")

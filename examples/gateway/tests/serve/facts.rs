@@ -198,3 +198,29 @@ async fn the_bus_has_its_flags_its_variables_and_its_label() {
     let text = String::from_utf8(gateway.get("/metrics").await.body.to_vec()).expect("text");
     assert!(text.contains("bus_overflow_dropped_total 0"), "{text}");
 }
+
+#[tokio::test]
+async fn the_control_token_is_changed_by_a_reload_and_a_bad_one_is_refused() {
+    let gateway = Gateway::ready("[gateway]\ncontrol_token_file = \"control.token\"\n", &[]).await;
+    let status = async |token: &str| {
+        let request = Request::get(format!("http://{}/v1/events", gateway.admin))
+            .header("authorization", format!("Bearer {token}"))
+            .body(Empty::<Bytes>::new())
+            .expect("valid");
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let answer = timeout(PATIENCE, client.request(request)).await.expect("in time");
+        answer.expect("answered").status().as_u16()
+    };
+    let next = "fedcba9876543210";
+    assert_eq!((status(TOKEN).await, status(next).await), (200, 401));
+
+    std::fs::write(gateway.path("control.token"), "short\n").expect("written");
+    gateway.signal("HUP");
+    refused(&gateway, "control.token").await;
+    assert_eq!((status(TOKEN).await, status("short").await), (200, 401));
+
+    std::fs::write(gateway.path("control.token"), format!("{next}\n")).expect("written");
+    gateway.signal("HUP");
+    version(&gateway, 2).await;
+    assert_eq!((status(TOKEN).await, status(next).await), (401, 200));
+}

@@ -1,0 +1,111 @@
+//! The accept loop on real sockets, with applications that no configuration makes.
+
+use arqon::config::Config;
+use arqon::{bus::Bus, supervise::Supervisor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::{Layer, service_fn};
+
+use super::*;
+use crate::{guard::GuardLayer, readiness::Readiness};
+
+const LIMITS: Limits = Limits {
+    listener: "public",
+    max_connections: 16,
+    max_streams: 16,
+    header_timeout: Duration::from_secs(10),
+    body_idle_timeout: Duration::from_secs(10),
+    drain_bytes: 1_000,
+    drain_timeout: Duration::from_secs(10),
+};
+
+/// A running server and its end.
+struct Running {
+    address: SocketAddr,
+    stop: CancellationToken,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+async fn start<A: App + Sync>(app: A) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let stop = CancellationToken::new();
+    let tasks = Supervisor::new(Bus::new(16).expect("capacity"));
+    let edge = Edge::new(&Config::default(), &Readiness::default(), &tasks, &stop).expect("an edge");
+    let ended = tokio::spawn(serve(listener, app, LIMITS, Some(edge), stop.clone()));
+    Running { address, stop, ended }
+}
+
+async fn connect(server: &Running) -> TcpStream {
+    TcpStream::connect(server.address).await.expect("connected")
+}
+
+/// Asks on a connection that lives, and returns the status and whether the server closes it.
+async fn ask(stream: &mut TcpStream, path: &str) -> (u16, bool) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"!") {
+        let mut more = [0; 4_096];
+        let count = stream.read(&mut more).await.expect("read");
+        assert!(count > 0, "closed after {}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&more[..count]);
+        if answer.starts_with(b"HTTP/1.1 500") && answer.ends_with(b"}") {
+            break;
+        }
+    }
+    let text = String::from_utf8(answer).expect("text");
+    let status = text[9..12].parse().expect("a status");
+    (status, text.contains("connection: close"))
+}
+
+async fn handler(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+    match request.uri().path() {
+        "/panic" => panic!("a handler's own"),
+        "/slow" => sleep(Duration::from_millis(1_500)).await,
+        _ => {}
+    }
+    Ok(Response::new(Body::from("fine!")))
+}
+
+fn guarded() -> impl App + Sync {
+    let timeout = Duration::from_secs(60);
+    tower::util::BoxCloneSyncService::new(GuardLayer { timeout }.layer(service_fn(handler)))
+}
+
+#[tokio::test]
+async fn a_handlers_panic_is_a_500_and_its_connection_and_the_others_live() {
+    let server = start(guarded()).await;
+    let (mut one, mut other) = (connect(&server).await, connect(&server).await);
+    assert_eq!(ask(&mut other, "/").await, (200, false));
+    for _ in 0..3 {
+        assert_eq!(ask(&mut one, "/panic").await, (500, false));
+        assert_eq!(ask(&mut one, "/").await, (200, false), "the same connection");
+        assert_eq!(ask(&mut other, "/").await, (200, false), "another");
+    }
+    server.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_drain_answers_what_is_under_way_and_whoever_comes_meanwhile_and_closes_behind_it() {
+    let server = start(guarded()).await;
+    let mut slow = connect(&server).await;
+    let mut kept = connect(&server).await;
+    assert_eq!(ask(&mut kept, "/").await, (200, false));
+    let under_way = tokio::spawn(async move { ask(&mut slow, "/slow").await });
+    // It is under way once the server has read it: a request behind it on the same core is answered.
+    assert_eq!(ask(&mut kept, "/").await, (200, false));
+    server.stop.cancel();
+    let mut late = connect(&server).await;
+    assert_eq!(
+        ask(&mut late, "/").await,
+        (200, true),
+        "who comes in the grace is served, and sent away"
+    );
+    assert_eq!(ask(&mut kept, "/").await, (200, true), "who was there too");
+    assert_eq!(under_way.await.expect("no panic").0, 200);
+    server.ended.await.expect("no panic");
+    assert!(
+        TcpStream::connect(server.address).await.is_err(),
+        "nobody listens"
+    );
+}
