@@ -14,7 +14,7 @@ if [ -z "$clang" ]; then
 fi
 for source in "$here"/*.c; do
     name=$(basename "$source" .c)
-    "$clang" --target=wasm32-unknown-unknown -Os -Wall -Wextra -Werror -nostdlib -ffreestanding -Wl,--no-entry \
+    "$clang" --target=wasm32-unknown-unknown -Os -Wall -Wextra -Werror -nostdlib -ffreestanding -fno-builtin -Wl,--no-entry \
         -Wl,--strip-all -Wl,-z,stack-size=8192 -o "$out/c_$name.wasm" "$source"
     echo "$out/c_$name.wasm"
 done

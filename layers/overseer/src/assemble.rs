@@ -56,6 +56,8 @@ pub(crate) fn assemble(config: &OverseerConfig, on_event: &OnEvent) -> Result<Op
     let snapshot = Snapshot {
         recorder: recorder.transpose()?.map(Arc::new),
         loader: Arc::new(loader),
+        // Measures once in a process what a tick is worth: now, and not for the first request.
+        clock: quanta::Clock::new(),
         policies: policies.into(),
         body_bytes_max: parsed.body_bytes_max,
         pool_wait: parsed.pool_wait,

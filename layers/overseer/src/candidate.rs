@@ -112,8 +112,8 @@ impl Divergences {
             return Compared::Same;
         }
         let divergence = Divergence {
-            method: twin.request.method.to_string(),
-            path: twin.request.uri.path().to_owned(),
+            method: twin.request().method.to_string(),
+            path: twin.request().uri.path().to_owned(),
             phase: if phase == Phase::Response {
                 "response"
             } else {

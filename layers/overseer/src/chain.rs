@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use arqon_message::{Code, Problem, Rejection};
-use http::{StatusCode, request::Parts};
-use http_body::SizeHint;
-use quanta::Instant;
+use http::{Request, StatusCode};
+use http_body::Body;
+use quanta::Clock;
 
 use crate::{
     abi::arqon_host_v1::Phase,
@@ -45,6 +45,8 @@ pub(crate) struct Snapshot {
     pub(crate) policies: Box<[Arc<Policy>]>,
     pub(crate) body_bytes_max: usize,
     pub(crate) pool_wait: Duration,
+    /// Reads the processor's own counter where it is steady.
+    pub(crate) clock: Clock,
     pub(crate) recorder: Option<Arc<Recorder>>,
     pub(crate) on_event: OnEvent,
 }
@@ -160,15 +162,19 @@ impl Snapshot {
             policies: Box::default(),
             body_bytes_max: self.body_bytes_max,
             pool_wait: self.pool_wait,
+            clock: self.clock.clone(),
             recorder: self.recorder.clone(),
             on_event: Arc::clone(&self.on_event),
         }
     }
 
-    /// The policies that look at this request. `body` is what is known of the body's size: a policy that only monitors is
-    /// left out when the body may be over the cap, so that watching never refuses anything.
-    pub(crate) fn matching(&self, request: &Parts, body: &SizeHint) -> Matching {
-        let fits = body
+    /// The policies that look at this request. One that only monitors is left out when the body may be over the cap, so that
+    /// watching never refuses anything.
+    #[inline]
+    pub(crate) fn matching<B: Body>(&self, request: &Request<B>) -> Matching {
+        let fits = request
+            .body()
+            .size_hint()
             .upper()
             .is_some_and(|upper| upper <= self.body_bytes_max as u64);
         let mut matching = Matching { policies: 0, fits };
@@ -245,12 +251,14 @@ impl Snapshot {
         let twin = policy.candidate.as_ref().map(|_| exchange.clone());
         let recorder = self.recorder.as_deref().filter(|_| phase == Phase::Request);
         let record = recorder.and_then(|recorder| Some((recorder, recorder.before(&exchange)?)));
-        let begun = Instant::now();
+        let begun = self.clock.raw();
         let (call, exchange) = self
             .loader
             .call(policy.spec.budget, loaded, phase, Some(exchange));
         let mut exchange = exchange.expect("a call hands the exchange back");
-        policy.metrics.ran(begun.elapsed(), call.fuel);
+        policy
+            .metrics
+            .ran(self.clock.delta(begun, self.clock.raw()), call.fuel);
         if call.logs_dropped > 0 {
             policy.metrics.log_lines_dropped(call.logs_dropped);
         }
@@ -333,23 +341,10 @@ impl Snapshot {
         }
     }
 
-    /// Brings into this core's cache the instances that the next such request will take.
-    pub(crate) fn touch(&self, matching: Matching) {
-        if self.loader.refill.is_on() {
-            let shard = self.loader.engine.shard();
-            for loaded in self.of(matching).filter_map(|policy| policy.loaded.as_ref()) {
-                loaded.standby.touch(shard);
-            }
-        }
-    }
-
     /// Lets the modules of this chain stand by, and no others.
     pub(crate) fn stand_by(&self) {
         let mut modules = Vec::new();
         for policy in &self.policies {
-            if let Some(former) = &policy.former {
-                former.standby.close();
-            }
             let present = policy.loaded.iter().chain(&policy.candidate);
             modules.extend(present.map(|loaded| (Arc::clone(loaded), policy.spec.budget)));
         }

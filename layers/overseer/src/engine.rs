@@ -14,7 +14,7 @@ mod settings;
 mod ticker;
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -25,7 +25,7 @@ pub(crate) use self::{
     fault::classify,
     gate::Gate,
     limiter::Limiter,
-    settings::Settings,
+    settings::{Reset, Settings},
 };
 use crate::error::EngineError;
 
@@ -43,6 +43,9 @@ pub(crate) trait Host: Send + 'static {
 
 /// Everything that modules run in: the shards and their pools, the epoch ticker and the limits. A clone is one `Arc`.
 ///
+/// A shard has a pool for small memories, which are cleared by writing over them: no system call, so that workers do not
+/// wait for each other's. One for larger memories, whose written pages the kernel names, comes with the first such module.
+///
 /// The ticker's thread ends when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
@@ -51,10 +54,13 @@ pub(crate) struct Engine {
 
 #[derive(Debug)]
 struct Inner {
-    shards: Box<[wasmtime::Engine]>,
+    cleared: Box<[wasmtime::Engine]>,
+    scanned: OnceLock<Box<[wasmtime::Engine]>>,
     settings: Settings,
+    scans: bool,
+    cache: Option<ModuleCache>,
     gate: Arc<Gate>,
-    _ticker: ticker::Ticker,
+    ticker: ticker::Ticker,
 }
 
 impl Engine {
@@ -65,29 +71,47 @@ impl Engine {
     /// When the system refuses the address space or a thread.
     pub(crate) fn new(settings: Settings) -> Result<Self, EngineError> {
         let cache = settings.cache_dir.as_deref().map(ModuleCache::open).transpose()?;
-        let mut shards = Vec::with_capacity(settings.shards);
-        for _ in 0..settings.shards {
-            let mut config = settings.wasmtime();
-            if let Some(cache) = &cache {
-                config = cache.enable(config);
-            }
-            shards.push(wasmtime::Engine::new(&config).map_err(EngineError::pool)?);
-        }
-        let ticker = ticker::Ticker::start(&shards).map_err(EngineError::Thread)?;
+        let cleared = pools(&settings, Reset::Cleared, cache.as_ref())?;
+        let ticker = ticker::Ticker::start(&cleared).map_err(EngineError::Thread)?;
         let gate = Arc::new(Gate::new(settings.concurrency));
         Ok(Self {
             inner: Arc::new(Inner {
-                shards: shards.into(),
+                cleared,
+                scanned: OnceLock::new(),
+                scans: settings.pagemap_scan && pagemap::unswappable(),
                 settings,
+                cache,
                 gate,
-                _ticker: ticker,
+                ticker,
             }),
         })
     }
 
-    /// The shards, at least one.
-    pub(crate) fn shards(&self) -> &[wasmtime::Engine] {
-        &self.inner.shards
+    /// How the memory of a module is reset that starts with so many pages.
+    pub(crate) fn reset(&self, pages: u64) -> Reset {
+        if self.inner.scans && pages > settings::PAGES_CLEARED {
+            Reset::Scanned
+        } else {
+            Reset::Cleared
+        }
+    }
+
+    /// The pools of this kind, one per shard; reserves them when they are asked for first.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses the address space.
+    pub(crate) fn pools(&self, reset: Reset) -> Result<&[wasmtime::Engine], EngineError> {
+        let inner = &*self.inner;
+        match (reset, inner.scanned.get()) {
+            (Reset::Cleared, _) => Ok(&inner.cleared),
+            (Reset::Scanned, Some(scanned)) => Ok(scanned),
+            (Reset::Scanned, None) => {
+                let made = pools(&inner.settings, reset, inner.cache.as_ref())?;
+                inner.ticker.add(&made);
+                Ok(inner.scanned.get_or_init(|| made))
+            }
+        }
     }
 
     /// The limits this engine was made with.
@@ -106,7 +130,7 @@ impl Engine {
         thread_local! {
             static THREAD: usize = NEXT.fetch_add(1, Ordering::Relaxed);
         }
-        match self.inner.shards.len() {
+        match self.inner.cleared.len() {
             1 => 0,
             shards => THREAD.with(|thread| thread % shards),
         }
@@ -118,8 +142,24 @@ impl Engine {
     ///
     /// When the loops cannot be compiled or run.
     pub(crate) fn fuel_per_ms(&self) -> Result<u64, EngineError> {
-        budget::calibrate(&self.inner.shards[0]).map_err(EngineError::calibration)
+        budget::calibrate(&self.inner.cleared[0]).map_err(EngineError::calibration)
     }
+}
+
+fn pools(
+    settings: &Settings,
+    reset: Reset,
+    cache: Option<&ModuleCache>,
+) -> Result<Box<[wasmtime::Engine]>, EngineError> {
+    (0..settings.shards)
+        .map(|_| {
+            let mut config = settings.wasmtime(reset);
+            if let Some(cache) = cache {
+                config = cache.enable(config);
+            }
+            wasmtime::Engine::new(&config).map_err(EngineError::pool)
+        })
+        .collect()
 }
 
 #[cfg(test)]

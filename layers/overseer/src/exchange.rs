@@ -6,17 +6,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, request, response};
+use http::{HeaderMap, header::MaxSizeReached, request, response};
 use serde::{Deserialize, Serialize};
 
-use crate::edit::Edits;
+use crate::edit::{self, Edits};
 
 /// What the policies of a chain see and amend. It moves into each store in turn and out again, so nothing is copied.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Exchange {
-    pub(crate) request: request::Parts,
+    /// Absent only in an exchange that waits to be used again.
+    request: Option<request::Parts>,
     /// Present when it is the response that is being looked at.
-    pub(crate) response: Option<response::Parts>,
+    pub(crate) response: Option<Box<response::Parts>>,
     /// Present when the body was collected; the payload as amended so far.
     pub(crate) body: Option<Bytes>,
     /// Whether a policy replaced the payload.
@@ -27,26 +28,17 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn request(request: request::Parts, body: Option<Bytes>) -> Self {
-        Self {
-            request,
-            response: None,
-            body,
-            rewritten: false,
-            edits: Edits::default(),
-            logs: None,
-        }
+    pub(crate) const fn request(&self) -> &request::Parts {
+        self.request.as_ref().expect(LENT)
     }
 
-    pub(crate) fn response(request: request::Parts, response: response::Parts) -> Self {
-        Self {
-            request,
-            response: Some(response),
-            body: None,
-            rewritten: false,
-            edits: Edits::default(),
-            logs: None,
+    /// Applies the edits to the request's headers.
+    pub(crate) fn amend_request(&mut self) -> Result<(), MaxSizeReached> {
+        let headers = &mut self.request.as_mut().expect(LENT).headers;
+        if let (Some(body), true) = (&self.body, self.rewritten) {
+            edit::mend(headers, body.len())?;
         }
+        self.edits.apply(headers, false)
     }
 
     /// What policies have amended so far.
@@ -69,51 +61,56 @@ impl Exchange {
     pub(crate) fn headers(&self) -> &HeaderMap {
         self.response
             .as_ref()
-            .map_or(&self.request.headers, |response| &response.headers)
+            .map_or(&self.request().headers, |response| &response.headers)
     }
 }
 
-/// An exchange on the heap. Lending it to a store and taking it back moves a pointer, and leaves the exchange in the cache of
-/// the thread whose request it is: a store that stood by was made on another. The next request of the thread uses the box
-/// again, so nothing is allocated.
-#[derive(Debug)]
-pub(crate) struct Lent(Place);
-
-/// Where an exchange is, or was: a box that is used again.
-type Place = Box<Option<Exchange>>;
+/// An exchange on the heap. Lending it to a store and taking it back moves a pointer. The next request of the thread uses the
+/// box again, so nothing is allocated, and the parts of a request are moved in and out and not a time more.
+#[derive(Clone, Debug)]
+pub(crate) struct Lent(Box<Exchange>);
 
 thread_local! {
-    static SPARE: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Lent>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Boxes that a thread keeps: requests that it may have in hand at once without allocating.
 const SPARE_MAX: usize = 32;
-const LENT: &str = "an exchange is there until it is taken out";
+const LENT: &str = "an exchange has a request until it is taken out";
 
 impl Lent {
-    pub(crate) fn new(exchange: Exchange) -> Self {
+    #[inline]
+    pub(crate) fn request(request: request::Parts, body: Option<Bytes>) -> Self {
         let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
         // None left, or the thread is ending.
-        let mut place = spare.ok().flatten().unwrap_or_default();
-        *place = Some(exchange);
-        Self(place)
+        let mut lent = spare.ok().flatten().unwrap_or_else(|| Self(Box::default()));
+        lent.request = Some(request);
+        lent.body = body;
+        lent
     }
 
-    pub(crate) fn into_inner(mut self) -> Exchange {
-        let exchange = self.0.take().expect(LENT);
+    pub(crate) fn response(request: request::Parts, response: response::Parts) -> Self {
+        let mut lent = Self::request(request, None);
+        lent.response = Some(Box::new(response));
+        lent
+    }
+
+    /// The request; what else there is goes.
+    #[inline]
+    pub(crate) fn into_request(mut self) -> request::Parts {
+        let request = self.request.take().expect(LENT);
+        self.body = None;
+        self.response = None;
+        self.logs = None;
+        self.rewritten = false;
+        self.edits.truncate(0);
         let _kept = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < SPARE_MAX {
-                spare.push(self.0);
+                spare.push(self);
             }
         });
-        exchange
-    }
-}
-
-impl Clone for Lent {
-    fn clone(&self) -> Self {
-        Self::new(Exchange::clone(self))
+        request
     }
 }
 
@@ -121,13 +118,13 @@ impl Deref for Lent {
     type Target = Exchange;
 
     fn deref(&self) -> &Exchange {
-        self.0.as_ref().as_ref().expect(LENT)
+        &self.0
     }
 }
 
 impl DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut Exchange {
-        self.0.as_mut().as_mut().expect(LENT)
+        &mut self.0
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     chain::{Matching, Snapshot},
     edit,
     engine::Gate,
-    exchange::{Exchange, Lent},
+    exchange::Lent,
 };
 
 pin_project! {
@@ -44,13 +44,15 @@ pin_project! {
     #[project = StateProj]
     pub(crate) enum State<S, B, F, T> {
         // The body is being read, for policies that look at it.
-        Collect { #[pin] collect: Collect<B>, held: Option<Held<S>> },
+        Collect { collect: Pin<Box<Collect<B>>>, held: Option<Held<S>> },
         // The policies look at the request as soon as there is room to run them.
         Consult { turn: Turn, held: Option<Held<S>>, payload: Option<Payload<B>> },
         // The inner service is at work.
-        Inner { #[pin] future: F, after: Option<Box<After>>, passed: Option<Passed> },
-        // No policy looked, and none will: the inner service's own answer.
+        Inner { #[pin] future: F, after: Option<Box<After>> },
+        // No policy looks any more: the inner service's own answer.
         Pass { #[pin] future: F },
+        // A policy refused, and the inner service was not called.
+        Refused { refused: Option<Refused> },
         // The policies look at the response as soon as there is room to run them.
         Answer { turn: Turn, after: Option<Box<After>>, response: Option<T> },
         Done,
@@ -58,26 +60,24 @@ pin_project! {
 }
 
 /// What waits for the verdict: the readied inner service among it.
-struct Held<S> {
-    ready: S,
-    snapshot: Arc<Snapshot>,
-    matching: Matching,
-    exchange: Lent,
+pub(crate) struct Held<S> {
+    pub(crate) ready: S,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) matching: Matching,
+    pub(crate) exchange: Lent,
 }
 
-enum Payload<B> {
+/// What was refused, and why.
+type Refused = Box<(Parts, Rejection)>;
+
+pub(crate) enum Payload<B> {
     Streaming(B),
-    Collected(Bytes, Option<HeaderMap>),
-}
-
-/// The chain that let a request pass.
-struct Passed {
-    snapshot: Arc<Snapshot>,
-    matching: Matching,
+    /// On the heap, as the body was when it was read: the future is moved before its first poll, so it is kept small.
+    Collected(Box<(Bytes, Option<HeaderMap>)>),
 }
 
 /// What policies that see responses are told of the request.
-struct After {
+pub(crate) struct After {
     snapshot: Arc<Snapshot>,
     matching: Matching,
     request: Parts,
@@ -88,34 +88,26 @@ where
     S: Service<Request<MessageBody<B>>>,
     B: Body<Data = Bytes>,
 {
-    pub(crate) fn consult(
-        ready: S,
-        snapshot: Arc<Snapshot>,
-        matching: Matching,
-        request: Parts,
-        body: B,
-    ) -> Self {
-        let limit = snapshot.body_bytes_max;
-        let collects = snapshot.needs_body(matching);
-        let held = Some(Held {
-            ready,
-            snapshot,
-            matching,
-            exchange: Lent::new(Exchange::request(request, None)),
-        });
-        let state = if collects {
-            State::Collect {
-                collect: collect(body, limit),
-                held,
-            }
-        } else {
-            State::Consult {
+    /// Waits for the body, if a policy needs it, and for room to run the policies.
+    pub(crate) fn wait(held: Held<S>, body: B) -> Self {
+        let limit = held.snapshot.body_bytes_max;
+        let collects = held.snapshot.needs_body(held.matching);
+        let held = Some(held);
+        if collects {
+            return Self {
+                state: State::Collect {
+                    collect: Box::pin(collect(body, limit)),
+                    held,
+                },
+            };
+        }
+        Self {
+            state: State::Consult {
                 turn: Turn::Untried,
                 held,
                 payload: Some(Payload::Streaming(body)),
-            }
-        };
-        Self { state }
+            },
+        }
     }
 }
 
@@ -151,22 +143,22 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Collect { collect, held } => {
-                    let collected = ready!(collect.poll(cx));
+                    let collected = ready!(collect.as_mut().poll(cx));
                     let held = held.take().expect(POLLED_AFTER_END);
                     match collected {
                         Ok(body) => State::Consult {
                             turn: Turn::Untried,
                             held: Some(held),
-                            payload: Some(Payload::Collected(
+                            payload: Some(Payload::Collected(Box::new((
                                 body.bytes,
                                 body.trailers.map(|trailers| *trailers),
-                            )),
+                            )))),
                         },
                         Err(error) => {
                             let problem = error.problem(Code::OverseerBody);
                             let rejection = held.snapshot.unreadable(held.matching, problem);
                             state.set(State::Done);
-                            return Poll::Ready(Ok(rejection.into_response(&held.exchange.request)));
+                            return Poll::Ready(Ok(rejection.into_response(held.exchange.request())));
                         }
                     }
                 }
@@ -174,31 +166,33 @@ where
                     let entered = ready!(turn.poll(cx, &held.as_ref().expect(POLLED_AFTER_END).snapshot));
                     let held = held.take().expect(POLLED_AFTER_END);
                     let payload = payload.take().expect(POLLED_AFTER_END);
-                    let verdict = held.consult(payload, entered);
-                    match verdict {
-                        Ok((mut ready, request, after, passed)) => State::Inner {
-                            future: ready.call(request),
+                    let Held {
+                        mut ready,
+                        snapshot,
+                        matching,
+                        mut exchange,
+                    } = held;
+                    if let Payload::Collected(collected) = &payload {
+                        exchange.body = Some(collected.0.clone());
+                    }
+                    match consult(&snapshot, matching, exchange, entered) {
+                        (exchange, Ok(after)) => State::Inner {
+                            future: ready.call(onward(exchange, payload)),
                             after,
-                            passed: Some(passed),
                         },
-                        Err(refused) => {
-                            let (request, rejection) = *refused;
-                            state.set(State::Done);
-                            return Poll::Ready(Ok(rejection.into_response(&request)));
-                        }
+                        (exchange, Err(rejection)) => State::Refused {
+                            refused: Some(Box::new((exchange.into_request(), rejection))),
+                        },
                     }
                 }
-                StateProj::Inner {
-                    future,
-                    after,
-                    passed,
-                } => {
-                    let response = future.poll(cx);
-                    // The handler is at work, or done: now is the time for what the next request gains by.
-                    if let Some(Passed { snapshot, matching }) = passed.take() {
-                        snapshot.touch(matching);
-                    }
-                    let response = ready!(response);
+                StateProj::Refused { refused } => {
+                    let refused = refused.take().expect(POLLED_AFTER_END);
+                    let (request, rejection) = *refused;
+                    state.set(State::Done);
+                    return Poll::Ready(Ok(rejection.into_response(&request)));
+                }
+                StateProj::Inner { future, after } => {
+                    let response = ready!(future.poll(cx));
                     let after = after.take();
                     match (response, after) {
                         (Ok(response), Some(after)) => State::Answer {
@@ -234,62 +228,50 @@ where
 
 const POLLED_AFTER_END: &str = "a future is not polled after it is ready";
 
-type Onward<S, B> = (S, Request<MessageBody<B>>, Option<Box<After>>, Passed);
-
-impl<S> Held<S> {
-    /// The verdict on the request: where it goes on to, or why not.
-    fn consult<B>(self, payload: Payload<B>, entered: bool) -> Result<Onward<S, B>, Box<(Parts, Rejection)>> {
-        let Self {
-            ready,
-            snapshot,
-            matching,
-            mut exchange,
-        } = self;
-        if let Payload::Collected(bytes, _) = &payload {
-            exchange.body = Some(bytes.clone());
-        }
-        let (mut exchange, verdict) = snapshot.look(matching, Phase::Request, exchange, entered);
-        let applied = verdict.and_then(|()| apply(&mut exchange));
-        let exchange = exchange.into_inner();
-        let rewritten = exchange.rewritten.then_some(exchange.body).flatten();
-        let request = exchange.request;
-        if let Err(rejection) = applied {
-            return Err(Box::new((request, rejection)));
-        }
-        let after = snapshot.sees_responses(matching).then(|| {
-            let request = context(&request);
+/// The verdict on a request: what policies that see its response are to know, or why it does not go on. If it `entered` the
+/// gate, its place is given back.
+#[inline]
+pub(crate) fn consult(
+    snapshot: &Arc<Snapshot>,
+    matching: Matching,
+    exchange: Lent,
+    entered: bool,
+) -> (Lent, Result<Option<Box<After>>, Rejection>) {
+    let (mut exchange, verdict) = snapshot.look(matching, Phase::Request, exchange, entered);
+    let passed = verdict.and_then(|()| exchange.amend_request().map_err(|_| too_many_headers()));
+    let after = passed.map(|()| {
+        snapshot.sees_responses(matching).then(|| {
             Box::new(After {
-                snapshot: Arc::clone(&snapshot),
+                snapshot: Arc::clone(snapshot),
                 matching,
-                request,
+                request: context(exchange.request()),
             })
-        });
-        let body = match (payload, rewritten) {
-            (Payload::Collected(_, mut trailers), Some(rewritten)) => {
-                if let Some(trailers) = &mut trailers {
-                    edit::drop_digests(trailers);
-                }
-                MessageBody::whole(rewritten, trailers)
-            }
-            (Payload::Collected(bytes, trailers), None) => MessageBody::whole(bytes, trailers),
-            (Payload::Streaming(_), Some(rewritten)) => MessageBody::whole(rewritten, None),
-            (Payload::Streaming(body), None) => MessageBody::streaming(body),
-        };
-        let passed = Passed { snapshot, matching };
-        Ok((ready, Request::from_parts(request, body), after, passed))
-    }
+        })
+    });
+    (exchange, after)
 }
 
-/// Applies what the chain amended to the request.
-fn apply(exchange: &mut Exchange) -> Result<(), Rejection> {
-    let headers = &mut exchange.request.headers;
-    let mended = match (&exchange.body, exchange.rewritten) {
-        (Some(body), true) => edit::mend(headers, body.len()),
-        _ => Ok(()),
+/// The request that goes on.
+#[inline]
+pub(crate) fn onward<B>(mut exchange: Lent, payload: Payload<B>) -> Request<MessageBody<B>> {
+    let rewritten = if exchange.rewritten {
+        exchange.body.take()
+    } else {
+        None
     };
-    mended
-        .and_then(|()| exchange.edits.apply(headers, false))
-        .map_err(|_| too_many_headers())
+    let body = match (payload, rewritten) {
+        (Payload::Streaming(body), None) => MessageBody::streaming(body),
+        (Payload::Streaming(_), Some(rewritten)) => MessageBody::whole(rewritten, None),
+        (Payload::Collected(collected), None) => MessageBody::whole(collected.0, collected.1),
+        (Payload::Collected(collected), Some(rewritten)) => {
+            let (_, mut trailers) = *collected;
+            if let Some(trailers) = &mut trailers {
+                edit::drop_digests(trailers);
+            }
+            MessageBody::whole(rewritten, trailers)
+        }
+    };
+    Request::from_parts(exchange.into_request(), body)
 }
 
 fn too_many_headers() -> Rejection {
@@ -307,23 +289,18 @@ impl After {
             request,
         } = *self;
         let (parts, body) = response.into_parts();
-        let exchange = Lent::new(Exchange::response(request, parts));
-        let (exchange, verdict) = snapshot.look(matching, Phase::Response, exchange, entered);
-        let Exchange {
-            request,
-            response,
-            edits,
-            ..
-        } = exchange.into_inner();
-        let mut parts = response.expect("a response's exchange holds one");
+        let exchange = Lent::response(request, parts);
+        let (mut exchange, verdict) = snapshot.look(matching, Phase::Response, exchange, entered);
+        let mut parts = exchange.response.take().expect("a response's exchange holds one");
         let applied = verdict.and_then(|()| {
+            let edits = &exchange.edits;
             edits
                 .apply(&mut parts.headers, true)
                 .map_err(|_| too_many_headers())
         });
         match applied {
-            Ok(()) => Response::from_parts(parts, MessageBody::streaming(body)),
-            Err(rejection) => rejection.into_response(&request),
+            Ok(()) => Response::from_parts(*parts, MessageBody::streaming(body)),
+            Err(rejection) => rejection.into_response(&exchange.into_request()),
         }
     }
 }
@@ -390,6 +367,7 @@ where
             State::Consult { .. } => "consulting the policies",
             State::Inner { .. } | State::Pass { .. } => "waiting for the inner service",
             State::Answer { .. } => "consulting the policies on the response",
+            State::Refused { .. } => "refusing",
             State::Done => "done",
         };
         write!(f, "ResponseFuture({state})")

@@ -43,8 +43,6 @@ impl OverseerLayer {
         config: OverseerConfig,
         on_event: OnEvent,
     ) -> Result<(Self, OverseerHandle), BuildError> {
-        // Measures what a tick of the processor's clock is worth: now, and not for the first request.
-        let _calibrated = quanta::Instant::now();
         let shared = Arc::new(Shared::new(&config, on_event)?);
         Ok((
             Self {

@@ -60,9 +60,11 @@
 //! # Under load
 //!
 //! Instances are made ready before requests, [`standby`](OverseerConfig::standby) per policy and worker, and dropped after
-//! the response, by a thread per worker; an empty queue means that one is made inline, with the same verdict and fuel.
+//! the response, in batches, by a task on the runtime of the requests; a thread per worker does what is left over. An empty
+//! queue means that one is made inline, with the same verdict and fuel.
 //!
-//! A guest runs to its end on the thread that polls the future: typically a microsecond, at most the deadline. At most
+//! Where nothing has to be waited for, the policies look when the service is called; else, that is for a body or for room,
+//! when the future is polled. A guest runs to its end on that thread: typically a microsecond, at most the deadline. At most
 //! [`concurrency`](OverseerConfig::concurrency) requests run policies at once; another waits
 //! [`pool_wait`](OverseerConfig::pool_wait) and is then refused with 503 `overseer.pool`, never let past. Waiting needs a
 //! tokio runtime with its timer on.

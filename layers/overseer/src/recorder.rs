@@ -214,11 +214,11 @@ fn write(settings: &RecordSettings, file: File, notes: &Receiver<Note>) {
 
 impl Note {
     fn recording(self, settings: &RecordSettings) -> Recording {
-        let mut exchange = self.exchange.into_inner();
-        let parts = &mut exchange.request;
+        let mut exchange = self.exchange;
+        let body = exchange.body.take().unwrap_or_default();
         // A map that takes no more headers was refused live too.
-        let _full = exchange.edits.apply(&mut parts.headers, false);
-        let body = exchange.body.unwrap_or_default();
+        let _full = exchange.amend_request();
+        let parts = exchange.request();
         Recording {
             policy: self.policy,
             sha256: self.sha256,

@@ -18,7 +18,7 @@ use crate::{
     config::{OverseerConfig, PolicyConfig},
     edit::Edit,
     error::{BuildError, ConfigError},
-    exchange::{Exchange, Lent, LogLine},
+    exchange::{Lent, LogLine},
     record::{InvalidRecord, RecordedRequest},
     report::LoadReport,
     spec::PolicySpec,
@@ -208,20 +208,21 @@ impl PolicyEngine {
                 "the body is larger than max_body_bytes".to_owned(),
             ));
         }
-        let mut exchange = Exchange::request(parts, policy.loaded.plan.needs_body.then_some(body));
+        let mut exchange = Lent::request(parts, policy.loaded.plan.needs_body.then_some(body));
         exchange.logs = Some(Vec::new());
         Ok(self.call(policy, exchange))
     }
 
-    fn call(&self, policy: &LoadedPolicy, exchange: Exchange) -> Outcome {
+    fn call(&self, policy: &LoadedPolicy, exchange: Lent) -> Outcome {
         if !policy.loaded.compiled.has(Phase::Request.entry()) {
             return outcome(Verdict::Allow, exchange, 0);
         }
-        let exchange = Some(Lent::new(exchange));
         let budget = policy.spec.budget;
-        let (call, exchange) = self.loader.call(budget, &policy.loaded, Phase::Request, exchange);
+        let (call, exchange) = self
+            .loader
+            .call(budget, &policy.loaded, Phase::Request, Some(exchange));
         let exchange = exchange.expect("a call hands the exchange back");
-        outcome(call.verdict, exchange.into_inner(), call.fuel)
+        outcome(call.verdict, exchange, call.fuel)
     }
 
     /// Calls the policy `count` times (at least once) on a request and takes the time.
@@ -237,7 +238,7 @@ impl PolicyEngine {
     ) -> Result<Timing, InvalidRecord> {
         let outcome = self.validate_with_context(policy, request)?;
         let (parts, body) = request.parts()?;
-        let exchange = Exchange::request(parts, policy.loaded.plan.needs_body.then_some(body));
+        let exchange = Lent::request(parts, policy.loaded.plan.needs_body.then_some(body));
         let mut nanos: Vec<u64> = (0..count.max(1))
             .map(|_| {
                 let exchange = exchange.clone();
@@ -285,8 +286,8 @@ fn refusal(status: u16, cause: &str, reason: String) -> Outcome {
     }
 }
 
-fn outcome(verdict: Verdict, exchange: Exchange, fuel: u64) -> Outcome {
-    let logs = exchange.logs.unwrap_or_default();
+fn outcome(verdict: Verdict, mut exchange: Lent, fuel: u64) -> Outcome {
+    let logs = exchange.logs.take().unwrap_or_default();
     match verdict {
         Verdict::Allow => Outcome {
             verdict: "allow".to_owned(),
@@ -296,6 +297,7 @@ fn outcome(verdict: Verdict, exchange: Exchange, fuel: u64) -> Outcome {
             headers: exchange.edits.iter().map(edit).collect(),
             body_base64: exchange
                 .body
+                .as_ref()
                 .filter(|_| exchange.rewritten)
                 .map(|body| STANDARD.encode(body)),
             logs,

@@ -36,7 +36,7 @@ pub(crate) fn instantiate(
     let state = State::new(Arc::clone(&loaded.guest), limiter);
     loaded
         .compiled
-        .instantiate(engine, shard, phase.entry(), state, budget)
+        .instantiate(shard, phase.entry(), state, budget)
         .map_err(|(error, state)| Verdict::Fail(classify(&error, state.growth_refused()), chain(&error)))
 }
 

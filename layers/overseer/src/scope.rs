@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use arqon_message::{Subject, SubjectPattern, TenantId};
-use http::{Method, request::Parts};
+use http::{Method, Request};
 
 /// All of it must cover the request; what is absent covers all.
 #[derive(Clone, Debug, Default)]
@@ -18,15 +18,15 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    pub(crate) fn covers(&self, request: &Parts) -> bool {
-        self.covers_method(&request.method)
+    pub(crate) fn covers<B>(&self, request: &Request<B>) -> bool {
+        self.covers_method(request.method())
             && self
                 .route
                 .as_ref()
-                .is_none_or(|route| route.covers(request.uri.path()))
+                .is_none_or(|route| route.covers(request.uri().path()))
             && self.subject.as_ref().is_none_or(|pattern| {
                 request
-                    .extensions
+                    .extensions()
                     .get::<Subject>()
                     .is_none_or(|subject| pattern.matches(subject))
             })
@@ -44,11 +44,11 @@ impl Scope {
     }
 }
 
-fn covers_tenant(tenant: &TenantId, request: &Parts) -> bool {
-    match request.extensions.get::<TenantId>() {
+fn covers_tenant<B>(tenant: &TenantId, request: &Request<B>) -> bool {
+    match request.extensions().get::<TenantId>() {
         Some(named) => named == tenant,
         None => request
-            .extensions
+            .extensions()
             .get::<Subject>()
             .and_then(Subject::tenant)
             .is_none_or(|named| named == tenant.as_str()),
@@ -151,18 +151,10 @@ fn decoded(text: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
-
     use super::*;
 
-    fn request(method: &str, path: &str) -> Parts {
-        Request::builder()
-            .method(method)
-            .uri(path)
-            .body(())
-            .unwrap()
-            .into_parts()
-            .0
+    fn request(method: &str, path: &str) -> Request<()> {
+        Request::builder().method(method).uri(path).body(()).unwrap()
     }
 
     #[test]
@@ -212,16 +204,16 @@ mod tests {
         assert!(subject.covers(&parts) && tenant.covers(&parts));
 
         parts
-            .extensions
+            .extensions_mut()
             .insert(Subject::parse("in.t.acme.users.created").unwrap());
         assert!(subject.covers(&parts) && tenant.covers(&parts));
 
         parts
-            .extensions
+            .extensions_mut()
             .insert(Subject::parse("in.t.other.orders.created").unwrap());
         assert!(!subject.covers(&parts) && !tenant.covers(&parts));
 
-        parts.extensions.insert(TenantId::new("acme").unwrap());
+        parts.extensions_mut().insert(TenantId::new("acme").unwrap());
         assert!(tenant.covers(&parts), "the verified tenant wins");
     }
 }

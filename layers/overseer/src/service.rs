@@ -14,7 +14,8 @@ use tower_service::Service;
 
 use crate::{
     chain::Snapshot,
-    future::{ResponseFuture, State},
+    exchange::Lent,
+    future::{Held, Payload, ResponseFuture, State, consult, onward},
     shared::Shared,
 };
 
@@ -48,8 +49,10 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> ResponseFuture<S, B> {
         // What passes goes straight into the inner service that was made ready: no clone has to be swapped in.
-        if let Some(snapshot) = self.shared.snapshot() {
-            return self.look(snapshot, request);
+        if let Some(current) = self.shared.current()
+            && let Some(snapshot) = &*current
+        {
+            return look(&mut self.inner, snapshot, request);
         }
         // A future is made where it stays: through a constructor it would be copied.
         ResponseFuture {
@@ -60,25 +63,54 @@ where
     }
 }
 
-impl<S> Overseer<S> {
-    #[inline(never)]
-    fn look<B, R>(&mut self, snapshot: Arc<Snapshot>, request: Request<B>) -> ResponseFuture<S, B>
-    where
-        S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,
-        B: Body<Data = Bytes>,
-    {
-        let (parts, body) = request.into_parts();
-        let matching = snapshot.matching(&parts, &body.size_hint());
-        if matching.is_empty() {
-            let request = Request::from_parts(parts, MessageBody::streaming(body));
-            return ResponseFuture {
-                state: State::Pass {
-                    future: self.inner.call(request),
+/// The policies look at once if there is room and they need no body; else the future waits for that.
+#[inline(never)]
+fn look<S, B, R>(inner: &mut S, snapshot: &Arc<Snapshot>, request: Request<B>) -> ResponseFuture<S, B>
+where
+    S: Service<Request<MessageBody<B>>, Response = Response<R>> + Clone,
+    B: Body<Data = Bytes>,
+{
+    let matching = snapshot.matching(&request);
+    if matching.is_empty() {
+        return ResponseFuture {
+            state: State::Pass {
+                future: inner.call(request.map(MessageBody::streaming)),
+            },
+        };
+    }
+    let (parts, body) = request.into_parts();
+    let exchange = Lent::request(parts, None);
+    if snapshot.needs_body(matching) || !snapshot.loader.engine.gate().try_enter() {
+        let clone = inner.clone();
+        let held = Held {
+            ready: mem::replace(inner, clone),
+            snapshot: Arc::clone(snapshot),
+            matching,
+            exchange,
+        };
+        return ResponseFuture::wait(held, body);
+    }
+    match consult(snapshot, matching, exchange, true) {
+        (exchange, Ok(None)) => ResponseFuture {
+            state: State::Pass {
+                future: inner.call(onward(exchange, Payload::Streaming(body))),
+            },
+        },
+        (exchange, Ok(after)) => ResponseFuture {
+            state: State::Inner {
+                future: inner.call(onward(exchange, Payload::Streaming(body))),
+                after,
+            },
+        },
+        (exchange, Err(rejection)) => {
+            // What was made ready is not called, so it goes, with the place it may hold.
+            let clone = inner.clone();
+            drop(mem::replace(inner, clone));
+            ResponseFuture {
+                state: State::Refused {
+                    refused: Some(Box::new((exchange.into_request(), rejection))),
                 },
-            };
+            }
         }
-        let clone = self.inner.clone();
-        let ready = mem::replace(&mut self.inner, clone);
-        ResponseFuture::consult(ready, snapshot, matching, parts, body)
     }
 }

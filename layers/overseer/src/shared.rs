@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 
 use crate::{
     assemble::assemble,
@@ -47,14 +47,14 @@ impl Shared {
         })
     }
 
-    /// What a request runs by from its start to its end.
+    /// What a request runs by from its start to its end: borrowed, which counts nothing that workers share.
     #[inline]
+    pub(crate) fn current(&self) -> Option<Guard<Option<Arc<Snapshot>>>> {
+        self.active.load(Ordering::Acquire).then(|| self.snapshot.load())
+    }
+
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        if self.active.load(Ordering::Acquire) {
-            self.snapshot.load_full()
-        } else {
-            None
-        }
+        self.snapshot.load_full()
     }
 
     /// Runs what loads modules, one after the other. Only what runs in here may change the loader of the snapshot.

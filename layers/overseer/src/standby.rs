@@ -1,9 +1,10 @@
 //! Instances made ready before the request and dropped after the response.
 //!
-//! A request pays for taking one out of a queue and for the call. A thread per shard makes new ones and drops the used
-//! ones. It looks every millisecond while requests come, without pause while a queue is less than half full, and sleeps
-//! when nothing has been taken for a while; only then does a request have to wake it. An empty queue means that the
-//! instance is made inline: standing by changes what a call costs, never what it does.
+//! A request pays for taking one out of a queue and for the call. What it leaves behind is dropped, and the next ones are
+//! made, in batches: by a task on the runtime of the requests, so after the response and on the core whose cache knows the
+//! instances. A thread per shard does what is left over: the first filling, the few of an unfinished batch, and all of it
+//! where no tokio runtime is. An empty queue means that the instance is made inline: standing by changes what a call costs,
+//! never what it does.
 
 use std::{
     io, mem,
@@ -23,10 +24,12 @@ use crate::{
     verify::Loaded,
 };
 
-/// How often the thread looks while requests come.
-const LOOK: Duration = Duration::from_millis(1);
-/// Looks that find nothing to do before the thread sleeps.
-const LOOKS_IDLE_MAX: u32 = 50;
+/// How long a thread sleeps: what an unfinished batch waits for at most.
+const REST: Duration = Duration::from_millis(250);
+/// Modules that left the chain and wait to be dropped.
+const LEFT_MAX: usize = 8;
+/// Used instances that are worth a turn, and instances made in one turn: some 30 microseconds.
+const BATCH_MAX: usize = 8;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -71,13 +74,6 @@ impl Standby {
         ready
     }
 
-    /// Brings the next one into the cache of this core.
-    pub(crate) fn touch(&self, shard: usize) {
-        if let Some(next) = lock(&self.queues[shard]).ready.last() {
-            next.touch();
-        }
-    }
-
     /// Lets instances stand by.
     fn open(&self) {
         for queue in &self.queues {
@@ -85,16 +81,25 @@ impl Standby {
         }
     }
 
-    /// Drops what stands by and lets nothing more.
-    pub(crate) fn close(&self) {
+    /// Lets nothing more stand by. What does is dropped by the workers.
+    fn close(&self) {
         for queue in &self.queues {
-            let dropped = {
-                let mut queue = lock(queue);
-                queue.open = false;
-                mem::take(&mut queue.ready)
-            };
-            drop(dropped);
+            lock(queue).open = false;
         }
+    }
+
+    /// Drops what stands by in a queue that is closed; says whether it is.
+    fn drain(&self, shard: usize) -> bool {
+        let (closed, dropped) = {
+            let mut queue = lock(&self.queues[shard]);
+            if queue.open {
+                (false, Vec::new())
+            } else {
+                (true, mem::take(&mut queue.ready))
+            }
+        };
+        drop(dropped);
+        closed
     }
 
     /// How many are missing to `target`, and what requests found since this was asked last.
@@ -108,9 +113,10 @@ impl Standby {
         (missing, mem::take(&mut queue.popped))
     }
 
-    fn push(&self, shard: usize, ready: Ready<State>) {
+    fn push(&self, shard: usize, target: usize, ready: Ready<State>) {
         let mut queue = lock(&self.queues[shard]);
-        if queue.open {
+        // The thread and a task may both have found one missing.
+        if queue.open && queue.ready.len() < target {
             queue.ready.push(ready);
         }
         // Else it is dropped here, after the lock: parameters outlive locals.
@@ -122,11 +128,16 @@ impl Standby {
     }
 }
 
-/// The threads that keep the queues full. They end when this is dropped.
+/// What keeps the queues full, a worker per shard. Their threads end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Refill {
     workers: Box<[Worker]>,
+    known: Known,
 }
+
+/// Every module that stood by and is still there. What leaves the chain is held here to the end, so that neither a request
+/// nor whoever replaced it pays for its being dropped.
+type Known = Arc<Mutex<Vec<Arc<Loaded>>>>;
 
 #[derive(Debug)]
 struct Worker {
@@ -141,7 +152,10 @@ struct Shop {
     shard: usize,
     /// How many are to stand by, of each module.
     target: usize,
+    /// Used instances that are worth a turn.
+    batch: usize,
     metrics: StandbyMetrics,
+    known: Known,
     desk: Desk,
 }
 
@@ -150,6 +164,8 @@ struct Shop {
 struct Desk {
     stop: AtomicBool,
     asleep: AtomicBool,
+    /// Whether a task is on its way or at work.
+    called: AtomicBool,
     /// Used instances, to be dropped; at most `used_max`.
     used: Mutex<Vec<Ready<State>>>,
     used_max: usize,
@@ -157,28 +173,52 @@ struct Desk {
     modules: Mutex<Vec<(Weak<Loaded>, Budget)>>,
 }
 
+/// A task that was asked for. However it ends, the next one may be asked for then.
+struct Called(Arc<Shop>);
+
+impl Drop for Called {
+    fn drop(&mut self) {
+        self.0.desk.called.store(false, Ordering::Release);
+    }
+}
+
 impl Refill {
     /// Starts a thread per shard, none if nothing is to stand by.
     pub(crate) fn start(engine: &Engine) -> io::Result<Self> {
         let target = engine.settings().standby;
-        let shards = if target == 0 { 0 } else { engine.shards().len() };
+        let shards = if target == 0 { 0 } else { engine.settings().shards };
         // Taken here: the threads may run under another recorder.
         let metrics = StandbyMetrics::new();
+        let known = Known::default();
         let workers = (0..shards)
-            .map(|shard| Worker::start(engine.clone(), shard, target, metrics.clone()))
+            .map(|shard| Worker::start(engine.clone(), shard, target, metrics.clone(), Arc::clone(&known)))
             .collect::<io::Result<_>>()?;
-        Ok(Self { workers })
+        Ok(Self { workers, known })
     }
 
-    /// From now on these modules stand by.
+    /// From now on these modules stand by, and no others.
     pub(crate) fn stand_by(&self, modules: &[(Arc<Loaded>, Budget)]) {
         if self.workers.is_empty() {
             return;
+        }
+        let is_of = |known: &Arc<Loaded>| modules.iter().any(|(module, _)| Arc::ptr_eq(module, known));
+        let mut known = lock(&self.known);
+        for module in known.iter().filter(|module| !is_of(module)) {
+            module.standby.close();
         }
         for (module, _) in modules {
             if module.compiled.has(Phase::Request.entry()) {
                 module.standby.open();
             }
+            if !known.iter().any(|known| Arc::ptr_eq(known, module)) {
+                known.push(Arc::clone(module));
+            }
+        }
+        // Reloads come faster than the workers sweep: who reloads does it.
+        let left = known.len() > modules.len() + LEFT_MAX;
+        drop(known);
+        if left {
+            self.workers.iter().for_each(|worker| worker.shop.sweep());
         }
         for worker in &self.workers {
             *lock(&worker.shop.desk.modules) = modules
@@ -198,13 +238,17 @@ impl Refill {
         let Some(worker) = self.workers.get(shard) else {
             return;
         };
-        {
-            let mut waiting = lock(&worker.shop.desk.used);
-            if waiting.len() < worker.shop.desk.used_max {
+        let shop = &worker.shop;
+        let waiting = {
+            let mut waiting = lock(&shop.desk.used);
+            if waiting.len() < shop.desk.used_max {
                 waiting.push(used);
             }
+            waiting.len()
+        };
+        if waiting >= shop.batch && !shop.desk.called.load(Ordering::Relaxed) {
+            worker.call();
         }
-        worker.wake();
     }
 }
 
@@ -214,16 +258,25 @@ pub(crate) const fn used_max(standby: usize) -> usize {
 }
 
 impl Worker {
-    fn start(engine: Engine, shard: usize, target: usize, metrics: StandbyMetrics) -> io::Result<Self> {
+    fn start(
+        engine: Engine,
+        shard: usize,
+        target: usize,
+        metrics: StandbyMetrics,
+        known: Known,
+    ) -> io::Result<Self> {
         let used_max = used_max(target);
         let shop = Arc::new(Shop {
             engine,
             shard,
             target,
+            batch: (target / 2).clamp(1, BATCH_MAX),
             metrics,
+            known,
             desk: Desk {
                 stop: AtomicBool::new(false),
                 asleep: AtomicBool::new(false),
+                called: AtomicBool::new(false),
                 used: Mutex::new(Vec::with_capacity(used_max)),
                 used_max,
                 modules: Mutex::default(),
@@ -237,6 +290,19 @@ impl Worker {
             shop,
             thread: Some(thread),
         })
+    }
+
+    /// Has the next turn taken soon: by a task, once the response is on its way; without a runtime by the thread.
+    #[cold]
+    fn call(&self) {
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                if !self.shop.desk.called.swap(true, Ordering::Acquire) {
+                    drop(runtime.spawn(take_turns(Called(Arc::clone(&self.shop)))));
+                }
+            }
+            Err(_) => self.wake(),
+        }
     }
 
     fn wake(&self) {
@@ -259,56 +325,79 @@ impl Drop for Worker {
     }
 }
 
+/// Others on the runtime get theirs between two turns.
+async fn take_turns(called: Called) {
+    while called.0.turn() {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn work(shop: &Shop) {
     let desk = &shop.desk;
-    let mut used = Vec::with_capacity(desk.used_max);
-    let mut idle = 0;
     while !desk.stop.load(Ordering::Acquire) {
-        mem::swap(&mut used, &mut *lock(&desk.used));
-        let freed = !used.is_empty();
-        used.clear();
-        let (least, filled) = shop.fill_up();
-        let busy = freed || filled;
-        idle = if busy { 0 } else { idle + 1 };
-        if busy && least < shop.target / 2 {
+        shop.sweep();
+        if shop.turn() {
             continue;
         }
-        if idle < LOOKS_IDLE_MAX {
-            thread::park_timeout(LOOK);
-        } else {
-            desk.asleep.store(true, Ordering::Relaxed);
-            // A request that took one just before may not have seen the flag: looked after at the latest then.
-            thread::park_timeout(Duration::from_secs(1));
-            desk.asleep.store(false, Ordering::Relaxed);
-        }
+        desk.asleep.store(true, Ordering::Relaxed);
+        // A request that took one just before may not have seen the flag: looked after at the latest then.
+        thread::park_timeout(REST);
+        desk.asleep.store(false, Ordering::Relaxed);
     }
 }
 
 impl Shop {
-    /// Makes what each module misses. The least that stand by of any module, as found, and whether any was made.
-    fn fill_up(&self) -> (usize, bool) {
-        let (mut least, mut filled) = (self.target, false);
+    /// Drops a batch of used instances and makes as many new ones; says whether there is more to do.
+    fn turn(&self) -> bool {
+        let (used, more_used) = {
+            let mut used = lock(&self.desk.used);
+            let at = used.len().saturating_sub(self.batch);
+            (used.split_off(at), at > 0)
+        };
+        drop(used);
+        let more_missing = self.fill_up();
+        (more_used || more_missing) && !self.desk.stop.load(Ordering::Acquire)
+    }
+
+    /// Drops what stands by of modules that left the chain, and the modules that nobody else holds.
+    fn sweep(&self) {
+        let mut known = lock(&self.known).clone();
+        known.retain(|module| module.standby.drain(self.shard));
+        if known.is_empty() {
+            return;
+        }
+        drop(known);
+        let held = |module: &mut Arc<Loaded>| Arc::strong_count(module) == 1;
+        let last: Vec<_> = lock(&self.known).extract_if(.., held).collect();
+        drop(last);
+    }
+
+    /// Makes what the modules miss, at most a batch; says whether more is missing that can be made.
+    fn fill_up(&self) -> bool {
         let modules = lock(&self.desk.modules).clone();
+        let mut room = self.batch;
+        let mut more = false;
         for (module, budget) in &modules {
             let Some(module) = module.upgrade() else { continue };
             let (missing, popped) = module.standby.missing(self.shard, self.target);
             self.metrics.popped(popped.hits, popped.misses);
-            least = least.min(self.target - missing);
-            filled |= missing > 0 && self.fill(&module, *budget, missing);
+            let count = missing.min(room);
+            room -= count;
+            more |= self.fill(&module, *budget, count) && missing > count;
         }
-        (least, filled)
+        more
     }
 
-    /// Makes instances; says whether any could be made. One that cannot be made here fails its request inline, where it is
-    /// counted.
+    /// Makes instances; says whether they could be made. One that cannot be made here fails its request inline, where it
+    /// is counted.
     fn fill(&self, module: &Loaded, budget: Budget, count: usize) -> bool {
-        for made in 0..count {
+        for _ in 0..count {
             if self.desk.stop.load(Ordering::Acquire) {
                 return false;
             }
             match run::instantiate(&self.engine, self.shard, module, Phase::Request, budget) {
-                Ok(ready) => module.standby.push(self.shard, ready),
-                Err(_) => return made > 0,
+                Ok(ready) => module.standby.push(self.shard, self.target, ready),
+                Err(_) => return false,
             }
         }
         true

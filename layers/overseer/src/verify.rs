@@ -1,6 +1,11 @@
 //! From bytes to a module that may run, or to everything that is wrong with it.
 
-use std::{borrow::Cow, fmt::Write, sync::Arc, time::Instant};
+use std::{
+    borrow::Cow,
+    fmt::Write,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use http::Request;
 use sha2::{Digest, Sha256};
@@ -9,8 +14,8 @@ use wasmtime::Linker;
 use crate::{
     abi::arqon_host_v1::{self as abi, Guest, Phase, Plan, State},
     engine::{Budget, Compiled, Engine},
-    error::EngineError,
-    exchange::{Exchange, Lent},
+    error::{CompileError, EngineError},
+    exchange::Lent,
     report::{DryRun, LoadReport},
     run::{self, Call},
     spec::PolicySpec,
@@ -47,7 +52,8 @@ pub(crate) struct Loaded {
 /// Loads modules: the engine, and the host functions linked for each of its shards.
 pub(crate) struct Loader {
     pub(crate) engine: Engine,
-    pub(crate) linkers: Box<[Linker<State>]>,
+    /// The host functions for the pools of each kind, linked when the first module needs them.
+    linkers: [OnceLock<Box<[Linker<State>]>>; 2],
     pub(crate) limits: LoadLimits,
     pub(crate) refill: Refill,
 }
@@ -63,11 +69,10 @@ impl std::fmt::Debug for Loader {
 
 impl Loader {
     pub(crate) fn new(engine: Engine, limits: LoadLimits) -> Result<Self, EngineError> {
-        let linkers = abi::link(&engine).map_err(EngineError::pool)?;
         let refill = Refill::start(&engine).map_err(EngineError::Thread)?;
         Ok(Self {
             engine,
-            linkers,
+            linkers: Default::default(),
             limits,
             refill,
         })
@@ -123,13 +128,7 @@ impl Loader {
             return None;
         }
         let begun = Instant::now();
-        let compiled = match abi::compile(
-            &self.engine,
-            &self.linkers,
-            &wasm,
-            &plan,
-            self.limits.compile_deadline,
-        ) {
+        let compiled = match self.compile(&wasm, &plan) {
             Ok(compiled) => compiled,
             Err(error) => {
                 report.error(
@@ -144,7 +143,7 @@ impl Loader {
         if let Some(facts) = &mut report.facts {
             facts.compile_ms = Some(begun.elapsed().as_secs_f64() * 1_000.0);
         }
-        let standby = Standby::new(self.engine.shards().len());
+        let standby = Standby::new(self.engine.settings().shards);
         let loaded = Loaded {
             standby,
             compiled,
@@ -158,6 +157,23 @@ impl Loader {
             self.dry_run(report, spec, &loaded);
         }
         Some(loaded)
+    }
+
+    fn compile(&self, wasm: &[u8], plan: &Plan) -> Result<Compiled<State>, CompileError> {
+        let reset = self.engine.reset(plan.pages);
+        let shards = self
+            .engine
+            .pools(reset)
+            .map_err(|error| CompileError::Refused(error.to_string()))?;
+        let linked = &self.linkers[reset as usize];
+        let linkers = match linked.get() {
+            Some(linkers) => linkers,
+            None => {
+                let linkers = abi::link(shards).map_err(CompileError::refused)?;
+                linked.get_or_init(|| linkers)
+            }
+        };
+        abi::compile(shards, linkers, wasm, plan, self.limits.compile_deadline)
     }
 
     /// Lets the guest look at its configuration; anything but 0 refuses the load.
@@ -198,12 +214,12 @@ impl Loader {
             Phase::Response
         };
         let (request, ()) = Request::new(()).into_parts();
-        let mut exchange = Exchange::request(request, Some(bytes::Bytes::new()));
+        let mut exchange = Lent::request(request, Some(bytes::Bytes::new()));
         if phase == Phase::Response {
-            exchange.response = Some(http::Response::new(()).into_parts().0);
+            exchange.response = Some(Box::new(http::Response::new(()).into_parts().0));
             exchange.body = None;
         }
-        let (outcome, _) = self.call(spec.budget, loaded, phase, Some(Lent::new(exchange)));
+        let (outcome, _) = self.call(spec.budget, loaded, phase, Some(exchange));
         let (verdict, cause) = match &outcome.verdict {
             Verdict::Allow => ("allow", None),
             Verdict::Deny(_) => ("reject", None),

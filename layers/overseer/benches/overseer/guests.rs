@@ -77,6 +77,7 @@ pub(crate) fn config(standby: usize, shards: usize) -> OverseerConfig {
         standby,
         shards,
         deadline: Some("1s".to_owned()),
+        pagemap_scan: std::env::var("NOSCAN").is_err(),
         ..OverseerConfig::of([PolicyConfig::from_module("block_me", BLOCK_ME)])
     }
 }

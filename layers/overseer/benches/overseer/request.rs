@@ -8,6 +8,7 @@ use std::{
 use arqon_message::MessageBody;
 use arqon_overseer::{OverseerConfig, OverseerLayer};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::task::yield_now;
 use tower::Service;
 
 use crate::{
@@ -18,8 +19,8 @@ use crate::{
 /// Requests of a round that are timed, after some that warm the caches as a busy server's are.
 const TIMED: usize = 48;
 const WARMING: usize = 16;
-/// How long the queues take to fill up again.
-const REFILL: Duration = Duration::from_millis(2);
+/// Turns of the runtime in which the queues fill up again, and more.
+const REFILL: u32 = 32;
 
 struct Variant {
     name: &'static str,
@@ -39,7 +40,22 @@ fn variant(name: &'static str, run: impl FnMut(Incoming) + 'static) -> Variant {
     }
 }
 
+/// The requests are those of one worker of a server: between two of them the runtime does what is due.
 pub(crate) fn run(metrics: &PrometheusHandle, short: bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        path(metrics, short).await;
+        total(short).await;
+    });
+}
+
+async fn refill() {
+    for _ in 0..REFILL {
+        yield_now().await;
+    }
+}
+
+async fn path(metrics: &PrometheusHandle, short: bool) {
     let rounds = if short { 40 } else { 400 };
     let layer = |config| OverseerLayer::new(config).unwrap();
     let (mut bare, mut closure) = (inner(), inner());
@@ -56,13 +72,15 @@ pub(crate) fn run(metrics: &PrometheusHandle, short: bool) {
         variant("inline fresh", service(&layer(config(0, 1)))),
         variant("wasmtime directly", direct()),
     ];
+    // The first instances are made by a thread.
+    thread::sleep(Duration::from_millis(100));
     for round in 0..rounds + rounds / 8 {
         for variant in &mut variants {
             // The server is busy: what stands by was made a moment ago, and the caches are its own.
             for request in (0..WARMING + TIMED).map(|_| request()) {
                 (variant.run)(request);
             }
-            thread::sleep(REFILL);
+            refill().await;
             let mut requests: Vec<_> = (0..WARMING + TIMED).map(|_| request()).collect();
             for request in requests.drain(..WARMING) {
                 (variant.run)(request);
@@ -72,15 +90,17 @@ pub(crate) fn run(metrics: &PrometheusHandle, short: bool) {
                 (variant.run)(request);
             }
             let took = thread_cpu() - begun;
-            thread::sleep(REFILL);
-            let requests: Vec<_> = (0..WARMING + TIMED).map(|_| request()).collect();
-            let mut until = Vec::with_capacity(requests.len());
-            for request in requests {
+            refill().await;
+            let mut until = Vec::with_capacity(WARMING + TIMED);
+            for _ in 0..WARMING + TIMED {
+                // Its headers were parsed a moment ago.
+                let request = request();
                 let begun = Instant::now();
                 REACHED.set(Some(begun));
                 (variant.run)(request);
                 let reached = REACHED.take().unwrap_or(begun) - begun;
                 until.push(reached.as_nanos() as f64);
+                yield_now().await;
             }
             if round >= rounds / 8 {
                 variant.until.extend(until.drain(WARMING..));
@@ -88,23 +108,16 @@ pub(crate) fn run(metrics: &PrometheusHandle, short: bool) {
             }
         }
     }
-    let mut rows: Vec<_> = variants
-        .iter_mut()
-        .map(|variant| {
-            let p50 = median(&mut variant.nanos);
-            let best = variant.nanos[0];
-            let p99 = variant.nanos[variant.nanos.len() * 99 / 100];
-            let allocations = allocations(&mut variant.run);
-            (
-                variant.name,
-                best,
-                p50,
-                p99,
-                median(&mut variant.until),
-                allocations,
-            )
-        })
-        .collect();
+    let mut rows = Vec::new();
+    for variant in &mut variants {
+        let p50 = median(&mut variant.nanos);
+        let best = variant.nanos[0];
+        let p99 = variant.nanos[variant.nanos.len() * 99 / 100];
+        refill().await;
+        let allocations = allocations(&mut variant.run);
+        let until = median(&mut variant.until);
+        rows.push((variant.name, best, p50, p99, until, allocations));
+    }
     println!(
         "## request path: ns of CPU a request, and of wall clock until the handler is called; {rounds} rounds of {TIMED}"
     );
@@ -134,12 +147,10 @@ pub(crate) fn run(metrics: &PrometheusHandle, short: bool) {
         100.0 * hit / (hit + miss),
         hit + miss
     );
-    total(short);
 }
 
 /// Allocations on the request's thread, a request.
 fn allocations(run: &mut dyn FnMut(Incoming)) -> f64 {
-    thread::sleep(Duration::from_millis(50));
     let mut requests: Vec<_> = (0..TIMED).map(|_| request()).collect();
     let first = requests.pop().unwrap();
     run(first);
@@ -153,18 +164,17 @@ fn allocations(run: &mut dyn FnMut(Incoming)) -> f64 {
 }
 
 /// CPU time of all threads: instances made before and dropped after count too.
-fn total(short: bool) {
+async fn total(short: bool) {
     let count = if short { 20_000 } else { 200_000 };
-    println!(
-        "## all threads: ns of CPU a request over the bare service's, {count} requests, a pause after each 32"
-    );
+    println!("## all threads: ns of CPU a request over the bare service's, {count} requests");
     let mut bare = inner();
     let (bare, _) = spent(count, |request| {
         drop(now(bare.call(request.map(MessageBody::streaming))));
-    });
-    for (name, standby) in [("standby", 64), ("inline", 0)] {
+    })
+    .await;
+    for (name, standby) in [("standby", 32), ("inline", 0)] {
         let layer = OverseerLayer::new(config(standby, 1)).unwrap();
-        let (all, here) = spent(count, service(&layer));
+        let (all, here) = spent(count, service(&layer)).await;
         println!(
             "{name:<20} {:>8.0} of which on the request's thread {:>6.0}",
             all - bare,
@@ -174,14 +184,12 @@ fn total(short: bool) {
 }
 
 /// CPU time a request of all threads, and of this one.
-fn spent(count: u32, mut run: impl FnMut(Incoming)) -> (f64, f64) {
+async fn spent(count: u32, mut run: impl FnMut(Incoming)) -> (f64, f64) {
     let (process, thread) = (process_cpu(), thread_cpu());
-    for at in 0..count {
+    for _ in 0..count {
         run(request());
-        // A server that is not overloaded: the thread that refills gets its turn.
-        if at % 32 == 31 {
-            thread::sleep(Duration::from_micros(200));
-        }
+        // What is due once the response is on its way.
+        yield_now().await;
     }
     let per_request = |took: Duration| took.as_nanos() as f64 / f64::from(count);
     (

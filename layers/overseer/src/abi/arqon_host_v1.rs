@@ -14,7 +14,7 @@ mod write;
 
 use std::time::Duration;
 
-use wasmtime::Linker;
+use wasmtime::{Engine, Linker};
 
 pub(crate) use self::{
     check::{Plan, inspect},
@@ -22,10 +22,7 @@ pub(crate) use self::{
     state::{Phase, State},
     text::visible,
 };
-use crate::{
-    engine::{Compiled, Engine},
-    error::CompileError,
-};
+use crate::{engine::Compiled, error::CompileError};
 
 /// The import module's name.
 pub(crate) const MODULE: &str = "arqon_host_v1";
@@ -62,10 +59,9 @@ pub(crate) const FUNCTIONS: [(&str, usize, usize); 12] = [
     ("host_reject", 3, 0),
 ];
 
-/// Links the functions for every shard of `engine`.
-pub(crate) fn link(engine: &Engine) -> wasmtime::Result<Box<[Linker<State>]>> {
-    engine
-        .shards()
+/// Links the functions for every one of `shards`.
+pub(crate) fn link(shards: &[Engine]) -> wasmtime::Result<Box<[Linker<State>]>> {
+    shards
         .iter()
         .map(|shard| {
             let mut linker = Linker::new(shard);
@@ -78,13 +74,13 @@ pub(crate) fn link(engine: &Engine) -> wasmtime::Result<Box<[Linker<State>]>> {
 
 /// Compiles a module that was inspected.
 pub(crate) fn compile(
-    engine: &Engine,
+    shards: &[Engine],
     linkers: &[Linker<State>],
     wasm: &[u8],
     plan: &Plan,
     deadline: Duration,
 ) -> Result<Compiled<State>, CompileError> {
-    Compiled::new(engine, linkers, wasm, &plan.exports, deadline)
+    Compiled::new(shards, linkers, wasm, &plan.exports, deadline)
 }
 
 #[cfg(test)]

@@ -234,6 +234,7 @@ impl OverseerConfig {
             concurrency: self.concurrency,
             standby,
             slots: u32::try_from(slots).unwrap_or(u32::MAX),
+            slots_warm: u32::try_from(2 * standby + SPARE_SLOTS).unwrap_or(u32::MAX),
             memory_bytes_max: self.memory_bytes_max,
             table_elements_max: self.table_elements_max,
             stack_bytes_max: self.stack_bytes_max,

@@ -9,6 +9,7 @@ use wasmtime::Config;
 use crate::error::EngineError;
 
 /// The cache, shared by every shard, so that all but the first find the module compiled.
+#[derive(Debug)]
 pub(crate) struct ModuleCache {
     #[cfg(feature = "cache")]
     cache: wasmtime::Cache,

@@ -2,9 +2,9 @@
 
 use std::{fmt, sync::mpsc, thread, time::Duration};
 
-use wasmtime::{InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc};
+use wasmtime::{Engine, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc};
 
-use super::{Budget, Engine, Host};
+use super::{Budget, Host};
 use crate::error::CompileError;
 
 /// How an entry point is called.
@@ -40,7 +40,7 @@ struct Shard<T: 'static> {
 }
 
 impl<T: Host> Compiled<T> {
-    /// Compiles `wasm` for every shard in a thread of its own, waiting at most `deadline`.
+    /// Compiles `wasm` for every one of `shards` in a thread of its own, waiting at most `deadline`.
     ///
     /// A compilation that takes longer is abandoned: its thread works on to its end, and its result is dropped.
     ///
@@ -48,13 +48,13 @@ impl<T: Host> Compiled<T> {
     ///
     /// When the module is refused, does not link, or takes too long.
     pub(crate) fn new(
-        engine: &Engine,
+        shards: &[Engine],
         linkers: &[Linker<T>],
         wasm: &[u8],
         exports: &Exports,
         deadline: Duration,
     ) -> Result<Self, CompileError> {
-        let modules = compile(engine, wasm.to_vec(), deadline)?;
+        let modules = compile(shards, wasm.to_vec(), deadline)?;
         let shards = modules
             .iter()
             .zip(linkers)
@@ -76,14 +76,13 @@ impl<T: Host> Compiled<T> {
     /// Whatever the start functions end in, or an exhausted pool; `state` comes back in the store.
     pub(crate) fn instantiate(
         &self,
-        engine: &Engine,
         shard: usize,
         entry: usize,
         state: T,
         budget: Budget,
     ) -> Result<Ready<T>, (wasmtime::Error, T)> {
         let module = &self.shards[shard];
-        let mut store = Store::new(&engine.shards()[shard], state);
+        let mut store = Store::new(module.pre.module().engine(), state);
         store.limiter(|state| state.limiter());
         match module.start(&mut store, entry, budget) {
             Ok(call) => {
@@ -169,18 +168,6 @@ impl<T: Host> Ready<T> {
         self.store.data_mut()
     }
 
-    /// Reads what the call will read first: the state, the store's counters, the guest's memory. An instance that stood by was
-    /// made on another core, and its memory lies gigabytes from the last one's; what is read here is in this core's cache by
-    /// the time it is called.
-    pub(crate) fn touch(&self) {
-        let first = self
-            .store
-            .data()
-            .memory()
-            .map(|memory| memory.data(&self.store).first().copied());
-        std::hint::black_box((first, self.store.get_fuel().unwrap_or(0)));
-    }
-
     /// Calls the entry point under `budget`: what it returned or ended in, and the fuel it used.
     ///
     /// Fuel and deadline count from here, so an instance made ready long ago behaves as one made now.
@@ -206,17 +193,13 @@ impl<T> fmt::Debug for Ready<T> {
     }
 }
 
-fn compile(engine: &Engine, wasm: Vec<u8>, deadline: Duration) -> Result<Vec<Module>, CompileError> {
-    let engine = engine.clone();
+fn compile(shards: &[Engine], wasm: Vec<u8>, deadline: Duration) -> Result<Vec<Module>, CompileError> {
+    let shards = shards.to_vec();
     let (done, result) = mpsc::sync_channel(1);
     thread::Builder::new()
         .name("overseer-compile".into())
         .spawn(move || {
-            let modules = engine
-                .shards()
-                .iter()
-                .map(|shard| Module::new(shard, &wasm))
-                .collect();
+            let modules = shards.iter().map(|shard| Module::new(shard, &wasm)).collect();
             // Nobody listens when the deadline has passed: the result is dropped.
             let _ignored: Result<(), mpsc::SendError<wasmtime::Result<Vec<Module>>>> = done.send(modules);
         })

@@ -7,15 +7,25 @@ use wasmtime::{
     WasmFeatures,
 };
 
-use super::pagemap;
-
 /// Fuel for one page of `memory.grow`: the most wasmtime's table holds.
 const GROW_FUEL_PER_PAGE: u8 = u8::MAX;
 /// Resident bytes kept per memory slot when the page-map scan resets it.
 const KEEP_RESIDENT_SCANNED: usize = 4 << 20;
-/// The same without the scan: what is kept is cleared by `memset` every time, so no more than two pages.
+/// Pages of a memory that is better cleared whole than scanned: 64 KiB are written over in the time of a system call, and
+/// that one takes a lock of the whole process.
+pub(super) const PAGES_CLEARED: u64 = 2;
+/// What is kept is written over every time: as much as that, and the rest is given back to the kernel.
 const KEEP_RESIDENT_CLEARED: usize = 128 << 10;
 const KEEP_RESIDENT_TABLE: usize = 64 << 10;
+
+/// How a pool makes a guest's memory as it was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reset {
+    /// All of it is written over.
+    Cleared,
+    /// The pages are written over that the kernel says were written.
+    Scanned,
+}
 
 /// What an engine is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +38,15 @@ pub(crate) struct Settings {
     pub(crate) standby: usize,
     /// Slots of one shard's pool.
     pub(crate) slots: u32,
+    /// Slots of one shard's pool that keep their pages while they are not used; what a new module takes comes from these first.
+    pub(crate) slots_warm: u32,
     /// Bytes of one linear memory.
     pub(crate) memory_bytes_max: usize,
     /// Elements of one table.
     pub(crate) table_elements_max: usize,
     /// Bytes of guest stack.
     pub(crate) stack_bytes_max: usize,
-    /// Whether the page-map scan may be used where the process cannot be swapped.
+    /// Whether the page-map scan may be used where the process cannot be swapped, for memories that gain by it.
     pub(crate) pagemap_scan: bool,
     /// Where compiled modules are kept.
     pub(crate) cache_dir: Option<PathBuf>,
@@ -48,7 +60,7 @@ impl Settings {
             - WasmFeatures::GC_TYPES
     }
 
-    pub(super) fn wasmtime(&self) -> Config {
+    pub(super) fn wasmtime(&self, reset: Reset) -> Config {
         let mut cost = OperatorCost::new();
         cost.variable.memory_grow_per_page = GROW_FUEL_PER_PAGE;
 
@@ -67,12 +79,12 @@ impl Settings {
             .generate_address_map(false)
             .wasm_features(WasmFeatures::all() - Self::features(), false)
             .wasm_features(Self::features(), true)
-            .allocation_strategy(InstanceAllocationStrategy::Pooling(self.pool()));
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(self.pool(reset)));
         config
     }
 
-    fn pool(&self) -> PoolingAllocationConfig {
-        let scan = self.pagemap_scan && pagemap::unswappable();
+    fn pool(&self, reset: Reset) -> PoolingAllocationConfig {
+        let scan = reset == Reset::Scanned;
         let mut pool = PoolingAllocationConfig::new();
         pool.total_core_instances(self.slots)
             .total_memories(self.slots)
@@ -81,7 +93,7 @@ impl Settings {
             .max_tables_per_module(1)
             .max_memory_size(self.memory_bytes_max)
             .table_elements(self.table_elements_max)
-            .max_unused_warm_slots(self.slots)
+            .max_unused_warm_slots(self.slots_warm)
             .linear_memory_keep_resident(if scan {
                 KEEP_RESIDENT_SCANNED
             } else {

@@ -6,6 +6,7 @@ fn settings() -> Settings {
         concurrency: 2,
         standby: 0,
         slots: 4,
+        slots_warm: 4,
         memory_bytes_max: 4 << 20,
         table_elements_max: 16,
         stack_bytes_max: 256 << 10,
@@ -17,7 +18,8 @@ fn settings() -> Settings {
 #[test]
 fn the_tickers_thread_ends_with_the_engine() {
     let engine = Engine::new(settings()).unwrap();
-    let weak: Vec<_> = engine.shards().iter().map(wasmtime::Engine::weak).collect();
+    let pools = [Reset::Cleared, Reset::Scanned].map(|reset| engine.pools(reset).unwrap());
+    let weak: Vec<_> = pools.concat().iter().map(wasmtime::Engine::weak).collect();
     // Dropping joins the thread, so that this returns at all shows that it ended.
     drop(engine);
     assert!(weak.iter().all(|engine| engine.upgrade().is_none()));

@@ -1,9 +1,9 @@
 //! The clock of the deadlines: one thread that raises every shard's epoch once a millisecond.
 
 use std::{
-    io,
+    fmt, io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -18,9 +18,9 @@ pub(super) const TICK: Duration = Duration::from_millis(1);
 /// Late by more than this many ticks, the rest is forgiven: the machine slept, no guest did.
 const CATCH_UP_MAX: u32 = 50;
 
-#[derive(Debug)]
 pub(super) struct Ticker {
     stop: Arc<AtomicBool>,
+    engines: Arc<Mutex<Vec<EngineWeak>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -29,14 +29,28 @@ impl Ticker {
     pub(super) fn start(engines: &[Engine]) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let engines: Vec<_> = engines.iter().map(Engine::weak).collect();
+        let engines = Arc::new(Mutex::new(engines.iter().map(Engine::weak).collect()));
+        let ticked = Arc::clone(&engines);
         let thread = thread::Builder::new()
             .name("overseer-epoch".into())
-            .spawn(move || tick(&engines, &stopped))?;
+            .spawn(move || tick(&ticked, &stopped))?;
         Ok(Self {
             stop,
+            engines,
             thread: Some(thread),
         })
+    }
+
+    /// Raises the epoch of these, too, from now on.
+    pub(super) fn add(&self, engines: &[Engine]) {
+        let mut ticked = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        ticked.extend(engines.iter().map(Engine::weak));
+    }
+}
+
+impl fmt::Debug for Ticker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticker")
     }
 }
 
@@ -51,7 +65,7 @@ impl Drop for Ticker {
     }
 }
 
-fn tick(engines: &[EngineWeak], stop: &AtomicBool) {
+fn tick(engines: &Mutex<Vec<EngineWeak>>, stop: &AtomicBool) {
     let mut due = Instant::now() + TICK;
     while !stop.load(Ordering::Acquire) {
         thread::park_timeout(due.saturating_duration_since(Instant::now()));
@@ -62,6 +76,7 @@ fn tick(engines: &[EngineWeak], stop: &AtomicBool) {
             if caught_up > CATCH_UP_MAX {
                 due = Instant::now() + TICK;
             }
+            let engines = engines.lock().unwrap_or_else(PoisonError::into_inner);
             for engine in engines.iter().filter_map(EngineWeak::upgrade) {
                 engine.increment_epoch();
             }

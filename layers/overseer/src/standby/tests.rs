@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     OverseerConfig, PolicyConfig,
     assemble::{loader, read_and_load},
-    exchange::{Exchange, Lent},
+    exchange::Lent,
     verify::Loader,
 };
 
@@ -48,10 +48,7 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 fn exchange() -> Lent {
-    Lent::new(Exchange::request(
-        Request::new(()).into_parts().0,
-        Some(Bytes::new()),
-    ))
+    Lent::request(Request::new(()).into_parts().0, Some(Bytes::new()))
 }
 
 #[test]
@@ -67,10 +64,12 @@ fn queues_fill_for_the_chain_and_empty_when_the_module_leaves_it() {
         loaded.standby.len(0) == 4 && loaded.standby.len(1) == 4
     });
     loader.refill.stand_by(&[]);
-    loaded.standby.close();
-    assert_eq!(loaded.standby.len(0) + loaded.standby.len(1), 0);
+    eventually("empty queues", || {
+        loaded.standby.len(0) + loaded.standby.len(1) == 0
+    });
     loaded.standby.push(
         0,
+        4,
         run::instantiate(&loader.engine, 0, &loaded, Phase::Request, budget).unwrap(),
     );
     assert_eq!(loaded.standby.len(0), 0, "late comers are dropped");
@@ -103,6 +102,56 @@ fn the_threads_wake_after_a_long_sleep() {
     assert_eq!(loaded.standby.len(shard), 2);
     drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
     eventually("a full queue", || loaded.standby.len(shard) == 2);
+}
+
+#[test]
+fn what_left_the_chain_is_dropped_by_a_worker_once_nobody_holds_it() {
+    let (loader, loaded, budget) = load(4, SOILS);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    loader.refill.stand_by(&[]);
+    let module = Arc::downgrade(&loaded);
+    eventually("empty queues", || {
+        loaded.standby.len(0) + loaded.standby.len(1) == 0
+    });
+    drop(loaded);
+    assert!(module.upgrade().is_some(), "whoever lets it go last does not pay");
+    eventually("its end", || module.upgrade().is_none());
+}
+
+#[tokio::test]
+async fn on_a_runtime_a_task_makes_up_for_what_was_taken() {
+    let (loader, loaded, budget) = load(8, SOILS);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    let shard = loader.engine.shard();
+    eventually("a full queue", || loaded.standby.len(shard) == 8);
+    let shop = Arc::clone(&loader.refill.workers[shard].shop);
+    eventually("sleep", || shop.desk.asleep.load(Ordering::Relaxed));
+    let mut calls = 0;
+    while !shop.desk.called.load(Ordering::Relaxed) {
+        drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
+        calls += 1;
+    }
+    assert!(calls >= shop.batch, "a turn is for a batch: {calls}");
+    while shop.desk.called.load(Ordering::Relaxed) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(loaded.standby.len(shard), 8);
+    assert!(lock(&shop.desk.used).is_empty());
+}
+
+#[test]
+fn a_task_that_never_ran_does_not_keep_the_next_from_being_asked_for() {
+    let (loader, loaded, budget) = load(2, SOILS);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    let shard = loader.engine.shard();
+    let shop = Arc::clone(&loader.refill.workers[shard].shop);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
+        assert!(shop.desk.called.load(Ordering::Relaxed));
+    });
+    drop(runtime);
+    assert!(!shop.desk.called.load(Ordering::Relaxed));
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub(crate) struct Plan {
     pub(crate) needs_body: bool,
     pub(crate) needs_claims: bool,
     pub(crate) configures: bool,
+    /// Pages of memory it starts with.
+    pub(crate) pages: u64,
 }
 
 /// Looks at a binary module: all findings and the facts go into `report`; the plan is of use only if it is ok.
@@ -61,6 +63,7 @@ pub(crate) fn inspect(
         needs_body: host("host_payload_len") || host("host_get_payload") || host("host_set_payload"),
         needs_claims: host("host_get_claim"),
         configures: exports.entries.get(2).is_some_and(Option::is_some),
+        pages: shape.memories.first().map_or(0, |memory| memory.pages),
         exports,
     };
     report.facts = Some(facts(&shape, &plan, wasm, sha256, host("host_set_payload")));

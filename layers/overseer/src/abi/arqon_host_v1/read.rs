@@ -124,7 +124,7 @@ fn first<'a>(exchange: &'a Exchange, headers: &'a HeaderMap, name: &str) -> Opti
 
 fn claim<'a>(state: &'a State, key: &str) -> Found<'a> {
     let claims = exchange(state)?
-        .request
+        .request()
         .extensions
         .get::<Claims>()
         .ok_or(ABSENT)?;
@@ -147,7 +147,7 @@ fn property<'a>(state: &'a State, name: &str) -> Found<'a> {
         return Err(BAD_ARGUMENT);
     }
     let exchange = exchange(state)?;
-    let request = &exchange.request;
+    let request = exchange.request();
     let text: Option<Cow<'a, str>> = match name {
         "method" => Some(request.method.as_str().into()),
         "path" => Some(request.uri.path().into()),

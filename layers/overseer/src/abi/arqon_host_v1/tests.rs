@@ -7,8 +7,9 @@ fn every_function_of_the_table_is_linked_with_the_type_it_says() {
         ..crate::OverseerConfig::default()
     };
     let settings = config.parse().unwrap().settings;
-    let engine = Engine::new(settings).unwrap();
-    let linkers = link(&engine).unwrap();
+    let engine = crate::engine::Engine::new(settings).unwrap();
+    let shards = engine.pools(crate::engine::Reset::Cleared).unwrap();
+    let linkers = link(shards).unwrap();
     let mut imports = String::new();
     for (name, params, results) in FUNCTIONS {
         let list = |word: &str, count: usize| {
@@ -25,6 +26,6 @@ fn every_function_of_the_table_is_linked_with_the_type_it_says() {
         );
     }
     let wasm = wat::parse_str(format!("(module {imports})")).unwrap();
-    let module = wasmtime::Module::new(&engine.shards()[0], wasm).unwrap();
+    let module = wasmtime::Module::new(&shards[0], wasm).unwrap();
     linkers[0].instantiate_pre(&module).unwrap();
 }
