@@ -165,11 +165,14 @@ fn race(rounds: usize, work: &mut [&mut dyn FnMut()]) -> Vec<(f64, f64)> {
     let batches: Vec<u32> = work
         .iter_mut()
         .map(|work| {
-            // The first calls are not like the others, and reading the clock takes longer than a small walk.
-            (0..10).for_each(|_| work());
-            let started = clock();
-            (0..10).for_each(|_| work());
-            ((3_000_000.0 / (clock() - started).max(1.0)) as u32).clamp(1, 10_000)
+            // The first calls are not like the others, and reading the clock takes longer than a small walk: so the size
+            // of a batch is taken from one that is nearly as large.
+            (0..3).fold(10, |batch, _| {
+                let started = clock();
+                (0..batch).for_each(|_| work());
+                let one = (clock() - started).max(1.0) / f64::from(batch);
+                ((300_000.0 / one) as u32).clamp(1, 10_000)
+            })
         })
         .collect();
     for _ in 0..rounds {

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use arqon_message::{BoxError, Code, CollectError, Collected, MessageBody, Problem, Subject, TenantId};
+use arqon_message::{BoxError, Code, CollectError, Collected, Problem, Subject, TenantId};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
+    request::Parts,
 };
 use http_body::Body;
 
@@ -118,41 +119,41 @@ fn now_binary(headers: &mut HeaderMap, length: usize) {
     }
 }
 
-/// Decides by the body: completes the request that goes on, its body whole, or says why it does not.
+/// Decides by the body: completes the head of what goes on and gives the body back, or says why it does not.
 #[inline]
-pub(crate) fn judge<B, E: Into<BoxError>>(
+pub(crate) fn judge<E: Into<BoxError>>(
     binding: Arc<Binding>,
     encoding: Encoding,
-    request: &mut Request<MessageBody<B>>,
+    head: &mut Parts,
     collected: Result<Collected, CollectError<E>>,
-) -> Result<(), Box<Problem>> {
+) -> Result<Collected, Box<Problem>> {
     let collected = collected.map_err(|error| {
         binding.common.metrics().body.increment(1);
         Box::new(error.problem(Code::Internal))
     })?;
     if encoding == Encoding::Json && binding.common.config.mappings[binding.mapping].transcode {
-        return transcode(binding, request, collected);
+        return transcode(binding, head, collected);
     }
     let verdict = binding.common.timed(collected.bytes.len(), || {
         binding.validator.validate(encoding, &collected.bytes)
     });
     match verdict {
-        Ok(()) => accept(binding, request, collected),
-        Err(violations) => refuse(&binding, request, collected, violations),
+        Ok(()) => accept(binding, head, collected),
+        Err(violations) => refuse(&binding, head, collected, violations),
     }
 }
 
-fn transcode<B>(
+fn transcode(
     binding: Arc<Binding>,
-    request: &mut Request<MessageBody<B>>,
+    head: &mut Parts,
     mut collected: Collected,
-) -> Result<(), Box<Problem>> {
+) -> Result<Collected, Box<Problem>> {
     let verdict = binding.common.timed(collected.bytes.len(), || {
         binding.validator.transcode(&collected.bytes)
     });
     let binary = match verdict {
         Ok(binary) => binary,
-        Err(violations) => return refuse(&binding, request, collected, violations),
+        Err(violations) => return refuse(&binding, head, collected, violations),
     };
     let limit = binding.common.config.max_body_bytes;
     if binary.len() > limit {
@@ -161,33 +162,26 @@ fn transcode<B>(
         return Err(Box::new(Problem::new(Code::BodyTooLarge, detail)));
     }
     collected.bytes = binary.into();
-    now_binary(request.headers_mut(), collected.bytes.len());
-    accept(binding, request, collected)
+    now_binary(&mut head.headers, collected.bytes.len());
+    accept(binding, head, collected)
 }
 
 /// Names the contract. It allocates once: the extension's place in the request.
 #[inline]
-fn accept<B>(
-    binding: Arc<Binding>,
-    request: &mut Request<MessageBody<B>>,
-    collected: Collected,
-) -> Result<(), Box<Problem>> {
+fn accept(binding: Arc<Binding>, head: &mut Parts, collected: Collected) -> Result<Collected, Box<Problem>> {
     // A header map that is full stays without the header; the extension tells the same.
-    let _ = request
-        .headers_mut()
-        .try_insert(SCHEMA_HEADER, binding.header.clone());
-    request.extensions_mut().insert(ValidatedBy::new(binding));
-    *request.body_mut() = collected.into_body();
-    Ok(())
+    let _ = head.headers.try_insert(SCHEMA_HEADER, binding.header.clone());
+    head.extensions.insert(ValidatedBy::new(binding));
+    Ok(collected)
 }
 
 #[cold]
-fn refuse<B>(
+fn refuse(
     binding: &Binding,
-    request: &mut Request<MessageBody<B>>,
+    head: &mut Parts,
     collected: Collected,
     violations: Violations,
-) -> Result<(), Box<Problem>> {
+) -> Result<Collected, Box<Problem>> {
     binding.common.metrics().violations[binding.mapping].increment(1);
     let mode = binding.common.config.mode;
     let violations = violations.into_vec();
@@ -195,8 +189,8 @@ fn refuse<B>(
         .first()
         .map_or("", |violation| violation.message.as_str());
     if let Some(suppressed) = binding.common.may_log(binding.mapping) {
-        let subject = request.extensions().get::<Subject>();
-        let tenant = request.extensions().get::<TenantId>().map(TenantId::as_str);
+        let subject = head.extensions.get::<Subject>();
+        let tenant = head.extensions.get::<TenantId>().map(TenantId::as_str);
         tracing::warn!(
             component = %"registry",
             error,
@@ -208,9 +202,8 @@ fn refuse<B>(
         );
     }
     if mode == Mode::Monitor {
-        request.extensions_mut().remove::<ValidatedBy>();
-        *request.body_mut() = collected.into_body();
-        return Ok(());
+        head.extensions.remove::<ValidatedBy>();
+        return Ok(collected);
     }
     let detail = match violations.len() {
         0 | 1 => error.to_owned(),

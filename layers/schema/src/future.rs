@@ -37,7 +37,7 @@ pin_project! {
         S: Service<Request<MessageBody<B>>>,
     {
         Inner { #[pin] future: S::Future },
-        Collecting { #[pin] body: Collect<B>, request: Option<Request<MessageBody<B>>>, job: Option<Job<S>> },
+        Collecting { #[pin] body: Collect<B>, head: Option<Parts>, job: Option<Job<S>> },
         Refused { answer: Option<(Rejection, Parts)> },
     }
 }
@@ -100,25 +100,24 @@ where
                     let (rejection, parts) = answer.take().expect("polled after it was ready");
                     return Poll::Ready(Ok(rejection.into_response(&parts)));
                 }
-                StateProj::Collecting { body, request, job } => {
+                StateProj::Collecting { body, head, job } => {
                     let collected = ready!(body.poll(cx));
                     let Job {
                         mut ready,
                         binding,
                         encoding,
                     } = job.take().expect("a state is left once");
-                    // The request is completed where it is, and moved once.
-                    let draft = request.as_mut().expect("a state is left once");
+                    // The head is completed where it is, and moved once: straight into the inner call.
+                    let draft = head.as_mut().expect("a state is left once");
                     let judged = admission::judge(binding, encoding, draft, collected);
-                    let request = request.take().expect("a state is left once");
-                    if let Err(problem) = judged {
-                        let parts = request.into_parts().0;
-                        state.set(State::refused(Rejection::new(*problem), parts));
-                    } else {
-                        state.set(State::Inner {
-                            future: ready.call(request),
-                        });
-                    }
+                    let head = head.take().expect("a state is left once");
+                    let next = match judged {
+                        Ok(body) => State::Inner {
+                            future: ready.call(Request::from_parts(head, body.into_body())),
+                        },
+                        Err(problem) => State::refused(Rejection::new(*problem), head),
+                    };
+                    state.set(next);
                 }
             }
         }

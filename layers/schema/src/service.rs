@@ -69,7 +69,7 @@ where
             ResponseFuture {
                 state: State::Collecting {
                     body: collect(body, limit),
-                    request: Some(Request::from_parts(parts, MessageBody::empty())),
+                    head: Some(parts),
                     job: Some(Job {
                         ready,
                         binding,
