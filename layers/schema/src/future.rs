@@ -70,11 +70,17 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.as_mut().project().state.project() {
+        if !matches!(self.state, State::Inner { .. })
+            && let Some(refusal) = ready!(self.as_mut().check(cx))
+        {
+            return Poll::Ready(Ok(refusal));
+        }
+        // Polled in one place, inline: an answer handed through another function is moved once more.
+        match self.project().state.project() {
             StateProj::Inner { future } => future
                 .poll(cx)
                 .map_ok(|response| response.map(MessageBody::streaming)),
-            _ => self.poll_checked(cx),
+            _ => unreachable!("what is checked and not refused is with the inner service"),
         }
     }
 }
@@ -85,42 +91,41 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    /// Out of line: what has no contract pays nothing for it.
+    /// Reads the body and calls the inner service, or gives the refusal. Out of line: what has no contract pays nothing
+    /// for it.
     #[inline(never)]
-    fn poll_checked(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
+    fn check(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Response<MessageBody<R>>>> {
         let mut state = self.project().state;
-        loop {
-            match state.as_mut().project() {
-                StateProj::Inner { future } => {
-                    return future
-                        .poll(cx)
-                        .map_ok(|response| response.map(MessageBody::streaming));
-                }
-                StateProj::Refused { answer } => {
-                    let (rejection, parts) = answer.take().expect("polled after it was ready");
-                    return Poll::Ready(Ok(rejection.into_response(&parts)));
-                }
-                StateProj::Collecting { body, head, job } => {
-                    let collected = ready!(body.poll(cx));
-                    let Job {
-                        mut ready,
-                        binding,
-                        encoding,
-                    } = job.take().expect("a state is left once");
-                    // The head is completed where it is, and moved once: straight into the inner call.
-                    let draft = head.as_mut().expect("a state is left once");
-                    let judged = admission::judge(binding, encoding, draft, collected);
-                    let head = head.take().expect("a state is left once");
-                    let next = match judged {
-                        Ok(body) => State::Inner {
-                            future: ready.call(Request::from_parts(head, body.into_body())),
-                        },
-                        Err(problem) => State::refused(Rejection::new(*problem), head),
-                    };
-                    state.set(next);
+        let (head, problem) = match state.as_mut().project() {
+            StateProj::Inner { .. } => return Poll::Ready(None),
+            StateProj::Refused { answer } => {
+                let (rejection, parts) = answer.take().expect("polled after it was ready");
+                return Poll::Ready(Some(rejection.into_response(&parts)));
+            }
+            StateProj::Collecting { body, head, job } => {
+                let collected = ready!(body.poll(cx));
+                let Job {
+                    mut ready,
+                    binding,
+                    encoding,
+                } = job.take().expect("a state is left once");
+                // The head is completed where it is, and moved once: straight into the inner call.
+                let draft = head.as_mut().expect("a state is left once");
+                let judged = admission::judge(binding, encoding, draft, collected);
+                let head = head.take().expect("a state is left once");
+                match judged {
+                    Ok(body) => {
+                        let future = ready.call(Request::from_parts(head, body.into_body()));
+                        state.set(State::Inner { future });
+                        return Poll::Ready(None);
+                    }
+                    Err(problem) => (head, problem),
                 }
             }
-        }
+        };
+        // What the refused request held goes before the answer does.
+        state.set(State::Refused { answer: None });
+        Poll::Ready(Some(Rejection::new(*problem).into_response(&head)))
     }
 }
 
