@@ -40,6 +40,8 @@ BOUNDS += [
     ("b2.observed_extra_ns", "most", 5.0, "B2: an observed receive costs at most 5 ns more"),
     ("b2.observed.400k.x28.lost", "most", 0.0001, "B2: 28 subscribers at 400 k/s, where a plain loop loses; the middle run"),
     ("b2.observed.400k.x28.lost_unpaused", "most", 0.0005, "B2: the same, the worst run that the host let run"),
+    ("b2.raw.400k.x28.lost", "least", 1e-6, "B2: and there the plain loop does lose, or the line above shows nothing"),
+    ("call.publish_over_raw", "least", 0.93, "B1: one publish at a time, nobody waiting for a lock"),
     ("b6.p95_over_raw.50k", "most", 1.2, "B6: p95 against raw tokio"),
     ("b6.p95_over_raw.200k", "most", 1.2, "B6: p95 against raw tokio"),
     ("b8.churn_grown_bytes", "most", 0.0, "B8: churn grows nothing"),
@@ -49,8 +51,9 @@ BOUNDS += [
 BOUNDS += [(f"{name}.lost_unpaused", "most", 0.0001, "overflow: the SLO") for name in RATES]
 BOUNDS += [(f"{name}.lost", "most", 0.001, "overflow: the gate") for name in RATES]
 EXACT = {"health": 1, "service_crashed": 2, "config_updated": 0, "shutdown": 0, "schema_changed": 1, "policy_reloaded": 1}
-# Throughput may fall by 10 % against the baseline, p95 rise by 20 %. Only on one worker: with two, a ratio is one of two or
+# Throughput may fall by 10 % against the baseline. Only on one worker: with two, a ratio is one of two or
 # three values, by where the host has put the cores (docs/bus/performance.md), so these have the bounds above alone.
+# (p95 + 20 % is the bound of 1.2 above: the figure is the ratio to a raw channel in the same run.)
 RATIOS = [f"{name}.{shape}.w1" for shape in SHAPES for name in ("b1.publish_over_raw", "b2.observed_over_plain", "b2.next_over_plain")]
 RATIOS += [f"b4.batch8_over_single.{shape}.w1" for shape in SHAPES]
 
@@ -68,7 +71,7 @@ def bench(short, parts=()):
 
 
 def check(figures, baseline):
-    """Every gate: (holds, text, the bench's part that measures it)."""
+    """Every gate: (holds, text, the bench's part that measures it); `holds` is None where no run measured it."""
     for kind, count in EXACT.items():
         for call in ("publish", "recv"):
             name = f"allocs.{call}.{kind}"
@@ -78,21 +81,17 @@ def check(figures, baseline):
     for name, side, bound, what in BOUNDS:
         value = figures[name]
         holds = value >= bound if side == "least" else value <= bound
-        runs = figures.get(name.replace("lost_unpaused", "unpaused_runs"))
-        unmeasured = ", but no run was without a pause" if name.endswith("lost_unpaused") and not runs else ""
-        yield holds, f"{name} = {value:.3f}, at {side} {bound:g} ({what}{unmeasured})", part(name)
+        if name.endswith("lost_unpaused") and not figures[name.replace("lost_unpaused", "unpaused_runs")]:
+            yield None, f"{name}, at {side} {bound:g} ({what}): no run was without a pause", part(name)
+            continue
+        yield holds, f"{name} = {value:.6g}, at {side} {bound:g} ({what})", part(name)
     for name in RATIOS:
-        # A baseline better than 1 is luck where both sides do the same work: the gate is on what we add.
-        floor = 0.9 * (baseline[name] if name.startswith("b4") else min(baseline[name], 1.0))
+        floor = 0.9 * baseline[name]
         yield figures[name] >= floor, f"{name} = {figures[name]:.3f}, at least {floor:.3f} (baseline - 10 %)", "throughput"
-    for rate in ("50k", "200k"):
-        name = f"b6.p95_over_raw.{rate}"
-        roof = 1.2 * max(baseline[name], 1.0)
-        yield figures[name] <= roof, f"{name} = {figures[name]:.3f}, at most {roof:.3f} (baseline + 20 %)", "latency"
 
 
 def part(name):
-    if name.startswith(("b5", "b6", "b2.observed.400k")):
+    if name.startswith(("b5", "b6", "b2.observed.400k", "b2.raw.400k")):
         return "latency"
     if name.startswith(("b1.", "b3", "b4", "b2.observed_over", "b2.next_over")):
         return "throughput"
@@ -113,15 +112,15 @@ def main():
         print(f"blessed {args.baseline}")
     baseline = json.loads(args.baseline.read_text())
     results = list(check(figures, baseline))
-    again = sorted({where for holds, _, where in results if not holds})
+    again = sorted({where for holds, _, where in results if not holds})  # Unmeasured too: the long form has more runs.
     if again and not given:
         print("measured again, long:", *again)
         results = list(check({**figures, **bench(short=False, parts=again)}, baseline))
     for holds, text, _ in results:
-        print("ok    " if holds else "BROKEN", text)
-    failed = sum(not holds for holds, _, _ in results)
-    print(f"{len(results) - failed} passed, {failed} failed")
-    sys.exit(failed > 0)
+        print({True: "ok    ", False: "BROKEN", None: "not measured"}[holds], text)
+    count = [holds for holds, _, _ in results].count
+    print(f"{count(True)} passed, {count(False)} failed, {count(None)} not measured")
+    sys.exit(count(False) > 0)
 
 
 if __name__ == "__main__":

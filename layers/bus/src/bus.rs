@@ -153,7 +153,8 @@ impl Bus {
     ///
     /// For a producer that already has a burst: a report waits for nothing here. Only reports
     /// ([`Event::is_report`]) travel so. They are shared between the subscribers, not copied. What a batch held is freed
-    /// on the thread that published it, with its next batch; up to 128 KiB wait for that in one bus.
+    /// on the thread that published it, with its next batch; up to 160 KiB wait for that in one bus, counted with what
+    /// texts and vectors have reserved.
     ///
     /// # Errors
     ///
@@ -161,9 +162,9 @@ impl Bus {
     /// events or [`BATCH_BYTES_MAX`](Self::BATCH_BYTES_MAX) bytes, or an event that is not a report.
     /// [`BusError::Closed`] when nobody subscribes; each report is counted.
     pub fn publish_batch(&self, reports: Vec<Event>) -> Result<usize, BusError> {
-        let (len, bytes) = check_batch(&reports)?;
+        let (len, held) = check_batch(&reports)?;
         let _span = trace::publish("batch");
-        let reports = Reports::new(reports, bytes, &self.shared.origin);
+        let reports = Reports::new(reports, held, &self.shared.origin);
         let mut numbers = lock(&self.shared.numbers);
         let Numbers {
             batches: batch_index,
@@ -218,8 +219,8 @@ impl fmt::Debug for Bus {
     }
 }
 
-/// The batch's length and bytes, if it is one that may be sent.
-fn check_batch(reports: &[Event]) -> Result<(u32, usize), BusError> {
+/// The batch's length and the bytes it keeps from the allocator, if it is one that may be sent.
+fn check_batch(reports: &Vec<Event>) -> Result<(u32, usize), BusError> {
     if reports.is_empty() || reports.len() > Bus::BATCH_EVENTS_MAX {
         let text = format!(
             "{} events, allowed are 1 to {}",
@@ -234,7 +235,11 @@ fn check_batch(reports: &[Event]) -> Result<(u32, usize), BusError> {
             event.kind()
         )));
     }
-    let bytes: usize = reports.iter().map(Event::bytes).sum();
+    let (mut bytes, mut spare) = (0, (reports.capacity() - reports.len()) * size_of::<Event>());
+    for size in reports.iter().map(Event::size) {
+        bytes += size.used;
+        spare += size.spare;
+    }
     if bytes > Bus::BATCH_BYTES_MAX {
         return Err(BusError::Batch(format!(
             "{bytes} bytes, allowed are {}",
@@ -242,7 +247,7 @@ fn check_batch(reports: &[Event]) -> Result<(u32, usize), BusError> {
         )));
     }
     let len = u32::try_from(reports.len()).map_err(|_| BusError::Batch("too long".to_owned()))?;
-    Ok((len, bytes))
+    Ok((len, bytes + spare))
 }
 
 #[cfg(all(test, not(loom)))]

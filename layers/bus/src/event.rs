@@ -126,18 +126,38 @@ impl Event {
         }
     }
 
-    /// Bytes it holds: its slot and its text.
-    pub(crate) fn bytes(&self) -> usize {
-        let text = match self {
+    /// Bytes of its slot and its text, and of what its text has reserved besides.
+    pub(crate) fn size(&self) -> Size {
+        let mut size = Size {
+            used: size_of::<Self>(),
+            spare: 0,
+        };
+        let mut add = |text: &String| {
+            size.used += text.len();
+            size.spare += text.capacity() - text.len();
+        };
+        match self {
             Self::Health { service: text, .. }
             | Self::PolicyReloaded { policy: text, .. }
             | Self::SchemaChanged { schema_id: text, .. }
             | Self::RolloutChanged { rollout: text, .. }
-            | Self::MirrorDegraded { reason: text, .. } => text.len(),
-            Self::ServiceCrashed { service, reason } => service.len() + reason.len(),
-            Self::ConfigUpdated { .. } | Self::Shutdown => 0,
-            Self::Batch { reports, .. } => reports.iter().map(Self::bytes).sum(),
-        };
-        size_of::<Self>() + text
+            | Self::MirrorDegraded { reason: text, .. } => add(text),
+            Self::ServiceCrashed { service, reason } => {
+                add(service);
+                add(reason);
+            }
+            // A batch in a batch is refused before its size is asked.
+            Self::ConfigUpdated { .. } | Self::Shutdown | Self::Batch { .. } => {}
+        }
+        size
     }
+}
+
+/// Bytes of one event, or of several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Slots and text.
+    pub(crate) used: usize,
+    /// Reserved by the texts and never written.
+    pub(crate) spare: usize,
 }

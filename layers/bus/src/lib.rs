@@ -40,7 +40,8 @@
 //! # Under load
 //!
 //! Memory is `effective_capacity` slots plus what the retained events own, however many subscribers there
-//! are, and at most 128 KiB of batches that were read and wait for their publisher's thread to free them. A burst belongs into [`Bus::publish_batch`]; a subscriber's loop belongs on [`Subscriber::next`],
+//! are, and at most 160 KiB of batches that were read and wait for their publisher's thread to free them (what texts and
+//! vectors have reserved is counted). A burst belongs into [`Bus::publish_batch`]; a subscriber's loop belongs on [`Subscriber::next`],
 //! which drains what is there before it parks and gives the worker back every 128 events.
 //!
 //! # Cancellation

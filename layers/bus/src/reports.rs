@@ -13,7 +13,7 @@ use crate::{
 
 /// Makers told apart; threads that share a home free for one another.
 const HOMES: usize = 16;
-/// Most bytes that wait in one home: 8 KiB, so 128 KiB in a bus.
+/// Most bytes of batches that wait in one home: 8 KiB. With 2 KiB of its list that makes 160 KiB in a bus.
 const HOME_BYTES_MAX: usize = 8 * 1024;
 /// Most batches that wait in one home.
 const HOME_BATCHES_MAX: usize = 64;
@@ -77,7 +77,7 @@ impl Origin {
 }
 
 impl Reports {
-    /// A batch of `bytes`. Frees up to two read ones of this thread: more go than come.
+    /// A batch that keeps `bytes` from the allocator, unused capacity included. Frees up to two read ones of this thread: more go than come.
     pub(crate) fn new(events: Vec<Event>, bytes: usize, origin: &Arc<Origin>) -> Self {
         let maker = here();
         let mut home = lock(origin.home(maker));
@@ -177,6 +177,31 @@ mod tests {
             (1, 7),
             "two go for one that comes; what is freed at home does not wait"
         );
+    }
+
+    #[test]
+    fn makers_are_spread_over_the_homes() {
+        let origin = Origin::default();
+        let spread = |makers: &[usize]| {
+            let mut homes: Vec<_> = makers
+                .iter()
+                .map(|maker| origin.home(*maker) as *const _)
+                .collect();
+            homes.sort_unstable();
+            homes.dedup();
+            homes.len()
+        };
+        // What `here` gives on threads that live at once: addresses some constant apart.
+        for apart in [0x1000, 0x20_1000, 0x80_1000] {
+            let makers: Vec<usize> = (0..64).map(|thread| 0x7f00_0000_0690 + thread * apart).collect();
+            assert!(
+                spread(&makers) >= 12,
+                "{} homes, {apart:#x} apart",
+                spread(&makers)
+            );
+        }
+        let one = [here()];
+        assert_eq!(spread(&[one, one].concat()), 1);
     }
 
     #[test]

@@ -4,7 +4,13 @@
 #[path = "support/drive.rs"]
 mod drive;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc,
+    },
+    time::Duration,
+};
 
 use ron_bus::{Bus, BusError, BusMetrics, BusSwitch, Event, Follower, Notice};
 use tokio::{task::JoinSet, time::timeout};
@@ -125,6 +131,27 @@ fn no_subscriber_is_lost_from_the_count() {
 }
 
 /// Publishers number their events; `high` bits name the publisher.
+/// As a subscriber: a follower that never gave way would starve everybody else on the worker.
+#[tokio::test(flavor = "current_thread")]
+async fn a_draining_follower_gives_way_every_128_notices() {
+    let switch = BusSwitch::new(bus(1_024));
+    let mut follower = switch.follow("busy");
+    (0..1_000).for_each(|i| drop(switch.publish(version(i))));
+    drop(switch);
+    let turns = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&turns);
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    while follower.next().await.is_some() {}
+    other.abort();
+    let turns = turns.load(Relaxed);
+    assert!((7..=8).contains(&turns), "{turns} turns in 1,000 notices");
+}
+
 async fn publish_all(switch: BusSwitch, publisher: u64, events: u64, room: usize) {
     for i in 0..events {
         while switch.bus().queue_depth() >= room {

@@ -202,3 +202,49 @@ fn a_slow_stream_is_not_looked_for() {
         "{looks} looks for 640 events; 48 each would be 30,720"
     );
 }
+
+/// What a look finds pays for the next: a subscriber that always finds something at its first look never stops looking.
+#[test]
+fn looks_that_find_something_go_on() {
+    let bus = Bus::new(8).expect("a capacity");
+    let mut subscriber = bus.observe("paced");
+    let wakes = Arc::new(SelfWakes::default());
+    let waker = std::task::Waker::from(Arc::clone(&wakes));
+    let mut cx = std::task::Context::from_waker(&waker);
+    bus.publish(version(0)).expect("a subscriber");
+    assert!(now(subscriber.next()).is_some());
+    for i in 1..1_000 {
+        let before = wakes.0.load(Relaxed);
+        let mut next = std::pin::pin!(subscriber.next());
+        assert!(next.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(
+            wakes.0.load(Relaxed),
+            before + 1,
+            "event {i}: it looks again, and does not park"
+        );
+        bus.publish(version(i)).expect("a subscriber");
+        assert!(next.as_mut().poll(&mut cx).is_ready());
+    }
+}
+
+/// The depth of a subscriber that never catches up is on the gauge: every 32nd event, shared among the subscribers.
+#[test]
+fn depth_is_sampled_every_32_events_shared_among_the_subscribers() {
+    for (subscribers, first_two) in [(1, [32, 64]), (4, [32, 160])] {
+        let metrics = Arc::new(BusMetrics::new());
+        let bus = Bus::with_metrics(1_024, Arc::clone(&metrics)).expect("a capacity");
+        let mut all: Vec<_> = (0..subscribers).map(|_| bus.observe("busy")).collect();
+        (0..1_000).for_each(|i| drop(bus.publish(version(i))));
+        let mut sampled = Vec::new();
+        let mut depth = metrics.queue_depth();
+        for taken in 1..=200 {
+            assert!(now(all[0].next()).is_some());
+            if metrics.queue_depth() != depth {
+                depth = metrics.queue_depth();
+                assert_eq!(depth, 1_000 - taken);
+                sampled.push(taken);
+            }
+        }
+        assert_eq!(sampled[..2], first_two, "{subscribers} subscribers");
+    }
+}
