@@ -58,7 +58,8 @@ pub struct Supervisor {
 pub struct Crash {
     /// The task.
     pub service: &'static str,
-    /// Why, free of credentials.
+    /// Why: one line of at most 120 characters, without what looks like a credential. Best effort: a secret that looks
+    /// like any other word and has no name beside it stays.
     pub reason: String,
 }
 

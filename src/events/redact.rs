@@ -1,5 +1,6 @@
 //! Texts without what must not leave the process. Takes out too much rather than too little.
 
+mod beside;
 mod names;
 mod plain;
 #[cfg(test)]
@@ -10,7 +11,9 @@ use self::plain::plain;
 
 /// The longest reason, in characters.
 const REASON_CHARS_MAX: usize = 120;
-/// What is looked at of a reason, in characters: it shows 120 of them, and a word may be long.
+/// The longest name, in characters.
+const NAME_CHARS_MAX: usize = 256;
+/// What is looked at of a text, in characters: at most 256 of them are shown, and a word may be long.
 const LOOKED_AT_CHARS_MAX: usize = 4_096;
 /// What stands for what was taken out.
 const GONE: &str = "[redacted]";
@@ -25,21 +28,28 @@ enum For {
 }
 
 /// The first line, at most 120 characters, without control and invisible characters, and without what looks like a
-/// credential: what follows a secret's name or an authentication scheme, the user part of a URL and its query, keys
-/// whose form is known, PEM, and long opaque words; however they are quoted, cased, separated or percent-encoded.
+/// credential: what follows a secret's name or an authentication scheme, quoted values beside such a name, the user part
+/// of a URL and its query, keys whose form is known, PEM, and long opaque words; however they are quoted, cased,
+/// separated or percent-encoded. Best effort: a secret that looks like any other word and has no name beside it stays.
 pub(crate) fn redacted(reason: &str) -> String {
-    let line = reason.trim_start().lines().next().unwrap_or_default();
+    one_line(reason, For::Reason, REASON_CHARS_MAX)
+}
+
+/// A name or an id that leaves the process: its first line, at most 256 characters, by the rules of
+/// [`without_credentials`], which leave ids and digests alone.
+pub(super) fn redacted_name(name: &str) -> String {
+    one_line(name, For::Log, NAME_CHARS_MAX)
+}
+
+fn one_line(text: &str, use_for: For, chars_max: usize) -> String {
+    let line = text.trim_start().lines().next().unwrap_or_default();
     let shown = line.chars().take(LOOKED_AT_CHARS_MAX).filter_map(|c| match c {
         '\t' => Some(' '),
         c if c.is_control() || plain::is_invisible(c) => None,
         c => Some(c),
     });
     let line: String = shown.collect();
-    clean(&line, For::Reason)
-        .0
-        .chars()
-        .take(REASON_CHARS_MAX)
-        .collect()
+    clean(&line, use_for).0.chars().take(chars_max).collect()
 }
 
 /// A text for the log, without what follows a secret's name or an authentication scheme, without URLs that have a user
@@ -85,11 +95,24 @@ fn clean(line: &str, use_for: For) -> (String, bool) {
     let until = cut.as_ref().map_or(given.len(), |cut| {
         starts.partition_point(|start| *start <= cut.at).saturating_sub(1)
     });
+    let named = use_for == For::Reason && beside::has_name(&text);
     // A word that begins before the secret goes with it.
     let mut words: Vec<&str> = Vec::with_capacity(until + 1);
     for at in 0..until {
         let end = starts.get(at + 1).map_or(text.len(), |next| next - 1);
         let (word, read) = (given[at], &text[starts[at]..end]);
+        if use_for == For::Reason {
+            let last = at
+                .checked_sub(1)
+                .map_or("", |last| text[starts[last]..starts[at]].trim_end());
+            if (named && beside::is_mixed(read))
+                || beside::is_value(last, read)
+                || beside::is_login(&text[..starts[at]], read)
+            {
+                words.push(GONE);
+                continue;
+            }
+        }
         match words::judge(read, use_for) {
             words::Verdict::Stays => words.push(word),
             words::Verdict::Goes => words.push(GONE),

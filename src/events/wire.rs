@@ -3,7 +3,7 @@
 use ron_bus::Event;
 use serde::{Deserialize, Serialize};
 
-use super::redact::redacted;
+use super::redact::{redacted, redacted_name};
 
 /// A fact in the form in which it leaves the process: JSON with the tag `event` (source: INTEROP 8.1; the reports are
 /// additive; ADR 9). Reading is strict: another tag, field or type is an error. Vectors: `tests/vectors/events/`.
@@ -68,29 +68,37 @@ pub enum Audience {
 
 impl WireEvent {
     /// The exported form of one fact (not of a batch: export each of [`Event::facts`]), or `None` when it stays inside:
-    /// `Shutdown` for observers, and whatever a later version of the bus adds. A crash reason keeps its first line
-    /// only, cut at 120 characters and without anything that looks like a credential.
+    /// `Shutdown` for observers, and whatever a later version of the bus adds. A reason keeps its first line only, cut
+    /// at 120 characters; a name (of a service, policy, schema or rollout) its first line, cut at 256 characters. Both
+    /// are without what looks like a credential: best effort, so no host publishes a secret on purpose.
     #[must_use]
     pub fn export(fact: &Event, corr_id: &str, audience: Audience) -> Option<Self> {
         let corr_id = corr_id.to_owned();
-        Some(match fact.clone() {
-            Event::Health { service, ok } => Self::Health { service, ok, corr_id },
-            Event::ConfigUpdated { version } => Self::ConfigUpdated { version, corr_id },
+        Some(match fact {
+            Event::Health { service, ok } => Self::Health {
+                service: redacted_name(service),
+                ok: *ok,
+                corr_id,
+            },
+            Event::ConfigUpdated { version } => Self::ConfigUpdated {
+                version: *version,
+                corr_id,
+            },
             Event::ServiceCrashed { service, reason } => Self::ServiceCrashed {
-                service,
-                reason: redacted(&reason),
+                service: redacted_name(service),
+                reason: redacted(reason),
                 corr_id,
             },
             Event::Shutdown if audience == Audience::Admin => Self::Shutdown { corr_id },
             Event::PolicyReloaded { policy, revision, ok } => Self::PolicyReloaded {
-                policy,
-                revision,
-                ok,
+                policy: redacted_name(policy),
+                revision: *revision,
+                ok: *ok,
                 corr_id,
             },
             Event::SchemaChanged { schema_id, revision } => Self::SchemaChanged {
-                schema_id,
-                revision,
+                schema_id: redacted_name(schema_id),
+                revision: *revision,
                 corr_id,
             },
             Event::RolloutChanged {
@@ -98,14 +106,14 @@ impl WireEvent {
                 seq,
                 basis_points,
             } => Self::RolloutChanged {
-                rollout,
-                seq,
-                basis_points,
+                rollout: redacted_name(rollout),
+                seq: *seq,
+                basis_points: *basis_points,
                 corr_id,
             },
             Event::MirrorDegraded { reason, dropped } => Self::MirrorDegraded {
-                reason,
-                dropped,
+                reason: redacted(reason),
+                dropped: *dropped,
                 corr_id,
             },
             _ => return None,

@@ -64,9 +64,21 @@ impl Pump {
                     Some(notice) => self.tell(&notice),
                     None => return Ok(()),
                 },
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => break,
             }
         }
+        // `next` gives way now and then, so that it was not ready does not say that nothing is left. Each notice takes a
+        // slot at least: what was published before the stop is told after so many, and publishers cannot keep it going.
+        for _ in 0..self.subscriber.backlog() {
+            if self.subscriber.backlog() == 0 {
+                break;
+            }
+            match self.subscriber.next().await {
+                Some(notice) => self.tell(&notice),
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     fn tell(&mut self, notice: &Notice) {
@@ -93,14 +105,14 @@ impl Pump {
     }
 }
 
-/// The fields of the source (OBSERVABILITY): service, event, reason, corr_id.
+/// The fields of the source (OBSERVABILITY): service, event, reason, corr_id; as readers see them, free of credentials.
 fn log(fact: &Event, corr_id: &str) {
     let event = fact.kind();
-    match fact {
-        Event::Health { service, ok } => {
+    match WireEvent::export(fact, corr_id, Audience::Admin) {
+        Some(WireEvent::Health { service, ok, .. }) => {
             tracing::info!(component = "bus", service, event, ok, corr_id, "fact")
         }
-        Event::ServiceCrashed { service, reason } => {
+        Some(WireEvent::ServiceCrashed { service, reason, .. }) => {
             tracing::info!(component = "bus", service, event, reason, corr_id, "fact");
         }
         _ => tracing::info!(component = "bus", service = "gateway", event, corr_id, "fact"),
@@ -217,7 +229,8 @@ mod tests {
         stop.cancel();
         pump.run(stop).await.expect("no death");
         let text = text(reader).await;
-        // The pump lost 5 of 7 and tells so; of its three lines the reader, two places long, lost the first.
+        // The pump lost 5 of 7 and tells so; of its three lines the reader, two places long, lost the first: the reader is
+        // told of its own loss, which is one line.
         assert!(
             text.starts_with("event: resync\ndata: {\"lost\":1,\"read\":\"/v1/state\"}\n\n"),
             "{text}"
@@ -225,6 +238,77 @@ mod tests {
         assert!(
             text.contains("\"version\":5") && text.contains("\"version\":6"),
             "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_reader_with_room_is_told_how_many_the_feed_lost() {
+        let bus = Bus::new(2).expect("a capacity");
+        let (feed, pump) = feed(bus.observe("events"), 16);
+        let reader = feed.read(Audience::Observer);
+        for version in 0..7 {
+            bus.publish(Event::ConfigUpdated { version }).expect("heard");
+        }
+        let stop = CancellationToken::new();
+        stop.cancel();
+        pump.run(stop).await.expect("no death");
+        let text = text(reader).await;
+        assert!(
+            text.starts_with("event: resync\ndata: {\"lost\":5,\"read\":\"/v1/state\"}\n\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("event: config_updated\n").count(), 2, "{text}");
+    }
+
+    #[tokio::test]
+    async fn all_that_was_published_before_the_stop_is_told_the_shutdown_too() {
+        let bus = Bus::new(256).expect("a capacity");
+        let (feed, pump) = feed(bus.observe("events"), 256);
+        let reader = feed.read(Audience::Admin);
+        for version in 0..200 {
+            bus.publish(Event::ConfigUpdated { version }).expect("heard");
+        }
+        bus.publish(Event::Shutdown).expect("heard");
+        let stop = CancellationToken::new();
+        stop.cancel();
+        pump.run(stop).await.expect("no death");
+        let text = text(reader).await;
+        assert_eq!(text.matches("event: config_updated\n").count(), 200);
+        assert_eq!(text.matches("event: shutdown\n").count(), 1);
+    }
+
+    /// The fields of whatever is logged.
+    #[derive(Clone, Default)]
+    struct Said(Arc<std::sync::Mutex<String>>);
+
+    impl tracing::field::Visit for Said {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+            let mut said = self.0.lock().expect("not poisoned");
+            said.push_str(&format!("{field}={value:?} "));
+        }
+    }
+
+    impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Said {
+        fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+            event.record(&mut self.clone());
+        }
+    }
+
+    #[test]
+    fn the_log_shows_a_crash_as_readers_see_it() {
+        use tracing_subscriber::layer::SubscriberExt;
+
+        let said = Said::default();
+        let subscriber = tracing_subscriber::registry().with(said.clone());
+        let crash = Event::ServiceCrashed {
+            service: "password=hunter2".to_owned(),
+            reason: "dbPass: hunter2\nand hunter2".to_owned(),
+        };
+        tracing::subscriber::with_default(subscriber, || log(&crash, "p-1"));
+        let said = said.0.lock().expect("not poisoned").clone();
+        assert!(
+            said.contains("corr_id=\"p-1\"") && !said.contains("hunter2"),
+            "{said}"
         );
     }
 }

@@ -1,9 +1,9 @@
 //! Finds the first name of a secret that a value follows, and the first authentication scheme.
 
-use super::For;
+use super::{For, beside};
 
 /// Names, in small letters without separators. Whatever ends in one names a secret: `DB_PASSWORD`, `x-api-key`.
-const NAMES: &[&str] = &[
+pub(super) const NAMES: &[&str] = &[
     "password",
     "passwd",
     "pwd",
@@ -35,6 +35,8 @@ const NAMES: &[&str] = &[
     "sessionid",
     "sessid",
     "connectionstring",
+    "passkey",
+    "psk",
 ];
 /// The same for reasons only: in a log these are more often harmless.
 const NAMES_REASON: &[&str] = &["pass", "session", "bearer", "assertion", "privkey", "pkey"];
@@ -44,7 +46,7 @@ const NAMES_SHORT: &[&str] = &[
     "xsrf", "key", "pem", "basic", "login", "userinfo",
 ];
 /// What may follow such a name and is no value.
-const HARMLESS: &[&str] = &[
+pub(super) const HARMLESS: &[&str] = &[
     "incorrect",
     "wrong",
     "expired",
@@ -135,7 +137,10 @@ pub(super) fn first_secret(line: &str, use_for: For) -> Option<Cut> {
         .char_indices()
         .filter(|(_, c)| matches!(c, '=' | ':' | '(' | '{' | '[' | '>' | ',' | '|'))
         .find_map(|(at, sign)| signed(line, at, sign, use_for));
-    let cuts = [begin, signed, bare(line, use_for), scheme(line, use_for)];
+    let beside = (use_for == For::Reason)
+        .then(|| beside::first_secret(line))
+        .flatten();
+    let cuts = [begin, signed, bare(line, use_for), scheme(line, use_for), beside];
     cuts.into_iter().flatten().min_by_key(|cut| cut.at)
 }
 
@@ -161,7 +166,10 @@ fn signed(line: &str, at: usize, sign: char, use_for: For) -> Option<Cut> {
         '(' | '[' => before,
         _ => before.trim_end_matches(gap),
     };
-    let name = here.then(|| name_at_end(head, use_for)).flatten()?;
+    let within = || beside::name_within(head, use_for).filter(|_| matches!(sign, '=' | ':'));
+    let name = here
+        .then(|| name_at_end(head, use_for).or_else(within))
+        .flatten()?;
     let follows = after.chars().any(char::is_alphanumeric);
     // `seed:` at the end of a line: the value may be on the next.
     Some(Cut {
@@ -284,7 +292,7 @@ fn scheme(line: &str, use_for: For) -> Option<Cut> {
 }
 
 /// The words of a decoded line and where they begin.
-fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(super) fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     line.split(' ').filter_map(move |word| {
         let begin = at;
@@ -294,7 +302,7 @@ fn words(line: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// Its letters and digits, small.
-fn letters(word: &str) -> String {
+pub(super) fn letters(word: &str) -> String {
     let kept = word.chars().filter(|c| c.is_alphanumeric());
     kept.map(|c| c.to_ascii_lowercase()).collect()
 }

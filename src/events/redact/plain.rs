@@ -1,17 +1,33 @@
 //! How a word reads once its escapes and disguises are undone.
 
-/// Characters that show nothing and could split a name: soft hyphen, zero width, direction marks, byte order mark.
+/// Characters that show nothing and could split a name: soft hyphen, zero width, direction marks, fillers, variation
+/// selectors, tags, byte order mark.
 pub(super) const fn is_invisible(c: char) -> bool {
     matches!(
         c,
-        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'
+            | '\u{1160}'
+            | '\u{17b4}'
+            | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{e0000}'..='\u{e0fff}'
     )
 }
 
 /// Rounds of decoding: `%253D` is `=` after two.
 const ROUNDS_MAX: usize = 4;
 
-/// The word without percent-encoding, `\u003d`, `\x3d`, `&#61;` and `&quot;`, full-width forms and invisible characters.
+/// The word without percent-encoding, `\u003d`, `\x3d`, `\075`, `&#61;` and `&quot;`, full-width forms and invisible characters.
 /// White space in it, once decoded, is a blank.
 pub(super) fn plain(word: &str) -> String {
     let mut text: String = word
@@ -32,10 +48,29 @@ pub(super) fn plain(word: &str) -> String {
     text
 }
 
-/// The ASCII form of a full-width character.
+/// The ASCII form of a full-width character, of a small or look-alike sign, and of the Cyrillic and Greek letters that
+/// look like Latin ones.
 fn narrow(c: char) -> char {
     match c {
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(c as u32 - 0xfee0).unwrap_or(c),
+        '\u{fe66}' | '\u{a78a}' | '\u{207c}' | '\u{208c}' => '=',
+        '\u{fe55}' | '\u{fe13}' | '\u{a789}' | '\u{2236}' | '\u{2d0}' => ':',
+        '\u{430}' | '\u{410}' | '\u{3b1}' | '\u{391}' => 'a',
+        '\u{435}' | '\u{415}' | '\u{395}' => 'e',
+        '\u{43e}' | '\u{41e}' | '\u{3bf}' | '\u{39f}' => 'o',
+        '\u{440}' | '\u{420}' | '\u{3c1}' | '\u{3a1}' => 'p',
+        '\u{441}' | '\u{421}' | '\u{3f2}' => 'c',
+        '\u{443}' | '\u{423}' | '\u{3a5}' => 'y',
+        '\u{445}' | '\u{425}' | '\u{3a7}' => 'x',
+        '\u{456}' | '\u{406}' | '\u{3b9}' | '\u{399}' => 'i',
+        '\u{458}' => 'j',
+        '\u{43a}' | '\u{41a}' | '\u{3ba}' | '\u{39a}' => 'k',
+        '\u{43d}' | '\u{41d}' | '\u{39d}' => 'n',
+        '\u{455}' | '\u{405}' => 's',
+        '\u{442}' | '\u{422}' | '\u{3c4}' | '\u{3a4}' => 't',
+        '\u{432}' | '\u{412}' | '\u{392}' => 'b',
+        '\u{501}' => 'd',
+        '\u{51d}' => 'w',
         c => c,
     }
 }
@@ -52,6 +87,7 @@ fn decoded(text: &str) -> String {
             '\\' if rest.starts_with("\\t") || rest.starts_with("\\n") || rest.starts_with("\\r") => {
                 Some((' ', 2))
             }
+            '\\' => octal(rest),
             '&' => entity(rest),
             _ => None,
         };
@@ -73,6 +109,16 @@ fn hex(text: &str, from: usize, digits: usize) -> Option<(char, usize)> {
     let all = number.bytes().all(|b| b.is_ascii_hexdigit());
     let code = u32::from_str_radix(number, 16).ok().filter(|_| all)?;
     Some((char::from_u32(code)?, from + digits))
+}
+
+/// `\075`, as C and shells write it.
+fn octal(text: &str) -> Option<(char, usize)> {
+    let digits = text.get(1..4)?;
+    let all = digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let code = u8::from_str_radix(digits, 8)
+        .ok()
+        .filter(|code| all && code.is_ascii())?;
+    Some((char::from(code), 4))
 }
 
 /// `\u{3d}`, as Rust writes it.

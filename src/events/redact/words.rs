@@ -39,7 +39,11 @@ const AWS: &[&str] = &[
     "AKIA", "ASIA", "AGPA", "AIDA", "AROA", "AIPA", "ANPA", "ANVA", "ABIA", "ACCA",
 ];
 /// Options after which a credential stands.
-const FLAGS: &[&str] = &["-u", "-p", "--user", "--pass", "--pw", "--proxy-user"];
+const FLAGS: &[&str] = &["-u", "-p", "-a"];
+/// How such options end when they have two strokes.
+const FLAG_ENDS: &[&str] = &[
+    "user", "pass", "pw", "pin", "otp", "psk", "key", "auth", "login", "cred", "creds",
+];
 
 /// What happens to a word.
 pub(super) enum Verdict {
@@ -52,8 +56,11 @@ pub(super) enum Verdict {
 
 /// Looks at one decoded word.
 pub(super) fn judge(word: &str, use_for: For) -> Verdict {
-    if use_for == For::Reason && FLAGS.contains(&word) {
-        return Verdict::NextGoes;
+    if use_for == For::Reason {
+        match flag(word) {
+            Verdict::Stays => {}
+            other => return other,
+        }
     }
     match url(word) {
         Verdict::Stays => {}
@@ -64,6 +71,23 @@ pub(super) fn judge(word: &str, use_for: For) -> Verdict {
         return Verdict::Goes;
     }
     Verdict::Stays
+}
+
+/// An option after which, or in which, a credential stands: `--db-pass`, `-phunter2`.
+fn flag(word: &str) -> Verdict {
+    if FLAGS.contains(&word) {
+        return Verdict::NextGoes;
+    }
+    if let Some(long) = word.strip_prefix("--") {
+        let last = long.rsplit(['-', '_', '.']).next().unwrap_or_default();
+        let known = FLAG_ENDS.contains(&last.to_ascii_lowercase().as_str());
+        return if known { Verdict::NextGoes } else { Verdict::Stays };
+    }
+    let joined = word.strip_prefix("-p").or_else(|| word.strip_prefix("-u"));
+    match joined {
+        Some(value) if value.contains(|c: char| c.is_ascii_digit() || c == ':') => Verdict::Goes,
+        _ => Verdict::Stays,
+    }
 }
 
 /// A URL with a user part, a query or a fragment with a value.
