@@ -396,6 +396,7 @@ fn known() -> Vec<Known> {
         Known::of::<arqon_rollout::GuardConfig>("platform.rollout.guard"),
         Known::of::<ShadowConfig>("platform.mirroring"),
         Known::of::<arqon_shadow::RuleConfig>("platform.mirroring.rules"),
+        Known::of::<arqon_shadow::CompareConfig>("platform.mirroring.compare"),
     ]
 }
 

@@ -230,8 +230,8 @@ impl Sink {
 impl arqon_shadow::Sink for Sink {
     fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
         self.broker.publish(&Message {
+            headers: copy.headers(),
             subject: copy.subject,
-            headers: copy.headers,
             payload: copy.body,
         });
         Box::pin(std::future::ready(Ok(())))

@@ -1,5 +1,7 @@
 //! `[platform.*]` made into layers, handles and tasks.
 
+#[cfg(feature = "compare")]
+mod comparison;
 mod governance;
 mod schemas;
 
@@ -46,6 +48,10 @@ pub struct Platform {
     pub rollout: arqon_rollout::Handle,
     /// Mirrors.
     pub shadow: ShadowHandle,
+    /// What comparing answers found, where `platform.mirroring.compare` asks for it. Its rules need a
+    /// [`ResponseTapLayer`](arqon_shadow::ResponseTapLayer) around the service under the [`stack`](Self::stack).
+    #[cfg(feature = "compare")]
+    pub comparison: Option<Arc<arqon_shadow::compare::Comparison>>,
     schemas: RegistryWriter,
     layers: Layers,
     tasks: Supervisor,
@@ -166,6 +172,20 @@ impl Platform {
         #[cfg(not(feature = "nats"))]
         let rollout = governance::start(&config.rollout, bus, &tasks);
         let rollout = rollout.map_err(|found| findings.extend(found)).ok();
+        #[cfg(feature = "compare")]
+        let (sink, comparison) = match comparison::sink(config.mirroring.compare.as_ref(), sink) {
+            Ok(made) => made,
+            Err(found) => {
+                findings.extend(found);
+                tasks.stop().await;
+                return Err(InvalidConfig(findings));
+            }
+        };
+        #[cfg(not(feature = "compare"))]
+        if config.mirroring.compare.is_some() {
+            let message = "this program is built without the feature `compare`";
+            findings.push(Finding::new("platform.mirroring.compare", message));
+        }
         let shadow =
             match ShadowLayer::channel_with_events(&config.mirroring, sink, events::of_shadow(bus.clone())) {
                 Ok(shadow) => Some(shadow),
@@ -204,6 +224,8 @@ impl Platform {
             schemas,
             rollout: governance,
             shadow: mirror,
+            #[cfg(feature = "compare")]
+            comparison,
             layers: Layers {
                 overseer,
                 schema,

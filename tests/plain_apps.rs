@@ -276,7 +276,7 @@ async fn all_four_layers_work(app: SocketAddr, bus: &Bus, sink: &RecordingSink) 
         (copy.subject.as_str(), &copy.body[..]),
         ("shadow.in.t.acme.users", GOOD)
     );
-    assert!(arqon::is_shadow(&copy.headers));
+    assert!(arqon::is_shadow(&copy.headers()));
     assert_eq!(
         events.recv().await.expect("heard"),
         Event::Health {

@@ -1,20 +1,28 @@
 //! Shadow copies to NATS: core publish to `shadow.<subject>`.
 
 use std::{
-    future::{Future, poll_fn, ready},
-    pin::pin,
+    fmt,
+    future::poll_fn,
+    pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use async_nats::{Client, client::PublishErrorKind, connection::State};
+use async_nats::{
+    Client, HeaderMap, HeaderName, HeaderValue,
+    client::{PublishError, PublishErrorKind},
+    connection::State,
+    message::OutboundMessage,
+};
 use bytes::Bytes;
-use tokio::time::{error::Elapsed, timeout};
+use futures_util::Sink as _;
+use tokio::time::{Instant, timeout};
 
+use arqon_message::Subject;
 use arqon_shadow::{Delivery, ShadowCopy, Sink, SinkError};
 
 /// The most bytes that the client holds for the mirror before they have to be on their way.
@@ -23,6 +31,10 @@ const UNFLUSHED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long one publish may wait for a place in the client's own queue, unless set otherwise.
 pub const SINK_TIMEOUT: Duration = Duration::from_millis(800);
 
+/// How long after it was made a sink waits for its first connection: a program that starts is ready once its primary's
+/// client is connected, and this one may be a moment later.
+const FIRST_CONNECTION: Duration = Duration::from_secs(2);
+
 /// Publishes each copy to its `shadow.` subject, at most once, in order, without an acknowledgement.
 ///
 /// Give it a client of its own: the client's queue of commands is shared by everything that publishes through it, so a
@@ -30,37 +42,43 @@ pub const SINK_TIMEOUT: Duration = Duration::from_millis(800);
 /// took it; what the client holds when its connection breaks is lost, as core NATS is.
 ///
 /// - While the client is not connected a copy is dropped as `disconnected`, at once: async-nats would keep it, and once
-///   its queue of 2,048 is full `publish` waits for ever.
+///   its queue of 2,048 is full `publish` waits for ever. Only for the first connection copies wait, at most two seconds
+///   from the start.
 /// - A body above the server's `max_payload` is dropped before it is queued, one that is above it with its headers when
 ///   its turn comes: `max_payload`.
 /// - After every 4 MiB the client is flushed before more is given to it: its queue is bounded in messages only, and with
 ///   64 KiB each it would hold 128 MiB for a server that has stopped reading. Such a server makes flushing fail: `timeout`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NatsSink {
     client: Client,
     timeout: Duration,
     /// Bytes given to the client since it was flushed last.
     unflushed: Arc<AtomicUsize>,
+    made: Instant,
+    /// Only the drain task asks for it.
+    line: Arc<Mutex<Line>>,
 }
 
-/// A copy on its way.
-struct Message {
-    subject: async_nats::Subject,
-    headers: async_nats::HeaderMap,
-    body: Bytes,
-    /// Of body and headers on the wire, in bytes; and the most that the server takes.
-    size: usize,
-    limit: usize,
+/// The client's queue as something that says at once whether it has room, and the subject of the latest copy.
+struct Line {
+    client: Client,
+    latest: Option<(Subject, async_nats::Subject)>,
 }
 
 impl NatsSink {
     /// Publishes through `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
+        let line = Line {
+            client: client.clone(),
+            latest: None,
+        };
         Self {
             client,
             timeout: SINK_TIMEOUT,
             unflushed: Arc::default(),
+            made: Instant::now(),
+            line: Arc::new(Mutex::new(line)),
         }
     }
 
@@ -75,50 +93,56 @@ impl NatsSink {
         self.client.connection_state() == State::Connected
     }
 
-    /// The copy as a message, if there is a server that takes it.
-    fn message(&self, copy: ShadowCopy) -> Result<Message, SinkError> {
-        if !self.is_connected() {
-            return Err(SinkError::Disconnected);
-        }
-        let (headers, header_bytes) = to_nats(&copy.headers);
-        let (size, limit) = (copy.body.len() + header_bytes, self.client.max_payload());
-        if size > limit {
-            return Err(SinkError::MaxPayload { size, limit });
-        }
-        Ok(Message {
-            subject: copy.subject.as_str().into(),
-            headers,
-            body: copy.body,
-            size,
-            limit,
-        })
+    /// Whether the first connection is being made, and may be waited for.
+    fn is_starting(&self) -> bool {
+        self.client.connection_state() == State::Pending && self.made.elapsed() < FIRST_CONNECTION
     }
 
-    async fn publish(&self, message: Message) -> Result<(), SinkError> {
-        let Message {
-            subject,
-            headers,
-            body,
-            size,
-            limit,
-        } = message;
-        if self.unflushed.load(Ordering::Relaxed) + size > UNFLUSHED_BYTES_MAX {
-            self.flush_client().await?;
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes if the client has room for it now.
+    fn publish(&self, copy: &ShadowCopy) -> Option<Result<(), SinkError>> {
+        if !self.is_connected() {
+            return (!self.is_starting()).then_some(Err(SinkError::Disconnected));
         }
-        // A timer only while the client's queue is full: without one its `publish` could wait for ever.
-        let publishing = self.client.publish_with_headers(subject, headers, body);
-        match within(self.timeout, publishing).await {
-            Ok(Ok(())) => {
+        let (headers, header_bytes) = to_nats(copy);
+        let (size, limit) = (copy.body.len() + header_bytes, self.client.max_payload());
+        if size > limit {
+            return Some(Err(SinkError::MaxPayload { size, limit }));
+        }
+        if self.unflushed.load(Ordering::Relaxed) + size > UNFLUSHED_BYTES_MAX {
+            return None;
+        }
+        let published = self.line().publish(&copy.subject, headers, copy.body.clone())?;
+        Some(match published {
+            Ok(()) => {
                 self.unflushed.fetch_add(size, Ordering::Relaxed);
                 Ok(())
             }
-            Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(SinkError::MaxPayload { size, limit })
             }
-            Ok(Err(error)) if error.kind() == PublishErrorKind::Send => Err(SinkError::Disconnected),
-            Ok(Err(error)) => Err(SinkError::publish(error)),
-            Err(_) => Err(self.late()),
+            Err(error) if error.kind() == PublishErrorKind::Send => Err(SinkError::Disconnected),
+            Err(error) => Err(SinkError::publish(error)),
+        })
+    }
+
+    /// Publishes once there is room.
+    async fn publish_later(&self, copy: ShadowCopy) -> Result<(), SinkError> {
+        let full = self.unflushed.load(Ordering::Relaxed) + copy.size() > UNFLUSHED_BYTES_MAX;
+        if full || self.is_starting() {
+            // Before the first connection it ends with it.
+            self.flush_client().await?;
+        } else {
+            let room = poll_fn(|cx| Pin::new(&mut self.line().client).poll_ready(cx));
+            match timeout(self.timeout, room).await {
+                Ok(room) => room.map_err(|_| SinkError::Disconnected)?,
+                Err(_) => return Err(self.late()),
+            }
         }
+        self.publish(&copy).unwrap_or_else(|| Err(self.late()))
     }
 
     /// Waits until the client has written what it holds.
@@ -142,13 +166,46 @@ impl NatsSink {
     }
 }
 
-impl Sink for NatsSink {
-    fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
-        // Made here: what is boxed is a third of the size.
-        match self.message(copy) {
-            Ok(message) => Box::pin(self.publish(message)),
-            Err(error) => Box::pin(ready(Err(error))),
+impl Line {
+    /// `None`: the client's queue is full.
+    fn publish(
+        &mut self,
+        subject: &Subject,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Option<Result<(), PublishError>> {
+        // Nobody has to be woken: whoever is told that there is no room asks again, and waits.
+        let mut context = Context::from_waker(Waker::noop());
+        let mut client = Pin::new(&mut self.client);
+        match client.as_mut().poll_ready(&mut context) {
+            Poll::Pending => return None,
+            Poll::Ready(Err(error)) => return Some(Err(error)),
+            Poll::Ready(Ok(())) => {}
         }
+        let subject = match &self.latest {
+            Some((latest, written)) if latest == subject => written.clone(),
+            _ => {
+                let written = async_nats::Subject::from(subject.as_str());
+                self.latest = Some((subject.clone(), written.clone()));
+                written
+            }
+        };
+        Some(client.start_send(OutboundMessage {
+            subject,
+            reply: None,
+            payload,
+            headers: Some(headers),
+        }))
+    }
+}
+
+impl Sink for NatsSink {
+    fn offer(&self, copy: &ShadowCopy) -> Option<Result<(), SinkError>> {
+        self.publish(copy)
+    }
+
+    fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
+        Box::pin(self.publish_later(copy))
     }
 
     fn flush(&self) -> Delivery<'_> {
@@ -170,87 +227,119 @@ impl Sink for NatsSink {
     }
 }
 
-/// As tokio's `timeout`, but without a timer for what is ready at once.
-async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let mut future = pin!(future);
-    match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
-        Poll::Ready(output) => Ok(output),
-        Poll::Pending => timeout(limit, future).await,
+impl fmt::Debug for NatsSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsSink")
+            .field("timeout", &self.timeout)
+            .field("unflushed", &self.unflushed)
+            .finish_non_exhaustive()
     }
 }
 
 /// A copy's headers for NATS, and their size on the wire. What NATS cannot carry (bytes that are not UTF-8) and what means
 /// nothing without HTTP (`host`, `accept*`) is left out; the mark always passes.
-fn to_nats(headers: &http::HeaderMap) -> (async_nats::HeaderMap, usize) {
-    let mut nats = async_nats::HeaderMap::new();
-    let mut bytes = "NATS/1.0\r\n\r\n".len();
-    let mut before = None;
-    for (name, value) in headers {
-        // All values of a name stand together, so only a repeated one has to be looked for.
-        let repeated = before.replace(name) == Some(name);
-        let name = name.as_str();
+fn to_nats(copy: &ShadowCopy) -> (HeaderMap, usize) {
+    let mut headers = Headers::default();
+    copy.each_header(|name, value| headers.add(name, value));
+    (headers.map, headers.bytes + "NATS/1.0\r\n\r\n".len())
+}
+
+/// Headers for NATS, being written.
+#[derive(Default)]
+struct Headers {
+    map: HeaderMap,
+    bytes: usize,
+    before: Option<HeaderName>,
+}
+
+impl Headers {
+    fn add(&mut self, name: &str, value: &[u8]) {
         if name == "host" || name.starts_with("accept") {
-            continue;
+            return;
         }
         // Checked conversions only: async-nats' own `From` panics on what it cannot carry.
-        let parsed = (
-            name.parse::<async_nats::HeaderName>(),
-            std::str::from_utf8(value.as_bytes()).map(str::parse),
-        );
-        if let (Ok(key), Ok(Ok(value))) = parsed {
-            let value: async_nats::HeaderValue = value;
-            bytes += name.len() + value.as_str().len() + ": \r\n".len();
-            if repeated {
-                nats.append(key, value);
-            } else {
-                nats.insert(key, value);
-            }
+        let Some(Ok(value)) = std::str::from_utf8(value).ok().map(str::parse::<HeaderValue>) else {
+            return;
+        };
+        // All values of a name stand together, so only a repeated one has to be looked for.
+        let repeated = self
+            .before
+            .take()
+            .filter(|before| AsRef::<str>::as_ref(before) == name);
+        let again = repeated.is_some();
+        let Some(key) = repeated.or_else(|| common(name)).or_else(|| name.parse().ok()) else {
+            return;
+        };
+        self.bytes += name.len() + value.as_str().len() + ": \r\n".len();
+        self.before = Some(key.clone());
+        if again {
+            self.map.append(key, value);
+        } else {
+            self.map.insert(key, value);
         }
     }
-    (nats, bytes)
+}
+
+/// Names that most copies carry: without an allocation.
+fn common(name: &str) -> Option<HeaderName> {
+    const SHADOW: HeaderName = HeaderName::from_static("x-arqon-shadow");
+    const SHADOW_OF: HeaderName = HeaderName::from_static("x-arqon-shadow-of");
+    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+    const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
+    const USER_AGENT: HeaderName = HeaderName::from_static("user-agent");
+    const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    const SCHEMA: HeaderName = HeaderName::from_static("x-arqon-schema");
+    const VARIANT: HeaderName = HeaderName::from_static("x-arqon-variant");
+    Some(match name {
+        "x-arqon-shadow" => SHADOW,
+        "x-arqon-shadow-of" => SHADOW_OF,
+        "traceparent" => TRACEPARENT,
+        "tracestate" => TRACESTATE,
+        "content-type" => CONTENT_TYPE,
+        "user-agent" => USER_AGENT,
+        "x-request-id" => REQUEST_ID,
+        "x-arqon-schema" => SCHEMA,
+        "x-arqon-variant" => VARIANT,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName, HeaderValue};
-
     use super::*;
 
     #[test]
     fn headers_are_carried_or_left_out_but_never_panic() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::default();
+        // As a copy gives them: all values of a name together.
         for (name, value) in [
             ("x-arqon-shadow", &b"true"[..]),
             ("host", b"example"),
             ("accept-encoding", b"gzip"),
             ("x-latin", b"caf\xe9"),
+            ("x-latin", b"plain"),
             ("x-utf8", "caf\u{e9}".as_bytes()),
             ("x-twice", b"1"),
             ("x-twice", b"\xe9"),
-            ("x-latin", b"plain"),
             ("x-twice", b"2"),
+            ("x-break", b"a\r\nb"),
+            ("content-type", b"a"),
+            ("content-type", b"b"),
         ] {
-            headers
-                .try_append(
-                    HeaderName::from_static(name),
-                    HeaderValue::from_bytes(value).expect("value"),
-                )
-                .expect("room");
+            headers.add(name, value);
         }
-        let (nats, bytes) = to_nats(&headers);
-        assert_eq!(nats.len(), 4);
-        let twice: Vec<_> = nats
-            .get_all("x-twice")
-            .map(async_nats::HeaderValue::as_str)
-            .collect();
-        assert_eq!(twice, ["1", "2"]);
+        let nats = &headers.map;
+        assert_eq!(nats.len(), 5);
+        let all = |name: &str| -> Vec<_> { nats.get_all(name).map(HeaderValue::as_str).collect() };
+        assert_eq!(all("x-twice"), ["1", "2"]);
+        assert_eq!(all("x-latin"), ["plain"]);
+        assert_eq!(all("content-type"), ["a", "b"]);
+        assert_eq!(all("x-arqon-shadow"), ["true"]);
+        let lines = "x-arqon-shadow: true\r\nx-utf8: café\r\nx-latin: plain\r\nx-twice: 1\r\nx-twice: 2\r\n";
         assert_eq!(
-            nats.get("x-arqon-shadow").map(async_nats::HeaderValue::as_str),
-            Some("true")
-        );
-        assert_eq!(
-            bytes,
-            "NATS/1.0\r\nx-arqon-shadow: true\r\nx-utf8: café\r\nx-latin: plain\r\nx-twice: 1\r\nx-twice: 2\r\n\r\n".len()
+            headers.bytes,
+            lines.len() + "content-type: a\r\ncontent-type: b\r\n".len()
         );
     }
 }

@@ -18,7 +18,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{app::Shared, console, feed::Feed, readiness::Check};
+use crate::{app::Shared, console, divergence, feed::Feed, readiness::Check};
 
 /// The largest policy that can be uploaded, in bytes.
 const POLICY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -37,6 +37,7 @@ pub(crate) struct Admin {
 pub(crate) fn router(admin: Admin) -> Router {
     let mut router = Router::new()
         .merge(console::routes())
+        .merge(divergence::routes())
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -69,7 +70,7 @@ fn refuse(problem: Problem, uri: &str) -> Response {
 }
 
 async fn not_found(request: Request) -> Response {
-    let detail = "there is the console at /, /metrics, /healthz, /readyz, /v1/state and /v1/events; the control routes are there when \
+    let detail = "there is the console at /, /divergence, /metrics, /healthz, /readyz, /v1/state and /v1/events; the control routes are there when \
                   gateway.control_token_file is set";
     refuse(Problem::new(Code::NotFound, detail), request.uri().path())
 }

@@ -35,7 +35,7 @@ pub(crate) fn routes() -> Router<Admin> {
 }
 
 /// The console runs no script but its own, talks to this listener only, and is framed by nobody.
-fn file(content_type: &'static str, text: &'static str) -> Response {
+pub(crate) fn file(content_type: &'static str, text: &'static str) -> Response {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                           frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'";
     let headers = [

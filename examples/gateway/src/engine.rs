@@ -13,6 +13,7 @@ use arqon::{
     memory::{self, Broker},
     nats,
     observe::ObserveLayer,
+    shadow::ResponseTapLayer,
     supervise::Supervisor,
 };
 use axum::body::Body;
@@ -124,7 +125,7 @@ macro_rules! boxed {
                 // Frames and NATS messages; what came by HTTP is observed already.
                 .layer($observe.messages())
                 .map_response(|response: http::Response<_>| response.map(Body::new))
-                .service($stack.layer($bottom)),
+                .service($stack.layer(ResponseTapLayer.layer($bottom))),
         )
     };
 }

@@ -10,6 +10,7 @@ mod bus;
 mod console;
 mod control;
 mod demo;
+mod divergence;
 mod edge;
 mod engine;
 mod feed;

@@ -88,6 +88,23 @@ impl TraceKey {
             .or_else(|| Self::of_connection(extensions))
     }
 
+    /// Gives `read` the key that [`from_request`](Self::from_request) would find, where it stands: for those who hash it
+    /// and have no use for it afterwards.
+    #[inline]
+    pub fn read<R>(
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        read: impl FnOnce(&[u8], KeySource) -> R,
+    ) -> Option<R> {
+        if let Some(key) = extensions.get::<Self>() {
+            return Some(read(key.as_bytes(), key.source));
+        }
+        if let Some(id) = single(headers, &TRACEPARENT).and_then(traceparent::trace_id) {
+            return Some(read(id, KeySource::Traceparent));
+        }
+        Self::from_request(headers, extensions).map(|key| read(key.as_bytes(), key.source))
+    }
+
     fn known(headers: &HeaderMap, extensions: &Extensions) -> Option<Self> {
         extensions.get().copied().or_else(|| Self::of_trace(headers))
     }
@@ -172,6 +189,7 @@ impl From<ConnectionId> for TraceKey {
 }
 
 /// The header's value when it stands exactly once, without white space around it (RFC 9110, 5.5).
+#[inline]
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {

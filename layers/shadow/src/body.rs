@@ -43,6 +43,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
+        if this.tee.is_none() {
+            return this.inner.poll_frame(cx);
+        }
         let polled = ready!(this.inner.as_mut().poll_frame(cx));
         if let Some(tee) = this.tee {
             match &polled {

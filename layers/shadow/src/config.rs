@@ -1,10 +1,12 @@
 //! The table `[platform.mirroring]`.
 
 mod check;
+mod compare;
 
 use arqon_message::Fraction;
 use serde::{Deserialize, Serialize};
 
+pub use self::compare::CompareConfig;
 use crate::{ConfigFinding, InvalidConfig, rule::Terms};
 
 /// The table `[platform.mirroring]` (S3-16, DESIGN 14).
@@ -46,8 +48,12 @@ pub struct ShadowConfig {
     pub timeout_ms: u64,
     /// The share of the queue (messages or bytes) above which whole traces are shed. Default 0.5.
     pub high_water: Share,
-    /// How long it takes to come back from shedding everything to shedding nothing, in seconds. Default 30.
+    /// How long it takes to come back from a tenth of the sample to all of it, in seconds; before, the share stays as it is
+    /// for a third of that. Default 30.
     pub recover_seconds: u64,
+    /// Where the answers of rules with `compare = true` are compared. Default: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compare: Option<CompareConfig>,
 }
 
 /// One rule of [`ShadowConfig`].
@@ -123,6 +129,7 @@ impl Default for ShadowConfig {
             timeout_ms: 1_000,
             high_water: Share::Number(0.5),
             recover_seconds: 30,
+            compare: None,
         }
     }
 }

@@ -2,11 +2,17 @@
 
 use std::{fmt, sync::Arc};
 
-use arqon_message::{Subject, TraceKey};
+use arqon_message::{Subject, TraceContext, TraceKey};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderName, Method, Uri};
 
-use crate::{Answer, head::Head, ledger::Ticket, marker, rule::Rule};
+use crate::{
+    Answer,
+    head::{Head, Line},
+    ledger::Ticket,
+    marker,
+    rule::Rule,
+};
 
 /// The copy of one request, as a [`Sink`](crate::Sink) gets it: marked, and without what a copy must not carry.
 #[derive(Clone)]
@@ -20,9 +26,6 @@ pub struct ShadowCopy {
     pub method: Method,
     /// The target of the request.
     pub uri: Uri,
-    /// The request's headers without hop-by-hop and stripped ones, with `x-arqon-shadow: true` exactly once and
-    /// `x-arqon-shadow-of: <key>`.
-    pub headers: HeaderMap,
     /// The whole body. One frame is the primary's own `Bytes`; several are joined by the drain task.
     pub body: Bytes,
     /// The trailers, if the request had any, without what headers may not carry either.
@@ -31,6 +34,8 @@ pub struct ShadowCopy {
     pub primary: Option<Box<Answer>>,
     /// The key that decided.
     pub key: TraceKey,
+    context: Option<TraceContext>,
+    head: Head,
     rule: Arc<Rule>,
 }
 
@@ -41,10 +46,58 @@ impl ShadowCopy {
         self.rule.terms.pattern.as_str()
     }
 
+    /// Whether the rule asks for a comparison of answers.
+    #[must_use]
+    pub fn is_compared(&self) -> bool {
+        self.rule.terms.compare
+    }
+
+    /// The request's headers without hop-by-hop and stripped ones, with `x-arqon-shadow: true` exactly once and
+    /// `x-arqon-shadow-of: <key>`. `traceparent` is that of our own span where requests are observed
+    /// ([`TraceContext`]), as on what the primary publishes, else the original's. The map is made by each call.
+    #[must_use]
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(16);
+        marker::mark(&mut headers, &self.key);
+        if let Some(context) = &self.context {
+            headers.insert(marker::TRACEPARENT, context.traceparent());
+        }
+        self.lines(|line| {
+            if let (Ok(name), Some(value)) = (HeaderName::try_from(line.name), self.head.value(line)) {
+                // A map at its limit of 32,768 headers loses the last of them, never the mark.
+                let _ = headers.try_append(name, value);
+            }
+        });
+        headers
+    }
+
+    /// Gives `each` header of [`headers`](Self::headers), name and value, without making a map: the mark first, and all
+    /// values of a name together.
+    pub fn each_header(&self, mut each: impl FnMut(&str, &[u8])) {
+        each(marker::SHADOW.as_str(), b"true");
+        each(marker::SHADOW_OF.as_str(), self.key.as_bytes());
+        if let Some(context) = &self.context {
+            each(marker::TRACEPARENT.as_str(), context.traceparent().as_bytes());
+        }
+        self.lines(|line| each(line.name, line.value));
+    }
+
+    /// The original's headers that the copy carries too.
+    fn lines(&self, mut each: impl FnMut(&Line<'_>)) {
+        let hops = marker::Hops::of(self.head.lines().map(|line| (line.name, line.value)));
+        self.head
+            .lines()
+            .filter(|line| !hops.drops(line.name, &self.rule.terms.strip))
+            .filter(|line| self.context.is_none() || line.name != marker::TRACEPARENT.as_str())
+            .for_each(|line| each(&line));
+    }
+
     /// Body and headers in bytes, a header as `name: value\r\n`.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.body.len() + header_bytes(&self.headers)
+        let mut size = self.body.len();
+        self.each_header(|name, value| size += name.len() + value.len() + 4);
+        size
     }
 }
 
@@ -57,14 +110,6 @@ impl fmt::Debug for ShadowCopy {
             .field("body_bytes", &self.body.len())
             .finish_non_exhaustive()
     }
-}
-
-/// The size of headers as `name: value\r\n` lines, in bytes.
-fn header_bytes(headers: &HeaderMap) -> usize {
-    headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum()
 }
 
 /// The frames of a body, as they were: reference counts.
@@ -110,39 +155,39 @@ pub(crate) struct Draft {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) head: Head,
+    pub(crate) context: Option<TraceContext>,
     pub(crate) frames: Frames,
     pub(crate) trailers: Option<Box<HeaderMap>>,
     pub(crate) answer: Option<Box<Answer>>,
 }
 
 impl Draft {
-    /// The finished copy and the ticket to settle.
-    pub(crate) fn finish(self) -> (ShadowCopy, Ticket) {
+    /// The finished copy, which goes to `shadow`, and the ticket to settle.
+    pub(crate) fn finish(self, shadow: Subject) -> (ShadowCopy, Ticket) {
         let Self {
             ticket,
             subject,
             method,
             uri,
             head,
+            context,
             frames,
             trailers,
             answer,
         } = self;
-        let mut headers = head.unpack();
         let rule = Arc::clone(ticket.rule());
         let key = *ticket.key();
-        marker::strip(&mut headers, &rule.terms.strip);
-        marker::mark(&mut headers, &key);
         let trailers = trailers.map(|mut trailers| {
             marker::strip(&mut trailers, &rule.terms.strip);
             *trailers
         });
         let copy = ShadowCopy {
-            subject: subject.shadow(),
+            subject: shadow,
             original: subject,
             method,
             uri,
-            headers,
+            head,
+            context,
             body: frames.join(),
             trailers,
             primary: answer,

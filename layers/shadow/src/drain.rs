@@ -3,31 +3,37 @@
 mod report;
 
 use std::{
+    collections::VecDeque,
     fmt,
-    future::{Future, poll_fn},
-    panic::AssertUnwindSafe,
+    future::{Future, poll_fn, ready},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
+use arqon_message::Subject;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, error::Elapsed, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use self::report::Report;
 use crate::{
-    OnEvent, Reason, Sink, SinkError,
+    Delivery, OnEvent, Reason, Sink, SinkError,
     copy::Draft,
+    ledger::Ticket,
     mirror::{Core, share},
-    shed::TICK,
+    shed::{Level, TICK},
 };
 
-/// Copies delivered in a row before the task looks at its clock and its orders again.
+/// Copies taken out of the queue at once, and delivered in a row before the task looks at its clock and its orders again.
 const BATCH: usize = 64;
+/// How long the task leaves an empty queue alone. A copy that comes meanwhile wakes nobody: waking a task costs a request
+/// more than all the rest of its copy.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// The task behind a [`ShadowLayer`](crate::ShadowLayer): spawn [`run`](Self::run) once.
 ///
@@ -43,21 +49,15 @@ pub struct DrainTask {
     /// The deadline of a shutdown, once there is one.
     orders: watch::Receiver<Option<Instant>>,
     report: Report,
-    /// How full the queue was at the last tick.
-    before: u32,
-}
-
-/// As tokio's `timeout`, but without a timer for what is ready at once.
-async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let mut future = pin!(future);
-    match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
-        Poll::Ready(output) => Ok(output),
-        Poll::Pending => timeout(limit, future).await,
-    }
+    /// The queue at the last tick.
+    before: Level,
 }
 
 /// What became of one delivery.
 type Outcome = Result<(), (Reason, Option<SinkError>)>;
+
+/// A delivery that has to wait.
+type Waiting<'s> = Pin<Box<dyn Future<Output = Outcome> + Send + 's>>;
 
 impl DrainTask {
     pub(crate) fn new(
@@ -75,7 +75,7 @@ impl DrainTask {
             timeout,
             orders,
             report: Report::new(on_event),
-            before: 0,
+            before: Level::default(),
         }
     }
 
@@ -84,14 +84,20 @@ impl DrainTask {
     /// # Panics
     /// Outside of a tokio runtime with its timer enabled.
     pub async fn run(mut self) {
-        let concurrency = self.sink.concurrency().get();
-        let mut flying = FuturesUnordered::new();
+        let sink = Arc::clone(&self.sink);
+        let concurrency = sink.concurrency().get();
+        let mut flying = FuturesUnordered::<Waiting<'_>>::new();
+        // Out of the queue, not begun. While the sink has to be waited for, copies are taken one by one.
+        let mut taken: VecDeque<Box<Draft>> = VecDeque::with_capacity(BATCH);
+        let mut arrived = Vec::with_capacity(BATCH);
+        let mut batch = 1;
+        let mut shadows = Shadows::default();
         let mut deadline: Option<Instant> = None;
-        let mut commanded = true;
-        let mut open = true;
+        let (mut commanded, mut open, mut lingering) = (true, true, false);
+        let mut linger = pin!(sleep(LINGER));
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while open || !flying.is_empty() {
+        while open || !flying.is_empty() || !taken.is_empty() {
             tokio::select! {
                 biased;
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break,
@@ -101,51 +107,71 @@ impl DrainTask {
                     deadline = *self.orders.borrow_and_update();
                     if deadline.is_some() {
                         self.queue.close();
+                        lingering = false;
                     }
                 }
                 _ = tick.tick() => self.look(),
                 Some(outcome) = flying.next(), if !flying.is_empty() => self.report.delivered(outcome),
-                draft = self.queue.recv(), if open && flying.len() < concurrency => {
-                    let mut next = draft;
-                    open = next.is_some();
-                    let mut batch = 0;
-                    while let Some(draft) = next.take() {
-                        let mut delivery = self.deliver(draft);
-                        match poll_fn(|cx| Poll::Ready(delivery.as_mut().poll(cx))).await {
-                            Poll::Ready(outcome) => self.report.delivered(outcome),
-                            Poll::Pending => flying.push(delivery),
+                () = ready(()), if !taken.is_empty() && flying.len() < concurrency => {
+                    let before = flying.len();
+                    poll_fn(|cx| {
+                        while flying.len() < concurrency
+                            && let Some(draft) = taken.pop_front()
+                        {
+                            flying.extend(self.deliver(*draft, &*sink, &mut shadows, cx));
                         }
-                        batch += 1;
-                        if batch < BATCH && flying.len() < concurrency {
-                            next = self.queue.try_recv().ok();
-                        }
+                        Poll::Ready(())
+                    })
+                    .await;
+                    batch = if flying.len() == before { BATCH } else { 1 };
+                }
+                () = linger.as_mut(), if lingering => lingering = false,
+                count = self.queue.recv_many(&mut arrived, batch),
+                    if open && !lingering && taken.is_empty() && flying.len() < concurrency =>
+                {
+                    open = count > 0;
+                    taken.extend(arrived.drain(..));
+                    if self.queue.is_empty() && deadline.is_none() {
+                        lingering = true;
+                        linger.as_mut().reset(Instant::now() + LINGER);
                     }
                 }
             }
         }
-        self.finish(flying, deadline).await;
+        drop((flying, taken));
+        self.finish(deadline).await;
     }
 
-    /// One delivery, which settles its ticket whatever happens, also when it is dropped.
-    fn deliver(&self, draft: Box<Draft>) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
-        let sink = Arc::clone(&self.sink);
-        let limit = self.timeout;
-        Box::pin(async move {
-            let (copy, ticket) = draft.finish();
-            // The call itself may panic, not only the future, so it is made inside.
-            let sent = AssertUnwindSafe(async { sink.send(copy).await }).catch_unwind();
-            let outcome = match within(limit, sent).await {
-                Ok(Ok(Ok(()))) => Ok(()),
-                Ok(Ok(Err(error))) => Err((error.reason(), Some(error))),
-                Ok(Err(_panic)) => Err((Reason::Panic, None)),
-                Err(_elapsed) => Err((Reason::Timeout, None)),
-            };
-            match &outcome {
-                Ok(()) => ticket.mirrored(),
-                Err((reason, _)) => ticket.dropped(*reason),
+    /// One delivery: done at once, or what is left of it.
+    fn deliver<'s>(
+        &mut self,
+        draft: Draft,
+        sink: &'s dyn Sink,
+        shadows: &mut Shadows,
+        cx: &mut Context<'_>,
+    ) -> Option<Waiting<'s>> {
+        let shadow = shadows.of(&draft.subject);
+        let (copy, ticket) = draft.finish(shadow);
+        // The call itself may panic, not only the future.
+        let begun = catch_unwind(AssertUnwindSafe(|| match sink.offer(&copy) {
+            Some(outcome) => Ok(outcome),
+            None => {
+                let mut delivery = sink.send(copy);
+                match delivery.as_mut().poll(cx) {
+                    Poll::Ready(outcome) => Ok(outcome),
+                    Poll::Pending => Err(delivery),
+                }
             }
-            outcome
-        })
+        }));
+        match begun {
+            Ok(Ok(outcome)) => {
+                let outcome = settle(ticket, outcome.map_err(|error| (error.reason(), Some(error))));
+                self.report.delivered(outcome);
+            }
+            Ok(Err(delivery)) => return Some(Box::pin(wait(delivery, ticket, self.timeout))),
+            Err(_panic) => self.report.delivered(settle(ticket, Err((Reason::Panic, None)))),
+        }
+        None
     }
 
     /// One look at the clock's tick.
@@ -154,8 +180,9 @@ impl DrainTask {
         let (bytes, bytes_max) = core.ledger.bytes();
         let queued = self.queue.len();
         let fill = share(queued, self.queue.max_capacity()).max(share(bytes, bytes_max));
-        let shedding = core.shed.tick(fill, self.before);
-        self.before = fill;
+        let level = Level { fill, queued };
+        let shedding = core.shed.tick(level, self.before);
+        self.before = level;
         let limit = std::panic::catch_unwind(AssertUnwindSafe(|| self.sink.body_bytes_max()));
         core.sink_bytes_max
             .store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
@@ -163,12 +190,7 @@ impl DrainTask {
     }
 
     /// The end: what is still in flight or queued is dropped, and settles itself as `shutdown`.
-    async fn finish(
-        mut self,
-        flying: FuturesUnordered<Pin<Box<dyn Future<Output = Outcome> + Send>>>,
-        deadline: Option<Instant>,
-    ) {
-        drop(flying);
+    async fn finish(mut self, deadline: Option<Instant>) {
         self.queue.close();
         while let Some(draft) = self.queue.recv().await {
             drop(draft);
@@ -185,6 +207,43 @@ impl DrainTask {
         }
         self.look();
         self.report.tell_all(&self.core);
+    }
+}
+
+/// A delivery that has to wait, at most `limit`. It settles its ticket whatever happens, also when it is dropped.
+async fn wait(delivery: Delivery<'_>, ticket: Ticket, limit: Duration) -> Outcome {
+    let outcome = match timeout(limit, AssertUnwindSafe(delivery).catch_unwind()).await {
+        Ok(Ok(outcome)) => outcome.map_err(|error| (error.reason(), Some(error))),
+        Ok(Err(_panic)) => Err((Reason::Panic, None)),
+        Err(_elapsed) => Err((Reason::Timeout, None)),
+    };
+    settle(ticket, outcome)
+}
+
+fn settle(ticket: Ticket, outcome: Outcome) -> Outcome {
+    match &outcome {
+        Ok(()) => ticket.mirrored(),
+        Err((reason, _)) => ticket.dropped(*reason),
+    }
+    outcome
+}
+
+/// The latest subjects with their shadows: most traffic has few, and to write one anew takes two allocations.
+#[derive(Default)]
+struct Shadows {
+    latest: [Option<(Subject, Subject)>; 8],
+    oldest: usize,
+}
+
+impl Shadows {
+    fn of(&mut self, subject: &Subject) -> Subject {
+        if let Some((_, shadow)) = self.latest.iter().flatten().find(|(known, _)| known == subject) {
+            return shadow.clone();
+        }
+        let shadow = subject.shadow();
+        self.latest[self.oldest] = Some((subject.clone(), shadow.clone()));
+        self.oldest = (self.oldest + 1) % self.latest.len();
+        shadow
     }
 }
 

@@ -4,10 +4,10 @@
 //! while the copy waits. One flat piece is one allocation, and its size is what the byte budget is told.
 
 use bytes::{Buf, BufMut, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
 /// A request's headers, ready to wait. Each is `name length u16, value length u32, flags u8, name, value`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Head(Bytes);
 
 /// What stands before name and value, in bytes.
@@ -38,28 +38,60 @@ impl Head {
         Self(packed.into())
     }
 
-    /// Unpacks; values share the packed memory.
-    pub(crate) fn unpack(self) -> HeaderMap {
-        let mut packed = self.0;
-        let mut headers = HeaderMap::new();
-        while packed.len() >= PREFIX {
-            let (name, value) = (usize::from(packed.get_u16()), packed.get_u32() as usize);
-            let flags = packed.get_u8();
-            let name = HeaderName::from_bytes(&packed.split_to(name));
-            let value = HeaderValue::from_maybe_shared(packed.split_to(value));
-            // Both were names and values before.
-            if let (Ok(name), Ok(mut value)) = (name, value) {
-                value.set_sensitive(flags & SENSITIVE != 0);
-                // A map that was not too large before is not too large now.
-                let _ = headers.try_append(name, value);
-            }
+    /// Each header, as it was packed.
+    pub(crate) fn lines(&self) -> Lines<'_> {
+        Lines {
+            packed: &self.0,
+            at: 0,
         }
-        headers
+    }
+
+    /// A value of the packed memory itself: a reference count.
+    pub(crate) fn value(&self, line: &Line<'_>) -> Option<HeaderValue> {
+        let end = line.value_at + line.value.len();
+        let mut value = HeaderValue::from_maybe_shared(self.0.slice(line.value_at..end)).ok()?;
+        value.set_sensitive(line.sensitive);
+        Some(value)
+    }
+}
+
+/// One packed header.
+pub(crate) struct Line<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) value: &'a [u8],
+    value_at: usize,
+    sensitive: bool,
+}
+
+/// The headers of a [`Head`], in order.
+pub(crate) struct Lines<'a> {
+    packed: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Line<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (mut prefix, rest) = self.packed.get(self.at..)?.split_at_checked(PREFIX)?;
+        let (name, value) = (usize::from(prefix.get_u16()), prefix.get_u32() as usize);
+        let sensitive = prefix.get_u8() & SENSITIVE != 0;
+        let (name, rest) = rest.split_at_checked(name)?;
+        let value_at = self.at + PREFIX + name.len();
+        self.at = value_at + value;
+        Some(Line {
+            name: std::str::from_utf8(name).ok()?,
+            value: rest.get(..value)?,
+            value_at,
+            sensitive,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     #[test]
@@ -80,9 +112,14 @@ mod tests {
         let size = Head::size(&headers);
         let head = Head::pack(&headers, size);
         assert_eq!(head.0.len(), size);
-        let out = head.unpack();
+        let mut out = HeaderMap::new();
+        for line in head.lines() {
+            let name = HeaderName::try_from(line.name).expect("name");
+            out.try_append(name, head.value(&line).expect("value"))
+                .expect("room");
+        }
         assert_eq!(out, headers);
         assert!(out["authorization"].is_sensitive() && !out["cookie"].is_sensitive());
-        assert_eq!(Head::pack(&HeaderMap::new(), 0).unpack().len(), 0);
+        assert_eq!(Head::pack(&HeaderMap::new(), 0).lines().count(), 0);
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -16,6 +13,7 @@ use tower_layer::Layer;
 
 use crate::{
     DrainTask, InvalidConfig, OnEvent, Shadow, ShadowConfig, ShadowHandle, Sink,
+    gate::Gate,
     ledger::Ledger,
     mirror::{Core, Mirror},
     rules::Rules,
@@ -63,7 +61,7 @@ impl ShadowLayer {
         let sampler = Sampler::new(config.seed);
         let core = Arc::new(Core {
             rules: ArcSwap::from_pointee(Rules::new(false, sampler, Vec::new())),
-            idle: AtomicBool::new(true),
+            gate: Gate::default(),
             ledger: Arc::new(Ledger::new(config.queue_bytes)),
             shed: Shedder::new(compiled.high_water.get(), recover_ticks),
             sink_bytes_max: AtomicUsize::new(sink.body_bytes_max()),

@@ -31,7 +31,7 @@
 //! let copy = &sink.copies()[0];
 //! assert_eq!(copy.subject.as_str(), "shadow.in.t.default.orders");
 //! assert_eq!(copy.body, "42 apples");
-//! assert!(arqon_shadow::is_shadow(&copy.headers));
+//! assert!(arqon_shadow::is_shadow(&copy.headers()));
 //! # Ok(())
 //! # }
 //! ```
@@ -83,6 +83,7 @@ mod drain;
 mod error;
 mod event;
 mod future;
+mod gate;
 mod handle;
 mod head;
 mod layer;
@@ -103,7 +104,7 @@ mod tee;
 pub use self::{
     answer::Answer,
     body::ShadowBody,
-    config::{RuleConfig, ShadowConfig, Share, When},
+    config::{CompareConfig, RuleConfig, ShadowConfig, Share, When},
     copy::ShadowCopy,
     drain::DrainTask,
     error::{ConfigFinding, InvalidConfig, SinkError, UnknownRule},

@@ -9,6 +9,8 @@ pub const SHADOW: HeaderName = HeaderName::from_static("x-arqon-shadow");
 /// `x-arqon-shadow-of`: the trace key of the request that was copied.
 pub const SHADOW_OF: HeaderName = HeaderName::from_static("x-arqon-shadow-of");
 
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// Whether a request or message is a shadow copy: a consumer that gets `true` must cause no side effect.
 ///
 /// The name is compared after normalising: case, `_` and `.` do not matter, so no alias passes as unmarked.
@@ -66,22 +68,37 @@ const DROPPED: [&str; 13] = [
 /// TTLs and schedules; `x-arqon-shadow*` is ours to set.
 const DROPPED_PREFIXES: [&str; 2] = ["nats-", "x-arqon-shadow"];
 
-/// Removes what a copy must not carry: hop-by-hop headers and those that `Connection` names, replies and stream
-/// instructions, the rule's `strip` list, and every alias of the mark.
+/// What a message's own `Connection` headers name.
+pub(crate) struct Hops(Vec<HeaderName>);
+
+impl Hops {
+    pub(crate) fn of<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let named = headers
+            .filter(|(name, _)| *name == header::CONNECTION.as_str())
+            .flat_map(|(_, value)| std::str::from_utf8(value).unwrap_or_default().split(','))
+            .filter_map(|token| HeaderName::try_from(token.trim()).ok())
+            .filter(is_hop);
+        Self(named.collect())
+    }
+
+    /// Whether a copy must not carry a header: hop-by-hop ones and those that `Connection` names, replies and stream
+    /// instructions, the rule's `strip` list, and every alias of the mark.
+    pub(crate) fn drops(&self, name: &str, strip: &[HeaderName]) -> bool {
+        is_dropped(name, strip) || self.0.iter().any(|hop| hop.as_str() == name)
+    }
+}
+
+/// Removes what a copy must not carry.
 pub(crate) fn strip(headers: &mut HeaderMap, strip: &[HeaderName]) {
-    let mut doomed: Vec<HeaderName> = headers
+    let lines = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let hops = Hops::of(lines);
+    let doomed: Vec<_> = headers
         .keys()
-        .filter(|name| is_dropped(name.as_str(), strip))
+        .filter(|name| hops.drops(name.as_str(), strip))
         .cloned()
         .collect();
-    for value in headers.get_all(header::CONNECTION) {
-        let tokens = value.to_str().unwrap_or_default().split(',');
-        doomed.extend(
-            tokens
-                .filter_map(|token| HeaderName::try_from(token.trim()).ok())
-                .filter(is_hop),
-        );
-    }
     for name in doomed {
         headers.remove(name);
     }
@@ -105,19 +122,11 @@ fn is_named_either(name: &str, other: &str) -> bool {
     name.len() == other.len() && name.bytes().map(normal).eq(other.bytes().map(normal))
 }
 
-/// Sets the mark and the key. `strip` has removed what a client set.
+/// Sets the mark and the key, into a map that is new.
 pub(crate) fn mark(headers: &mut HeaderMap, key: &TraceKey) {
-    // A map at its limit of 32,768 headers cannot be marked, so it is emptied: a copy without the mark must not exist.
-    if headers
-        .try_insert(SHADOW, HeaderValue::from_static("true"))
-        .is_err()
-    {
-        headers.clear();
-        headers.insert(SHADOW, HeaderValue::from_static("true"));
-    }
+    headers.insert(SHADOW, HeaderValue::from_static("true"));
     if let Ok(value) = HeaderValue::from_bytes(key.as_bytes()) {
-        // Losing this header at the limit loses a convenience, not the mark.
-        let _ = headers.try_insert(SHADOW_OF, value);
+        headers.insert(SHADOW_OF, value);
     }
 }
 

@@ -41,7 +41,7 @@ impl Metrics {
         );
         describe_counter!(
             "shield_mirror_key_source_total",
-            "Requests with a subject, by where their key came from"
+            "Requests that were looked at, by where their key came from"
         );
         describe_counter!(
             "shield_mirror_no_key_total",

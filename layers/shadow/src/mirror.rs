@@ -2,10 +2,11 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use arc_swap::ArcSwap;
+use arqon_message::TraceKey;
 use http::{Request, header};
 use http_body::Body;
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -14,8 +15,10 @@ use crate::{
     Reason, SessionPin, When,
     copy::{Draft, Frames},
     decision::{Decision, decide},
+    gate::Gate,
     head::Head,
     ledger::{Ledger, Ticket},
+    pin,
     rules::Rules,
     shed::{FULL, Shedder},
     tap::Wanted,
@@ -26,8 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) rules: ArcSwap<Rules>,
-    /// No request can be chosen: one load and nothing else.
-    pub(crate) idle: AtomicBool,
+    pub(crate) gate: Gate,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) shed: Shedder,
     /// The largest body that the sink takes now, as the drain task last saw it.
@@ -36,9 +38,9 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn replace(&self, rules: Rules) {
-        let idle = rules.is_idle();
+        let (sampler, reach) = (rules.sampler, rules.reach());
         self.rules.store(Arc::new(rules));
-        self.idle.store(idle, Ordering::Release);
+        self.gate.set(sampler, reach);
     }
 }
 
@@ -62,12 +64,27 @@ impl Mirror {
     /// Decides about a request, and begins the copy of one that is chosen.
     #[inline]
     pub(crate) fn begin<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
-        if self.core.idle.load(Ordering::Acquire) {
+        if self.core.gate.is_shut() {
             return None;
+        }
+        self.look(request)
+    }
+
+    /// Most requests end here: their key lies outside of every rule.
+    fn look<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
+        let core = &*self.core;
+        // A pinned session may be in by rules that are not in force any more.
+        if !core.gate.is_wide() && !pin::any() {
+            let admits = |key: &[u8], source| (core.gate.admits(key), source);
+            if let Some((false, source)) = TraceKey::read(request.headers(), request.extensions(), admits) {
+                core.ledger.metrics.source(source);
+                return None;
+            }
         }
         self.choose(request)
     }
 
+    #[inline(never)]
     fn choose<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
         let core = &*self.core;
         let metrics = &core.ledger.metrics;
@@ -132,6 +149,7 @@ impl Mirror {
             method: method.clone(),
             uri: request.uri().clone(),
             head: Head::pack(headers, head),
+            context: request.extensions().get().copied(),
             frames: Frames::None,
             trailers: None,
             answer: None,
@@ -172,7 +190,7 @@ impl Mirror {
             Ok(()) => core.shed.filled(self.fill()),
             Err(TrySendError::Full(draft)) => {
                 draft.ticket.dropped(Reason::QueueFull);
-                core.shed.filled(FULL);
+                core.shed.overflowed();
             }
             Err(TrySendError::Closed(draft)) => draft.ticket.dropped(Reason::Shutdown),
         }

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::{mirror::Core, rules::Rules};
@@ -21,9 +24,18 @@ use crate::{mirror::Core, rules::Rules};
 /// let mut frame = http::Request::new("a frame");
 /// frame.extensions_mut().insert(pin.clone());
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct SessionPin {
     begun: Arc<OnceLock<Begun>>,
+}
+
+/// A pin was made in this process. Until then no request is searched for one.
+static ANY: AtomicBool = AtomicBool::new(false);
+
+/// Whether a request may carry a pin.
+#[inline]
+pub(crate) fn any() -> bool {
+    ANY.load(Ordering::Acquire)
 }
 
 /// The rules of the first request, and of which mirror they are.
@@ -45,7 +57,10 @@ impl SessionPin {
     /// A pin for one session, which takes the rules in force at the session's first request.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        ANY.store(true, Ordering::Release);
+        Self {
+            begun: Arc::default(),
+        }
     }
 
     /// A pin that holds the rules in force now.
@@ -59,6 +74,12 @@ impl SessionPin {
     pub(crate) fn rules(&self, core: &Arc<Core>) -> Option<&Rules> {
         let begun = self.begun.get_or_init(|| Begun::of(core));
         (begun.mirror == Arc::as_ptr(core).addr()).then_some(&*begun.rules)
+    }
+}
+
+impl Default for SessionPin {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -46,6 +46,15 @@ impl Rules {
         !self.enabled || self.reach == Threshold::Never
     }
 
+    /// The threshold beyond which no request can be chosen.
+    pub(crate) fn reach(&self) -> Threshold {
+        if self.is_idle() {
+            Threshold::Never
+        } else {
+            self.reach
+        }
+    }
+
     /// Whether any key of a subject is mirrored.
     pub(crate) fn mirrors(&self, subject: &Subject) -> bool {
         self.enabled

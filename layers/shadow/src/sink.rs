@@ -37,6 +37,13 @@ pub trait Sink: Send + Sync + 'static {
     /// [`SinkError`] says why not, and so under which reason the copy is counted. Nothing is tried twice.
     fn send(&self, copy: ShadowCopy) -> Delivery<'_>;
 
+    /// Takes one copy at once, if that needs no waiting: what became of it. `None`, the default: [`send`](Self::send) gets
+    /// the copy. It saves a boxed future for each copy; it is called before `send`, must not block, and keeps the order.
+    fn offer(&self, copy: &ShadowCopy) -> Option<Result<(), SinkError>> {
+        let _ = copy;
+        None
+    }
+
     /// Hands on what the sink itself buffers; called once, when the mirror shuts down.
     ///
     /// # Errors
@@ -70,6 +77,10 @@ where
 impl<K: Sink + ?Sized> Sink for Arc<K> {
     fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
         (**self).send(copy)
+    }
+
+    fn offer(&self, copy: &ShadowCopy) -> Option<Result<(), SinkError>> {
+        (**self).offer(copy)
     }
 
     fn flush(&self) -> Delivery<'_> {

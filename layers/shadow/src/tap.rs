@@ -87,7 +87,7 @@ where
         let wanted = this.wanted.take();
         Poll::Ready(answer.map(|response| {
             let capture = wanted.map(|mut capture| {
-                capture.status = response.status();
+                capture.answer = Answer::of_status(response.status()).typed(response.headers());
                 capture.open = true;
                 Box::new(capture)
             });
@@ -157,11 +157,10 @@ pub(crate) struct Wanted(Arc<Mutex<Option<Capture>>>);
 
 impl Wanted {
     pub(crate) fn new(pending: Arc<Pending>, bytes_max: usize) -> Self {
-        let (status, frames) = (StatusCode::OK, Frames::None);
         Self(Arc::new(Mutex::new(Some(Capture {
             pending,
-            status,
-            frames,
+            answer: Answer::of_status(StatusCode::OK),
+            frames: Frames::None,
             bytes: 0,
             bytes_max,
             open: false,
@@ -177,7 +176,8 @@ impl Wanted {
 /// An answer being captured. Dropped before its end it tells what it knows: the status, or nothing.
 struct Capture {
     pending: Arc<Pending>,
-    status: StatusCode,
+    /// Without its body.
+    answer: Answer,
     frames: Frames,
     bytes: usize,
     bytes_max: usize,
@@ -201,9 +201,9 @@ impl Capture {
         self.told = true;
         let body = std::mem::take(&mut self.frames).join();
         let answer = Answer {
-            status: self.status,
             body,
             complete: true,
+            ..self.answer.clone()
         };
         self.pending
             .response_ended(Some(answer), std::mem::take(&mut self.bytes));
@@ -215,7 +215,7 @@ impl Drop for Capture {
         if !self.told {
             self.pending.release(self.bytes);
             self.pending
-                .response_ended(self.open.then(|| Answer::of_status(self.status)), 0);
+                .response_ended(self.open.then(|| self.answer.clone()), 0);
         }
     }
 }

@@ -64,7 +64,24 @@ impl Shared {
             "overseer": { "policies": self.platform.overseer.policies() },
             "registry": self.platform.schema_state(),
             "rollout": self.platform.rollout.status(),
-            "mirroring": self.platform.shadow.state(),
+            "mirroring": self.mirroring(),
         })
+    }
+
+    /// The mirror's books, and what comparing answers found where it is asked for.
+    fn mirroring(&self) -> Value {
+        let mut state = json!(self.platform.shadow.state());
+        if let Some(comparison) = &self.platform.comparison {
+            state["comparison"] = json!(comparison.report());
+        }
+        state
+    }
+
+    /// The same with the latest hour, for the report page; null where nothing is compared.
+    pub(crate) fn divergence(&self) -> Value {
+        self.platform.comparison.as_ref().map_or(
+            Value::Null,
+            |comparison| json!({ "report": comparison.report(), "history": comparison.history() }),
+        )
     }
 }

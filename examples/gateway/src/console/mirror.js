@@ -64,6 +64,7 @@ export const mirror = {
         " without a key, ", count(of.loops, "shield_mirror_loop_total"), " copies that came in themselves. Keys: ",
         keys.length ? keys.map(([source, value]) => `${source} ${count(value).textContent}`).join(", ") : "none yet", "."),
       differences(readings),
+      of.comparison && h("p", { class: "small" }, h("a", { href: "/divergence" }, "What the candidate answers differently"), ", field by field, over time."),
     );
   },
 };

@@ -1,6 +1,7 @@
 //! Reading trace ids off headers, in place.
 
 /// The trace id of a `traceparent` value (W3C Trace Context, 3.2), or `None` when the value does not hold.
+#[inline]
 pub(super) fn trace_id(value: &[u8]) -> Option<&[u8]> {
     const LEN: usize = 55; // vv-<32>-<16>-ff
     let (head, rest) = value.split_at_checked(LEN)?;

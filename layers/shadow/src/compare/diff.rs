@@ -21,11 +21,15 @@ pub struct Difference {
 
 /// What counts as a difference.
 ///
-/// Fields are named by path: `status`, `body` (when not both bodies are JSON), `total`, `items[].sku`.
+/// Fields are named by path: `status`, `content-type`, `body` (when not both bodies can be read), `total`, `items[].sku`. Of
+/// Protobuf they are the names in the schema; a field that the schema does not know is `#<number>`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Differ {
     ignore: Vec<String>,
+    unordered: Vec<String>,
     tolerance: f64,
+    #[cfg(feature = "protobuf")]
+    message: Option<prost_reflect::MessageDescriptor>,
 }
 
 impl Differ {
@@ -39,6 +43,23 @@ impl Differ {
     #[must_use]
     pub fn ignore(mut self, path: impl Into<String>) -> Self {
         self.ignore.push(path.into());
+        self
+    }
+
+    /// The items of this list are a set: they are compared in an order of their own.
+    #[must_use]
+    pub fn unordered(mut self, path: impl Into<String>) -> Self {
+        self.unordered.push(path.into());
+        self
+    }
+
+    /// Answers of a Protobuf type (`application/protobuf`, `application/x-protobuf`, `application/vnd.google.protobuf`) are
+    /// this message.
+    #[cfg(feature = "protobuf")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "protobuf")))]
+    #[must_use]
+    pub fn protobuf(mut self, message: prost_reflect::MessageDescriptor) -> Self {
+        self.message = Some(message);
         self
     }
 
@@ -61,12 +82,14 @@ impl Differ {
                 other.status.as_u16().to_string(),
             );
         }
+        let types = (primary.media_type(), other.media_type());
+        if !types.0.eq_ignore_ascii_case(types.1) {
+            let (a, b) = (types.0.to_owned(), types.1.to_owned());
+            self.note(&mut found, "content-type", a, b);
+        }
         if primary.complete && other.complete && primary.body != other.body {
-            match (
-                serde_json::from_slice(&primary.body),
-                serde_json::from_slice(&other.body),
-            ) {
-                (Ok(a), Ok(b)) => self.walk(&mut found, &mut String::new(), &a, &b),
+            match (self.read(primary), self.read(other)) {
+                (Some(a), Some(b)) => self.walk(&mut found, &mut String::new(), &a, &b),
                 _ => {
                     let size = |answer: &Answer| format!("{} bytes", answer.body.len());
                     self.note(&mut found, "body", size(primary), size(other));
@@ -76,7 +99,18 @@ impl Differ {
         found
     }
 
-    /// Recursion ends at serde_json's own limit of 128.
+    /// The body as a tree, if it is of a kind that can be read.
+    fn read(&self, answer: &Answer) -> Option<Value> {
+        #[cfg(feature = "protobuf")]
+        if let Some(message) = &self.message
+            && super::protobuf::is_protobuf(answer.media_type())
+        {
+            return super::protobuf::read(message, &answer.body);
+        }
+        serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// Recursion ends at serde_json's own limit of 128, and at prost's of 100.
     fn walk(&self, found: &mut BTreeMap<String, Difference>, path: &mut String, a: &Value, b: &Value) {
         match (a, b) {
             (Value::Object(a), Value::Object(b)) => {
@@ -110,10 +144,16 @@ impl Differ {
                         kind(Some(b)),
                     );
                 }
+                let (mut a_items, mut b_items): (Vec<_>, Vec<_>) =
+                    (a_items.iter().collect(), b_items.iter().collect());
+                if self.unordered.iter().any(|known| known == path) {
+                    a_items.sort_by_cached_key(ToString::to_string);
+                    b_items.sort_by_cached_key(ToString::to_string);
+                }
                 let before = path.len();
                 path.push_str("[]");
                 a_items
-                    .iter()
+                    .into_iter()
                     .zip(b_items)
                     .for_each(|(a, b)| self.walk(found, path, a, b));
                 path.truncate(before);
@@ -225,6 +265,35 @@ mod tests {
             )
             .is_empty()
         );
+    }
+
+    #[test]
+    fn a_set_has_no_order_and_a_list_has() {
+        let (a, b) = (
+            r#"{"tags":[{"k":1},{"k":2}],"at":[1,2]}"#,
+            r#"{"tags":[{"k":2},{"k":1}],"at":[2,1]}"#,
+        );
+        assert_eq!(paths(&Differ::new(), a, b), ["at[]", "tags[].k"]);
+        assert_eq!(paths(&Differ::new().unordered("tags"), a, b), ["at[]"]);
+    }
+
+    #[test]
+    fn the_type_counts_without_its_parameters() {
+        let typed = |text: &'static str| {
+            let headers = [(http::header::CONTENT_TYPE, http::HeaderValue::from_static(text))];
+            answer("{}").typed(&headers.into_iter().collect())
+        };
+        let differ = Differ::new();
+        assert!(
+            differ
+                .diff(
+                    &typed("application/json"),
+                    &typed("Application/JSON; charset=utf-8")
+                )
+                .is_empty()
+        );
+        let found = differ.diff(&typed("application/json"), &typed("text/plain"));
+        assert_eq!(found.into_keys().collect::<Vec<_>>(), ["content-type"]);
     }
 
     #[test]

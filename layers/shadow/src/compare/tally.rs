@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use arqon_message::TraceKey;
 use metrics::{counter, describe_counter};
 use serde::Serialize;
 
-use super::{Differ, Difference};
+use super::{Differ, Difference, Span, history::History};
 use crate::Answer;
 
 /// The most fields that are told apart; the rest is counted as `other`.
@@ -40,6 +41,7 @@ struct Tally {
     compared: u64,
     controlled: u64,
     fields: BTreeMap<String, Field>,
+    history: History,
 }
 
 #[derive(Default)]
@@ -109,12 +111,33 @@ impl Comparison {
 
     /// Counts one comparison.
     pub fn record(&self, key: &TraceKey, primary: &Answer, candidate: &Answer, control: Option<&Answer>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        self.record_at(
+            now.unwrap_or_default().as_secs(),
+            key,
+            primary,
+            candidate,
+            control,
+        );
+    }
+
+    fn record_at(
+        &self,
+        now: u64,
+        key: &TraceKey,
+        primary: &Answer,
+        candidate: &Answer,
+        control: Option<&Answer>,
+    ) {
         let differ = &self.shared.differ;
         let different = differ.diff(primary, candidate);
         let noisy = control.map(|control| differ.diff(primary, control));
         let mut tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.compared += 1;
         tally.controlled += u64::from(noisy.is_some());
+        let span = tally.history.at(now);
+        span.compared += 1;
+        span.controlled += u64::from(noisy.is_some());
         let noisy = noisy.unwrap_or_default();
         for (path, difference) in different {
             let (name, field) = tally.field(&path);
@@ -125,12 +148,21 @@ impl Comparison {
                     difference,
                 });
             }
+            tally
+                .history
+                .at(now)
+                .fields
+                .entry(name.clone())
+                .or_default()
+                .different += 1;
             if !noisy.contains_key(&path) {
                 counter!("shield_mirror_divergence_total", "field" => name).increment(1);
             }
         }
         for path in noisy.keys() {
-            tally.field(path).1.noisy += 1;
+            let (name, field) = tally.field(path);
+            field.noisy += 1;
+            tally.history.at(now).fields.entry(name).or_default().noise += 1;
         }
     }
 
@@ -148,6 +180,15 @@ impl Comparison {
             controlled: tally.controlled,
             fields,
         }
+    }
+}
+
+impl Comparison {
+    /// The latest hour, half a minute at a time: at most 120 spans of at most 257 fields.
+    #[must_use]
+    pub fn history(&self) -> Vec<Span> {
+        let tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.history.spans()
     }
 }
 
@@ -239,6 +280,35 @@ mod tests {
             serde_json::to_string(&report)
                 .expect("json")
                 .contains("\"primary\":\"number\"")
+        );
+    }
+
+    #[test]
+    fn what_differed_when_is_kept_for_a_picture() {
+        let comparison = Comparison::new(Differ::new());
+        for n in 0..90 {
+            let body = |value: u64| answer(format!(r#"{{"total":{value},"at":{n}}}"#));
+            let later = if n < 60 { 7 } else { 8 };
+            let control = body(7 + u64::from(n == 3));
+            comparison.record_at(1_700_000_010 + n, &key(), &body(7), &body(later), Some(&control));
+        }
+        let history = comparison.history();
+        let seen: Vec<_> = history
+            .iter()
+            .map(|span| {
+                let field = span.fields.get("total").cloned().unwrap_or_default();
+                (
+                    span.at % 1_000,
+                    span.compared,
+                    span.controlled,
+                    field.different,
+                    field.noise,
+                )
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [(10, 30, 30, 0, 1), (40, 30, 30, 0, 0), (70, 30, 30, 30, 0)]
         );
     }
 

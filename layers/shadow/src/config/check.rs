@@ -56,6 +56,9 @@ pub(super) fn compile(config: &ShadowConfig) -> Result<Compiled, InvalidConfig> 
         RECOVER_SECONDS_MAX,
         &mut findings,
     );
+    if let Some(compare) = &config.compare {
+        compare.check(&mut findings);
+    }
     match high_water {
         Some(high_water) if findings.is_empty() => Ok(Compiled { terms, high_water }),
         _ => Err(InvalidConfig { findings }),

@@ -5,28 +5,35 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn full_to(fill: u32) -> Level {
+    Level {
+        fill,
+        queued: fill as usize * 4,
+    }
+}
+
 #[test]
 fn nothing_is_shed_below_the_mark() {
     let shed = Shedder::new(0.5, 300);
     for fill in 0..512 {
         shed.filled(fill);
-        assert!(!shed.tick(fill, fill));
+        assert!(!shed.tick(full_to(fill), full_to(fill)));
     }
     assert!(shed.keeps(Threshold::Always, u64::MAX));
     assert_eq!(shed.kept(), 1.0);
 }
 
 #[test]
-fn each_mark_halves_once() {
+fn each_mark_above_the_first_halves_once() {
     let shed = Shedder::new(0.5, 300);
     for (fill, kept) in [
-        (512, 0.5),
-        (600, 0.5),
-        (640, 0.25),
-        (768, 0.125),
-        (896, 0.0625),
-        (1024, 0.0625),
-        (512, 0.0625),
+        (512, 1.0),
+        (600, 1.0),
+        (640, 0.5),
+        (768, 0.25),
+        (896, 0.125),
+        (1024, 0.125),
+        (512, 0.125),
     ] {
         shed.filled(fill);
         assert!((shed.kept() - kept).abs() < 1e-9, "{fill}: {}", shed.kept());
@@ -34,14 +41,45 @@ fn each_mark_halves_once() {
 }
 
 #[test]
-fn a_queue_that_stays_full_sheds_on_and_a_low_one_gives_back() {
+fn a_tick_cuts_to_what_the_sink_took_of_what_came_in() {
+    let shed = Shedder::new(0.5, 300);
+    (0..1_000).for_each(|_| shed.filled(600));
+    // 1,000 came, the queue grew by 600: the sink took 400.
+    let (before, now) = (
+        Level {
+            fill: 500,
+            queued: 2_000,
+        },
+        Level {
+            fill: 600,
+            queued: 2_600,
+        },
+    );
+    assert!(shed.tick(now, before));
+    assert!((shed.kept() - 0.4 * MARGIN).abs() < 1e-9, "{}", shed.kept());
+    // It shrinks: nothing more is cut, and nothing given back.
+    let lower = Level {
+        fill: 590,
+        queued: 2_500,
+    };
+    assert!(shed.tick(lower, now));
+    assert!((shed.kept() - 0.4 * MARGIN).abs() < 1e-9);
+}
+
+#[test]
+fn a_queue_that_stays_full_sheds_on_and_a_low_one_gives_back_after_a_while() {
     let shed = Shedder::new(0.5, 300);
     for _ in 0..400 {
-        assert!(shed.tick(FULL, FULL));
+        assert!(shed.tick(full_to(FULL), full_to(FULL)));
     }
-    assert!(shed.kept() < 1e-9);
-    let ticks = (0..).take_while(|_| shed.tick(0, 0)).count();
-    assert!((298..=301).contains(&ticks), "{ticks}");
+    assert!((shed.kept() - 1.0 / 256.0).abs() < 1e-9, "{}", shed.kept());
+    for _ in 0..100 {
+        assert!(shed.tick(full_to(0), full_to(0)));
+    }
+    assert!((shed.kept() - 1.0 / 256.0).abs() < 1e-9, "held");
+    let ticks = (0..).take_while(|_| shed.tick(full_to(0), full_to(0))).count();
+    // 256-fold, at tenfold in 300 ticks.
+    assert!((700..=740).contains(&ticks), "{ticks}");
     assert_eq!(shed.kept(), 1.0);
 }
 
@@ -58,53 +96,67 @@ proptest! {
     }
 }
 
-/// Ten times more than the sink takes, for a minute of model time: 20 messages a trace over 8 connections.
-#[test]
-fn at_ten_times_the_load_kept_traces_are_whole() {
+/// Ten times more than the sink takes, for a minute of model time, with 20 messages a trace of which `open` are under way at
+/// once: how many traces are whole of those of which anything was kept, and how much of what the sink could take it got.
+fn overload(open: usize) -> (f64, f64) {
     const CAPACITY: usize = 4_096;
     const PER_MILLI: usize = 10;
     let shed = Shedder::new(0.5, 300);
     let mut queue = VecDeque::new();
     let mut delivered: HashMap<u64, u32> = HashMap::new();
-    let (mut full, mut before, mut trace) = (0_u32, 0, 0_u64);
-    let fill = |queue: &VecDeque<u64>| (queue.len() * 1024 / CAPACITY) as u32;
-    // Eight connections, each in the middle of one trace: its id and the messages left.
-    let mut open = [(0_u64, 0_u32); 8];
-    for milli in 0..60_000_usize {
-        for n in 0..PER_MILLI * 10 {
-            let slot = &mut open[n % 8];
-            if slot.1 == 0 {
-                trace += 1;
-                *slot = (trace, 20);
-            }
-            slot.1 -= 1;
-            let hash = Sampler::new(0).hash(format!("{:032x}", slot.0).as_bytes());
-            if !shed.keeps(Threshold::Always, hash) {
-                continue;
-            }
+    let (mut before, mut trace) = (Level::default(), 0_u64);
+    let level = |queue: &VecDeque<u64>| Level {
+        fill: (queue.len() * 1024 / CAPACITY) as u32,
+        queued: queue.len(),
+    };
+    // Each is in the middle of one trace: its id, where its key lies, and the messages left.
+    let mut slots = vec![(0_u64, 0_u64, 0_u32); open];
+    for message in 0..60_000 * PER_MILLI * 10 {
+        let slot = &mut slots[message % open];
+        if slot.2 == 0 {
+            trace += 1;
+            *slot = (
+                trace,
+                Sampler::new(0).hash(format!("{trace:032x}").as_bytes()),
+                20,
+            );
+        }
+        slot.2 -= 1;
+        if shed.keeps(Threshold::Always, slot.1) {
             if queue.len() == CAPACITY {
-                full += 1;
-                continue;
+                shed.overflowed();
+            } else {
+                queue.push_back(slot.0);
+                shed.filled(level(&queue).fill);
             }
-            queue.push_back(slot.0);
-            shed.filled(fill(&queue));
         }
-        for done in queue.drain(..PER_MILLI.min(queue.len())) {
-            *delivered.entry(done).or_default() += 1;
+        if message % (PER_MILLI * 10) == 0 {
+            for done in queue.drain(..PER_MILLI.min(queue.len())) {
+                *delivered.entry(done).or_default() += 1;
+            }
         }
-        if milli % 100 == 99 {
-            shed.tick(fill(&queue), before);
-            before = fill(&queue);
+        if message % (100 * PER_MILLI * 10) == 0 {
+            shed.tick(level(&queue), before);
+            before = level(&queue);
         }
     }
     let whole = delivered.values().filter(|&&n| n == 20).count();
-    let ratio = whole as f64 / delivered.len() as f64;
-    assert!(
-        ratio >= 0.99,
-        "{whole} of {} traces whole ({ratio}), {full} lost to a full queue",
-        delivered.len()
-    );
-    // The sink is kept busy all the while: at least 80 % of what it could have taken.
     let sum: u32 = delivered.values().sum();
-    assert!(sum as usize >= 60_000 * PER_MILLI * 8 / 10, "{sum}");
+    (
+        whole as f64 / delivered.len() as f64,
+        f64::from(sum) / (60_000 * PER_MILLI) as f64,
+    )
+}
+
+#[test]
+fn at_ten_times_the_load_kept_traces_are_whole() {
+    // 8 connections with one trace each; and 500 traces at once, which take a tenth of a second each.
+    for open in [8, 500] {
+        let (whole, taken) = overload(open);
+        assert!(whole >= 0.99, "{open} open: {whole} whole");
+        assert!(
+            taken >= 0.8,
+            "{open} open: the sink got {taken} of what it could take"
+        );
+    }
 }

@@ -135,10 +135,11 @@ impl<C> HttpSink<C> {
             .path_and_query([&self.target.prefix, path].concat())
             .build()
             .map_err(SinkError::publish)?;
+        let headers = copy.headers();
         let mut request = Request::new(CopyBody::new(copy.body, copy.trailers));
         *request.method_mut() = copy.method;
         *request.uri_mut() = uri;
-        *request.headers_mut() = copy.headers;
+        *request.headers_mut() = headers;
         // The client names the host of the URI.
         request.headers_mut().remove(header::HOST);
         if let Ok(subject) = HeaderValue::from_str(copy.subject.as_str()) {
@@ -201,11 +202,12 @@ impl<C> HttpSink<C> {
         let (head, body) = self.respond(copy).await?.into_parts();
         let mut frames = crate::copy::Frames::None;
         let complete = read(body, |data| frames.push(data)).await;
-        Ok(if complete {
+        let answer = if complete {
             crate::Answer::new(head.status, frames.join())
         } else {
             crate::Answer::of_status(head.status)
-        })
+        };
+        Ok(answer.typed(&head.headers))
     }
 }
 

@@ -112,3 +112,36 @@ fn a_config_survives_the_round_trip() {
         .with_seed(7);
     assert_eq!(parse(&toml::to_string(&config).expect("toml")), config);
 }
+
+#[test]
+fn what_is_wrong_with_a_comparison_is_named() {
+    let config: ShadowConfig = toml::from_str(
+        r#"
+        [compare]
+        candidate = "https://candidate"
+        control = "control:80/?x"
+        methods = ["POST", "get"]
+        in_flight = 0
+        tolerance = 1.5
+        message = "a.B"
+        "#,
+    )
+    .expect("types");
+    let keys: Vec<_> = config.validate().into_iter().map(|found| found.key).collect();
+    let expected = [
+        "candidate",
+        "control",
+        "methods[1]",
+        "in_flight",
+        "tolerance",
+        "message",
+    ];
+    assert_eq!(keys, expected.map(|key| format!("compare.{key}")));
+    let good: ShadowConfig =
+        toml::from_str("[compare]\ncandidate = \"http://candidate:80/v2\"").expect("types");
+    assert!(good.validate().is_empty());
+    assert_eq!(
+        good.compare,
+        Some(crate::CompareConfig::new("http://candidate:80/v2"))
+    );
+}

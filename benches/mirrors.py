@@ -1,0 +1,391 @@
+"""Mirrors head to head, and the mirror under overload (issue 6). One command:
+
+    python3 benches/mirrors.py            # builds, measures (2 to 3 minutes), writes docs/mirrors.md, .svg and .json
+    python3 benches/mirrors.py --check    # seconds instead of minutes, writes nothing: does every part still work?
+
+Part one: the same POSTs of 1 KiB through a bare axum server, ShadowLayer to NATS and to HTTP, a naive `tokio::spawn`
+mirror and nginx `mirror`, with the sink healthy, dead (nobody listens) and stalled (SIGSTOP). Part two: rounds of layer
+off, off again (the run's own noise), dead, stalled and a sink that takes a tenth of what it is sent, in turn.
+
+The primary has one core and one thread, load and sink the other core. A tenth of the requests is mirrored: by trace where
+the layer does it, by chance elsewhere, as those mirrors do. Needs cargo, nats-server (TEST_NATS_SERVER names one that is
+not on the path) and nginx (installed with apt-get if it is not there).
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+SYSTEMS = ["bare axum", "ShadowLayer to NATS", "ShadowLayer to HTTP", "tokio::spawn", "nginx, no mirror", "nginx mirror"]
+STATES = ["healthy", "dead", "stalled"]
+OVERLOAD = 10
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def built() -> str:
+    if "MIRRORS" in os.environ:
+        return os.environ["MIRRORS"]
+    built = subprocess.run(["cargo", "bench", "--no-run", "-p", "arqon-benches", "--bench", "mirrors", "--message-format=json"],
+                           cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
+    return [line["executable"] for line in map(json.loads, built.splitlines()) if line.get("executable")][-1]
+
+
+def nginx_program() -> str:
+    if not (found := shutil.which("nginx") or shutil.which("/usr/sbin/nginx")):
+        subprocess.run(["apt-get", "install", "-y", "--no-install-recommends", "nginx"], check=True, stdout=subprocess.DEVNULL,
+                       env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+        found = shutil.which("nginx") or "/usr/sbin/nginx"
+    return found
+
+
+def get(port: int, path: str, method: str = "GET"):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def peak(pids: list[int]) -> float:
+    """The most memory that processes ever had, in MiB."""
+    lines = [line for pid in pids for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def worked(pid: int) -> float:
+    """The processor time that a process has had, in seconds."""
+    return sum(int(path.read_text().split()[0]) for path in pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def first(cores: set[int]) -> None:
+    """What a process of the measurement starts with: its core, and, as root, before whatever else runs on the machine."""
+    os.sched_setaffinity(0, cores)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+
+
+class Rig:
+    """Processes of one measurement."""
+
+    def __init__(self, program: str, folder: pathlib.Path, stack: contextlib.ExitStack):
+        self.program, self.folder, self.stack = program, folder, stack
+        cores = sorted(os.sched_getaffinity(0))
+        self.primary_core, self.other_core = {cores[0]}, {cores[-1]}
+
+    def start(self, command: list[str], port: int, cores: set[int]) -> subprocess.Popen:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                   preexec_fn=lambda: first(cores))
+        self.stack.callback(self.stop, process)
+        end = time.monotonic() + 20
+        while time.monotonic() < end and process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return process
+            time.sleep(0.02)
+        raise RuntimeError(f"{command} did not come up")
+
+    @staticmethod
+    def stop(process: subprocess.Popen) -> None:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        process.wait()
+
+    def part(self, role: str, cores: set[int], **options) -> tuple[subprocess.Popen, int]:
+        port = free_port()
+        given = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+        return self.start([self.program, role, "--listen", f"127.0.0.1:{port}", *given], port, cores), port
+
+    def nats(self) -> tuple[subprocess.Popen, int]:
+        port = free_port()
+        server = os.environ.get("TEST_NATS_SERVER") or "nats-server"
+        return self.start([server, "-a", "127.0.0.1", "-p", str(port)], port, self.other_core), port
+
+    def nginx(self, upstream: int, sink: int | None) -> tuple[subprocess.Popen, int]:
+        port, folder = free_port(), pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+        mirror = "mirror /mirror;" if sink else ""
+        copies = f"""
+    upstream sink {{ server 127.0.0.1:{sink}; keepalive 64; }}
+    split_clients $request_id $copied {{ 10% 1; * 0; }}""" if sink else ""
+        location = """
+      location = /mirror { internal; if ($copied = 0) { return 204; } proxy_pass http://sink/orders;
+        proxy_http_version 1.1; proxy_set_header Connection ""; }""" if sink else ""
+        config = folder / "nginx.conf"
+        config.write_text(f"""
+worker_processes 1; daemon off; error_log /dev/null crit; pid {folder}/pid;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off; keepalive_requests 1000000000; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
+    fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+    upstream primary {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}{copies}
+    server {{ listen 127.0.0.1:{port};
+      location / {{ {mirror} proxy_pass http://primary; proxy_http_version 1.1; proxy_set_header Connection ""; }}{location}
+    }}
+}}
+""", encoding="utf-8")
+        return self.start([nginx_program(), "-c", str(config), "-p", str(folder)], port, self.primary_core), port
+
+    def load(self, port: int, seconds: float) -> dict:
+        done = subprocess.run([self.program, "load", "--target", f"127.0.0.1:{port}", "--seconds", str(seconds),
+                               "--first", str(time.monotonic_ns() % 2**31)],
+                              stdout=subprocess.PIPE, check=True, text=True, timeout=120,
+                              preexec_fn=lambda: first(self.other_core))
+        return json.loads(done.stdout)
+
+
+def empty(port: int) -> None:
+    """Waits until a mirror has nothing in flight."""
+    while get(port, "/state")["in_flight"] > 0:
+        time.sleep(0.2)
+
+
+def settled(port: int) -> dict:
+    """What a sink counted, once nothing more comes."""
+    before, quiet, end = None, 0, time.monotonic() + 4
+    while quiet < 3 and time.monotonic() < end:
+        time.sleep(0.1)
+        report = get(port, "/report")
+        quiet, before = (quiet + 1 if report == before else 0), report
+    return before
+
+
+def measure(program: str, system: str, state: str, seconds: float, folder: pathlib.Path) -> dict:
+    with contextlib.ExitStack() as stack:
+        rig = Rig(program, folder, stack)
+        nats = None
+        if "NATS" in system:
+            nats, nats_port = rig.nats()
+            sink, sink_port = rig.part("sink", rig.other_core, nats=f"nats://127.0.0.1:{nats_port}")
+            primary, port = rig.part("serve", rig.primary_core, kind="layer", nats=f"nats://127.0.0.1:{nats_port}")
+        else:
+            sink, sink_port = rig.part("sink", rig.other_core)
+            kind = {"ShadowLayer to HTTP": "layer", "tokio::spawn": "spawn"}.get(system, "bare")
+            primary, port = rig.part("serve", rig.primary_core, kind=kind, http=f"http://127.0.0.1:{sink_port}")
+        pids = [primary.pid]
+        if "nginx" in system:
+            proxy, port = rig.nginx(port, sink_port if "no mirror" not in system else None)
+            children = subprocess.run(["pgrep", "-P", str(proxy.pid)], stdout=subprocess.PIPE, text=True, check=False).stdout
+            pids = [proxy.pid, *map(int, children.split())]
+        rig.load(port, 0.5)  # warm, and connected to the sink while it is there
+        settled(sink_port)
+        get(sink_port, "/report", "DELETE")
+        target = nats or sink
+        if state == "dead":
+            target.kill()
+            target.wait()
+        elif state == "stalled":
+            target.send_signal(signal.SIGSTOP)
+        before = sum(map(worked, pids))
+        result = rig.load(port, seconds)
+        result["cpu_us"] = (sum(map(worked, pids)) - before) / result["requests"] * 1e6
+        result["memory"] = peak(pids)
+        if state == "stalled":
+            target.send_signal(signal.SIGCONT)
+        report = settled(sink_port) if state != "dead" or nats else {"copies": 0, "traces": 0, "whole": 0}
+        return {"system": system, "state": state, **result, **report}
+
+
+def overload(program: str, rounds: int, seconds: float, folder: pathlib.Path) -> dict:
+    """Rounds of each case in turn, all against servers that stay up."""
+    with contextlib.ExitStack() as stack:
+        rig = Rig(program, folder, stack)
+        _, idle_port = rig.nats()
+        idle = {"kind": "layer", "nats": f"nats://127.0.0.1:{idle_port}", "percent": 0}
+        off, off_port = rig.part("serve", rig.primary_core, **idle)
+        twin, twin_port = rig.part("serve", rig.primary_core, **idle)
+        calm = rig.load(off_port, seconds)["per_second"]
+        ports, pids, targets = {"off": off_port, "off again": twin_port}, {"off": off.pid, "off again": twin.pid}, {}
+        for state in ["dead", "stalled"]:
+            targets[state], nats_port = rig.nats()
+            process, ports[state] = rig.part("serve", rig.primary_core, kind="layer", nats=f"nats://127.0.0.1:{nats_port}")
+            pids[state] = process.pid
+        # Eight at once, each so slow that the sink takes a tenth of the copies.
+        delay = 8 * 1_000 * OVERLOAD / (calm * 0.1)
+        _, sink_port = rig.part("sink", rig.other_core, delay_ms=f"{delay:.2f}")
+        process, ports["slow sink"] = rig.part("serve", rig.primary_core, kind="layer", http=f"http://127.0.0.1:{sink_port}", in_flight=8)
+        pids["slow sink"] = process.pid
+        for port in ports.values():
+            rig.load(port, 0.5)
+        # Overload begins: shedding finds its level, which is not what is counted.
+        rig.load(ports["slow sink"], 1.5 * seconds)
+        empty(ports["slow sink"])
+        settled(sink_port)
+        get(sink_port, "/report", "DELETE")
+        targets["dead"].kill()
+        targets["dead"].wait()
+        targets["stalled"].send_signal(signal.SIGSTOP)
+        order, seen = list(ports), {case: [] for case in ports}
+        for turn in range(rounds):
+            for case in (order if turn % 2 == 0 else reversed(order)):
+                before = worked(pids[case])
+                run = rig.load(ports[case], seconds)
+                seen[case].append({**run, "cpu_us": (worked(pids[case]) - before) / run["requests"] * 1e6})
+        # And long enough to see it move: what is whole of what is kept.
+        before, long = get(ports["slow sink"], "/state"), 10 * seconds
+        rig.load(ports["slow sink"], long)
+        after = get(ports["slow sink"], "/state")
+        empty(ports["slow sink"])
+        result = {"rounds": rounds, "seconds": seconds, "long": long, "offered": (after["sampled"] - before["sampled"]) / long,
+                  "taken": (after["mirrored"] - before["mirrored"]) / long, "cases": {}}
+        for case, runs in seen.items():
+            rates, tails = [run["per_second"] for run in runs[:rounds]], [run["p99_us"] for run in runs[:rounds]]
+            paired = [other["per_second"] / base["per_second"] for other, base in zip(runs, seen["off"])]
+            tail = [other["p99_us"] / base["p99_us"] for other, base in zip(runs, seen["off"])]
+            work = [other["cpu_us"] / base["cpu_us"] for other, base in zip(runs, seen["off"])]
+            result["cases"][case] = {
+                "per_second": statistics.median(rates), "p99_us": statistics.median(tails), "ratio": statistics.median(paired),
+                "ratio_low": min(paired), "ratio_high": max(paired), "p99_ratio": statistics.median(tail), "p99_low": min(tail),
+                "p99_high": max(tail), "cpu_us": statistics.median(run["cpu_us"] for run in runs), "cpu_ratio": statistics.median(work),
+                "cpu_low": min(work), "cpu_high": max(work), "memory": peak([pids[case]]), "failed": sum(run["failed"] for run in runs)}
+            if case not in ("off", "off again"):
+                result["cases"][case]["books"] = get(ports[case], "/state")
+        result["slow"] = settled(sink_port)
+        return result
+
+
+def picture(rows: list[dict]) -> str:
+    """Bars of requests a second and of p99, a group for each system; an SVG by hand, so that nothing has to be installed."""
+    colours = {"healthy": "#2f7d5b", "dead": "#3a66a8", "stalled": "#c2542d"}
+    width, left, group, bar = 960, 190, 84, 20
+    height = 84 + len(SYSTEMS) * group
+
+    def panel(x: int, span: int, key: str, title: str, log: bool) -> list[str]:
+        import math
+        value = (lambda v: math.log10(max(v, 1.0)) - 1.5) if log else (lambda v: v)
+        most = max(value(row[key]) for row in rows)
+        out = [f'<text x="{x}" y="52" class="h">{title}</text>']
+        for row in rows:
+            y = 66 + SYSTEMS.index(row["system"]) * group + STATES.index(row["state"]) * (bar + 3)
+            size = max(1.0, value(row[key]) / most * (span - 70))
+            shown = f'{row[key]:,.0f}' if key == "per_second" else (f'{row[key] / 1000:,.1f} ms' if row[key] >= 1000 else f'{row[key]:,.0f} µs')
+            out += [f'<rect x="{x}" y="{y}" width="{size:.1f}" height="{bar}" fill="{colours[row["state"]]}"/>',
+                    f'<text x="{x + size + 6:.1f}" y="{y + 15}">{shown}</text>']
+        return out
+
+    legend = [f'<rect x="{left + 110 * at}" y="14" width="14" height="14" fill="{colour}"/><text x="{left + 20 + 110 * at}" y="26">{state}</text>'
+              for at, (state, colour) in enumerate(colours.items())]
+    names = [f'<text x="{left - 12}" y="{66 + at * group + 38}" text-anchor="end" class="n">{name}</text>' for at, name in enumerate(SYSTEMS)]
+    lines = [f'<line x1="16" x2="{width - 16}" y1="{58 + at * group}" y2="{58 + at * group}" stroke="#ddd"/>' for at in range(len(SYSTEMS))]
+    body = "\n".join([*lines, *legend, *names, *panel(left, 370, "per_second", "requests a second", False),
+                      *panel(left + 390, 370, "p99_us", "p99 (logarithmic)", True)])
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">\n'
+            f'<style>text{{font:13px sans-serif;fill:#222}}.h{{font-weight:bold}}.n{{font-size:14px}}</style>\n'
+            f'<rect width="{width}" height="{height}" fill="#fff"/>\n{body}\n</svg>\n')
+
+
+def micros(value: float) -> str:
+    return f"{value / 1000:,.1f} ms" if value >= 1000 else f"{value:,.0f} µs"
+
+
+def percent(ratio: float) -> str:
+    return f"{(ratio - 1) * 100:+.1f} %"
+
+
+def page(rows: list[dict], under: dict) -> str:
+    head = subprocess.run([nginx_program(), "-v"], stderr=subprocess.PIPE, text=True, check=True).stderr.strip().split("/")[-1]
+    server = subprocess.run([os.environ.get("TEST_NATS_SERVER") or "nats-server", "-v"], stdout=subprocess.PIPE, text=True, check=True)
+    lines = ["""# Mirrors, head to head
+
+Written by `python3 benches/mirrors.py`, which measures all of it again. Do not edit; figures: `mirrors.json`.
+
+The same POSTs of 1 KiB over 32 connections, as fast as answers come; a tenth is mirrored. The primary has one core and one
+thread, load and sink the other core. ShadowLayer mirrors one trace in ten, whole. The naive mirror (a task for each copy,
+10 s patience) and nginx (`split_clients`, its usual recipe) mirror one request in ten. nginx is a proxy, so it is compared
+with itself without a mirror. Work is the processor time that the mirroring process (axum's, or nginx') spends on one request.
+
+![requests a second and p99](mirrors.svg)
+
+| mirror | sink | requests/s | p50 | p99 | work | failed | peak memory | copies | traces kept | of them whole |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""]
+    for row in rows:
+        mirrors = row["system"] not in ("bare axum", "nginx, no mirror")
+        whole = f"{row['whole'] / row['traces'] * 100:.1f} %" if row["traces"] else "none"
+        lines.append(f"| {row['system']} | {row['state']} | {row['per_second']:,.0f} | {micros(row['p50_us'])} | {micros(row['p99_us'])} | "
+                     f"{row['cpu_us']:.1f} µs | {row['failed']} | {row['memory']:.0f} MiB | " + (f"{row['copies']:,} | {row['traces']:,} | {whole} |" if mirrors else " | | |"))
+    cases = under["cases"]
+    again = cases["off again"]
+    lines.append(f"""
+With a sink that is dead nothing can be kept. With one that is stalled, what is kept is what was on its way when it
+stopped, and what is delivered after it goes on.
+
+## Under overload
+
+{under['rounds']} rounds of {under['seconds']:g} s of each case in turn, against servers that stay up; ratios are those of one round's
+neighbours, their median, and the least and the most. Off: the same server, its share set to 0. "off again" is a second one of them:
+what it differs by is the run's own noise. Dead and stalled: a nats-server, killed and stopped with SIGSTOP. Slow sink: an HTTP service that
+takes {under['taken']:,.0f} copies a second of {under['offered']:,.0f} that are chosen. Work is the processor time of the primary's process for one request, mirroring
+included: what the load and the sink do on the other core does not blur it.
+
+| case | requests/s | against off | p99 | against off | work | against off | failed | peak memory |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |""")
+    for case, found in cases.items():
+        against = "" if case == "off" else f"{percent(found['ratio'])} ({percent(found['ratio_low'])} to {percent(found['ratio_high'])})"
+        tail = "" if case == "off" else f"{percent(found['p99_ratio'])} ({percent(found['p99_low'])} to {percent(found['p99_high'])})"
+        work = "" if case == "off" else f"{percent(found['cpu_ratio'])} ({percent(found['cpu_low'])} to {percent(found['cpu_high'])})"
+        lines.append(f"| {case} | {found['per_second']:,.0f} | {against} | {micros(found['p99_us'])} | {tail} | {found['cpu_us']:.1f} µs | {work} | "
+                     f"{found['failed']} | {found['memory']:.0f} MiB |")
+    slow, books = under["slow"], cases["slow sink"]["books"]
+    lines.append(f"""
+The budget of the queue is 32 MiB and 4,096 copies. Of the {slow['traces']:,} traces that the slow sink saw anything of
+(in the rounds, and in {under['long']:g} s more), {slow['whole']:,} are whole: {slow['whole'] / max(slow['traces'], 1) * 100:.2f} %. Chosen {books['sampled']:,}, mirrored {books['mirrored']:,}, dropped: {', '.join(f'{reason} {count:,}' for reason, count in books['dropped'].items())}.
+Where a tenth of twenty copies were kept by chance, not one trace in 10^20 would be whole.
+
+nginx {head}, {server.stdout.strip()}, {os.cpu_count()} cores, Linux {os.uname().release}; noise of the run: {percent(again['ratio_low'])} to {percent(again['ratio_high'])} in requests a second,
+{percent(again['p99_low'])} to {percent(again['p99_high'])} in p99.
+""")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--check", action="store_true", help="seconds instead of minutes; writes nothing")
+    arguments.add_argument("--part", choices=["peers", "overload", "page"], help="measure one part, or write the page of what was measured")
+    given = arguments.parse_args()
+    kept = pathlib.Path(os.environ.get("MIRRORS_JSON") or DOCS / "mirrors.json")
+    found = json.loads(kept.read_text()) if kept.exists() and given.part and not given.check else {}
+    program = built() if given.part != "page" else ""
+    seconds, rounds = (0.5, 1) if given.check else (4.0, 6)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        if given.part in (None, "peers"):
+            found["peers"] = []
+            for state in STATES:
+                # What mirrors nothing is measured three times too: it shows the run's noise.
+                for system in SYSTEMS:
+                    row = measure(program, system, state, seconds, pathlib.Path(folder))
+                    print(json.dumps(row), flush=True)
+                    found["peers"].append(row)
+        if given.part in (None, "overload"):
+            found["overload"] = overload(program, rounds, seconds / 2, pathlib.Path(folder))
+            print(json.dumps(found["overload"], indent=1), flush=True)
+    if given.check:
+        broken = [row for row in found["peers"] if row["failed"] and "nginx" not in row["system"] and row["system"] != "tokio::spawn"]
+        lost = [row for row in found["peers"] if row["system"].startswith("ShadowLayer") and row["state"] == "healthy"
+                and (not row["traces"] or row["whole"] != row["traces"])]
+        print("broken:", broken, lost)
+        return 1 if broken or lost else 0
+    kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if "peers" in found and "overload" in found:
+        (DOCS / "mirrors.svg").write_text(picture(found["peers"]), encoding="utf-8")
+        (DOCS / "mirrors.md").write_text(page(found["peers"], found["overload"]), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
