@@ -51,7 +51,7 @@ pub struct Platform {
     /// What comparing answers found, where `platform.mirroring.compare` asks for it. Its rules need a
     /// [`ResponseTapLayer`](arqon_shadow::ResponseTapLayer) around the service under the [`stack`](Self::stack).
     #[cfg(feature = "compare")]
-    pub comparison: Option<Arc<arqon_shadow::compare::Comparison>>,
+    pub comparison: Option<arqon_shadow::compare::Comparison>,
     schemas: RegistryWriter,
     layers: Layers,
     tasks: Supervisor,

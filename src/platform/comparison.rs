@@ -1,6 +1,6 @@
 //! `[platform.mirroring.compare]` made into a sink: copies that are compared go to the candidate, the others where all went.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::num::NonZeroUsize;
 
 use arqon_shadow::{
     CompareConfig, CopyBody, Delivery, HttpSink, ShadowCopy, Sink, SinkError,
@@ -166,16 +166,16 @@ impl<K: Sink> Sink for Mirrored<K> {
     }
 }
 
+/// A sink, and what comparing finds if it compares.
+type Made<K> = (Mirrored<K>, Option<Comparison>);
+
 /// What the mirror's copies go through, and the comparison if the configuration asks for one.
-pub(super) fn sink<K: Sink>(
-    config: Option<&CompareConfig>,
-    sink: K,
-) -> Result<(Mirrored<K>, Option<Arc<Comparison>>), Vec<Finding>> {
+pub(super) fn sink<K: Sink>(config: Option<&CompareConfig>, sink: K) -> Result<Made<K>, Vec<Finding>> {
     match config {
         None => Ok((Mirrored::Plain(sink), None)),
         Some(config) => {
             let (split, comparison) = split(config, sink)?;
-            Ok((Mirrored::Compared(Box::new(split)), Some(Arc::new(comparison))))
+            Ok((Mirrored::Compared(Box::new(split)), Some(comparison)))
         }
     }
 }
