@@ -110,7 +110,7 @@ async fn naive(State(mirror): State<Naive>, request: Request, next: Next) -> Res
         .fetch_add(1, Ordering::Relaxed)
         .wrapping_mul(0x9E37_79B9_7F4A_7C15)
         >> 32;
-    if draw % mirror.every != 0 {
+    if !draw.is_multiple_of(mirror.every) {
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
