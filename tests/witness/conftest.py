@@ -5,6 +5,8 @@ import pathlib
 
 import pytest
 
+from _browser import chromium, tabs
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -20,3 +22,15 @@ def arqon() -> str:
     program = os.environ.get("TEST_ARQON")
     assert program, "TEST_ARQON names no program: run this through ./tests/run.sh python"
     return program
+
+
+@pytest.fixture(scope="module")
+def program():
+    with chromium() as open_page:
+        yield open_page
+
+
+@pytest.fixture
+def browser(program):
+    with tabs(program) as open_page:
+        yield open_page

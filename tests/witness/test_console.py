@@ -5,25 +5,12 @@ import threading
 
 import pytest
 
-from _browser import chromium, tabs
 from _gateway import TOKEN, Gateway
 
 SECTION = "document.querySelector('#tenants section')"
 GUARD = 'guard = { window_seconds = 1, min_samples = 5, latency_factor = 1000.0 }'
 # Never markup, whatever somebody signs.
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"> & <b>faster</b>"
-
-
-@pytest.fixture(scope="module")
-def program():
-    with chromium() as open_page:
-        yield open_page
-
-
-@pytest.fixture
-def browser(program):
-    with tabs(program) as open_page:
-        yield open_page
 
 
 @pytest.fixture

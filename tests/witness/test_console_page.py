@@ -12,7 +12,6 @@ import urllib.request
 
 import pytest
 
-from _browser import chromium, tabs
 from _gateway import TOKEN, Gateway
 from conftest import ROOT
 
@@ -35,18 +34,6 @@ SETTLED = """(() => {
   const all = [...document.querySelectorAll("data[data-series]")].map((one) => [one.dataset.series, Number(one.value), one.textContent]);
   return JSON.stringify(all);
 })()"""
-
-
-@pytest.fixture(scope="module")
-def program():
-    with chromium() as open_page:
-        yield open_page
-
-
-@pytest.fixture
-def browser(program):
-    with tabs(program) as open_page:
-        yield open_page
 
 
 @pytest.fixture

@@ -217,10 +217,10 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn a_reader_and_a_feed_that_fell_behind_are_told_to_read_the_state() {
+    /// What a reader of `room` lines is sent by a feed that could hold two of seven facts.
+    async fn fallen_behind(room: usize) -> String {
         let bus = Bus::new(2).expect("a capacity");
-        let (feed, pump) = feed(bus.observe("events"), 2);
+        let (feed, pump) = feed(bus.observe("events"), room);
         let reader = feed.read(Audience::Observer);
         for version in 0..7 {
             bus.publish(Event::ConfigUpdated { version }).expect("heard");
@@ -228,7 +228,12 @@ mod tests {
         let stop = CancellationToken::new();
         stop.cancel();
         pump.run(stop).await.expect("no death");
-        let text = text(reader).await;
+        text(reader).await
+    }
+
+    #[tokio::test]
+    async fn a_reader_and_a_feed_that_fell_behind_are_told_to_read_the_state() {
+        let text = fallen_behind(2).await;
         // The pump lost 5 of 7 and tells so; of its three lines the reader, two places long, lost the first: the reader is
         // told of its own loss, which is one line.
         assert!(
@@ -243,16 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_with_room_is_told_how_many_the_feed_lost() {
-        let bus = Bus::new(2).expect("a capacity");
-        let (feed, pump) = feed(bus.observe("events"), 16);
-        let reader = feed.read(Audience::Observer);
-        for version in 0..7 {
-            bus.publish(Event::ConfigUpdated { version }).expect("heard");
-        }
-        let stop = CancellationToken::new();
-        stop.cancel();
-        pump.run(stop).await.expect("no death");
-        let text = text(reader).await;
+        let text = fallen_behind(16).await;
         assert!(
             text.starts_with("event: resync\ndata: {\"lost\":5,\"read\":\"/v1/state\"}\n\n"),
             "{text}"

@@ -394,21 +394,8 @@ fn without_room_for_its_slots_a_node_does_not_start() {
 
 #[tokio::test(start_paused = true)]
 async fn with_the_audit_disk_full_nothing_is_loosened_and_a_stop_still_acts() {
-    let source = Node::start();
-    let (trail, log) = (Trail::default(), MemoryLog::with_clock(source.clock.clone()));
-    let executor = Executor::builder(&source.config)
-        .catalog(catalog())
-        .clock(source.clock.clone())
-        .log(log.clone())
-        .audit(trail.clone())
-        .build()
-        .unwrap();
-    let node = Node {
-        handle: executor.handle(),
-        run: tokio::spawn(executor.run()),
-        log,
-        ..source
-    };
+    let trail = Trail::default();
+    let node = Node::audited(trail.clone());
     node.roll_out("p1", (50.0, 10.0, 100.0)).await;
     assert_eq!(trail.written.lock().unwrap().len(), 2);
     trail.full.store(true, Ordering::SeqCst);

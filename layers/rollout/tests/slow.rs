@@ -6,10 +6,10 @@ mod node;
 
 use std::sync::Arc;
 
-use arqon_rollout::{AuditEntry, AuditFuture, AuditSink, EnforcementAction, Executor, MemoryLog, Phase};
+use arqon_rollout::{AuditEntry, AuditFuture, AuditSink, EnforcementAction, Phase};
 use tokio::sync::Semaphore;
 
-use self::node::{Node, catalog, enforce};
+use self::node::{Node, enforce};
 
 /// A trail that takes an entry for every permit.
 #[derive(Clone)]
@@ -26,24 +26,8 @@ impl AuditSink for Slow {
 
 #[tokio::test(start_paused = true)]
 async fn while_an_audit_write_takes_its_time_requests_go_on_and_a_stop_acts() {
-    let source = Node::start();
-    let (trail, log) = (
-        Slow(Arc::new(Semaphore::new(2))),
-        MemoryLog::with_clock(source.clock.clone()),
-    );
-    let executor = Executor::builder(&source.config)
-        .catalog(catalog())
-        .clock(source.clock.clone())
-        .log(log.clone())
-        .audit(trail.clone())
-        .build()
-        .unwrap();
-    let node = Node {
-        handle: executor.handle(),
-        run: tokio::spawn(executor.run()),
-        log,
-        ..source
-    };
+    let trail = Slow(Arc::new(Semaphore::new(2)));
+    let node = Node::audited(trail.clone());
     node.roll_out("p1", (50.0, 0.0, 50.0)).await;
     assert!(
         (400..600).contains(&node.cohort().await.len()),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use arqon_message::TenantId;
 use arqon_rollout::{
-    Catalog, Clock, Config, Control, DownstreamMessage, EnforcementAction, Executor, Handle, KeyPair,
-    ManualClock, MemoryLog, Phase, Proposal, Reason, Receipt, RolloutConfig, RolloutLayer, SubmitError,
-    Variant,
+    AuditSink, Catalog, Clock, Config, Control, DownstreamMessage, EnforcementAction, Executor, Handle,
+    KeyPair, ManualClock, MemoryLog, Phase, Proposal, Reason, Receipt, RolloutConfig, RolloutLayer,
+    SubmitError, Variant,
 };
 use http::{Request, Response};
 use tokio::task::JoinHandle;
@@ -63,6 +63,25 @@ impl Node {
             sre,
             config,
             run: tokio::spawn(executor.run()),
+        }
+    }
+
+    /// One whose every decision goes to that trail.
+    pub(crate) fn audited(trail: impl AuditSink) -> Self {
+        let source = Self::start();
+        let log = MemoryLog::with_clock(source.clock.clone());
+        let executor = Executor::builder(&source.config)
+            .catalog(catalog())
+            .clock(source.clock.clone())
+            .log(log.clone())
+            .audit(trail)
+            .build()
+            .unwrap();
+        Self {
+            handle: executor.handle(),
+            run: tokio::spawn(executor.run()),
+            log,
+            ..source
         }
     }
 
