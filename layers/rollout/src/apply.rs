@@ -65,9 +65,12 @@ impl State {
     /// Applies an authentic message.
     pub(crate) fn obey(&mut self, order: Order) -> Result<Accepted, Refusal> {
         self.check_new(&order)?;
-        self.spend(&order);
         let mut next = self.clone();
-        next.enact(&order)?;
+        next.spend(&order);
+        if let Err(refusal) = next.enact(&order) {
+            self.spend(&order);
+            return Err(refusal);
+        }
         next.mark_accepted(&order);
         *self = next;
         Ok(Accepted {
@@ -77,6 +80,10 @@ impl State {
     }
 
     fn spend(&mut self, order: &Order) {
+        // A brake that others overtook is taken, and sets nobody's counter back.
+        if self.is_late(order) {
+            return;
+        }
         let seen = Seen {
             counter: order.control.counter,
             payload: order.payload,

@@ -4,7 +4,11 @@
 //! its own: spawn [`Executor::run`], and drop it to stop. Without it nothing rises: a stop still acts
 //! ([`Handle::submit`](crate::Handle::submit)), shares stay where they are.
 
-use std::{sync::Arc, time::Duration};
+mod ahead;
+#[cfg(test)]
+mod tests;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use arqon_message::TenantId;
 use bytes::Bytes;
@@ -26,7 +30,7 @@ use crate::{
     record::{Channel, Record},
     refusal::{Reason, Refusal},
     state::{Scope, State},
-    submit::catalog_wanted,
+    submit::{catalog_wanted, judge::precheck},
     wire::{AlertSeverity, UpstreamMessage},
 };
 
@@ -99,7 +103,7 @@ impl Executor {
                 continue;
             };
             let verdict = state.fold(&record);
-            latch::settle(&mut live.latches, &record, verdict.as_ref());
+            let _told_before = latch::settle(&mut live.latches, &record, verdict.as_ref());
             if let Ok(accepted) = &verdict {
                 live.decided(&record, accepted);
             }
@@ -113,21 +117,21 @@ impl Executor {
 
     /// Runs until dropped.
     pub async fn run(self) {
+        // Side by side, the log first: what is due every tick waits for others, and no stop may wait for that.
+        tokio::select! {
+            biased;
+            never = self.follow() => match never {},
+            never = self.keep_time() => match never {},
+        }
+    }
+
+    /// Reads the log for ever.
+    async fn follow(&self) -> Infallible {
         let shared = &self.shared;
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut backoff = BACKOFF.0;
         loop {
             let after = shared.lock().seq;
-            let mut read = shared.log.read(after);
-            let batch = loop {
-                tokio::select! {
-                    batch = &mut read => break batch,
-                    _ = tick.tick() => self.tick().await,
-                }
-            };
-            drop(read);
-            match batch {
+            match shared.log.read(after).await {
                 Ok(batch) => {
                     backoff = BACKOFF.0;
                     self.take(batch).await;
@@ -136,18 +140,21 @@ impl Executor {
                     if backoff == BACKOFF.0 {
                         shared.alert(AlertSeverity::Warning, format!("{error}; shares are held"));
                     }
-                    let again = sleep(backoff);
-                    tokio::pin!(again);
-                    loop {
-                        tokio::select! {
-                            () = &mut again => break,
-                            _ = tick.tick() => self.tick().await,
-                        }
-                    }
+                    sleep(backoff).await;
                     // A healed node is to be right within a tick.
                     backoff = (backoff * 2).min(TICK);
                 }
             }
+        }
+    }
+
+    /// Sees every tick to what is due, for ever.
+    async fn keep_time(&self) -> Infallible {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.tick().await;
         }
     }
 
@@ -279,7 +286,7 @@ impl Executor {
             self.hold("a gap in the control log");
         }
         // A stop far back in a long batch acts before what is in front of it.
-        batch.records.iter().for_each(|record| self.latch_brake(record));
+        self.latch_brakes(&batch.records);
         for mut record in batch.records {
             let Ok(control) = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control())
             else {
@@ -290,6 +297,7 @@ impl Executor {
                 && record.catalog.is_none()
                 && shared.precheck(&record).is_ok()
             {
+                self.show();
                 record.catalog = self.fetch(wanted, record.seq).await;
             }
             self.fold(record).await;
@@ -299,62 +307,18 @@ impl Executor {
         if !batch.more {
             live.contact(shared.clock.now_us());
         }
+        let seq = live.seq;
         shared.publish(live);
-        // Whoever waits for contact looks again.
-        shared.position.send_modify(|_| {});
+        // Whoever waits for contact looks again, too.
+        shared.position.send_replace(seq);
     }
 
-    /// The bytes of a catalog update. A source that does not answer is asked again for a while, since a node
-    /// that gives up has another catalog than the others; stops further on in the log act meanwhile.
-    async fn fetch(&self, wanted: CatalogWanted<'_>, seq: u64) -> Option<Bytes> {
-        let shared = &self.shared;
-        let mut scanned = seq;
-        for attempt in 1..=FETCH_ATTEMPTS {
-            match shared.catalogs.fetch(wanted).await {
-                Ok(bytes) => return Some(bytes),
-                Err(FetchError::Unavailable { .. }) if attempt < FETCH_ATTEMPTS => {
-                    self.wait_for_brakes(BACKOFF.0 * attempt, &mut scanned).await;
-                }
-                Err(error) => {
-                    shared.alert(AlertSeverity::Critical, format!("{error}: the old catalog stays"));
-                    break;
-                }
-            }
-        }
-        None
-    }
-
-    /// Waits; a stop or a pause that comes to the log meanwhile acts.
-    async fn wait_for_brakes(&self, time: Duration, scanned: &mut u64) {
-        let again = sleep(time);
-        tokio::pin!(again);
-        loop {
-            tokio::select! {
-                () = &mut again => return,
-                read = self.shared.log.read(*scanned) => {
-                    let Ok(batch) = read else { return again.await };
-                    batch.records.iter().for_each(|record| self.latch_brake(record));
-                    *scanned = batch.records.last().map_or(*scanned, |record| record.seq);
-                }
-            }
-        }
-    }
-
-    /// Puts a stop or a pause in force ahead of its turn; anything else waits for it.
-    fn latch_brake(&self, record: &Record) {
-        let read = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
-        // Signatures are only checked of what claims to be one.
-        let Some((brake, reason)) = read.as_ref().ok().and_then(Brake::of) else {
-            return;
-        };
-        let Ok(order) = self.shared.precheck(record) else {
-            return;
-        };
-        if let Ok(scope) = Scope::of_order(order.control.scope.as_deref(), record.channel.tenant()) {
-            let message = (record.channel.clone(), record.envelope.clone());
-            self.shared
-                .latch_order(&order, &scope, (brake, reason), message, true);
-        }
+    /// Publishes what is folded so far, before something that takes its time.
+    fn show(&self) {
+        let live = self.shared.lock();
+        let seq = live.seq;
+        self.shared.publish(live);
+        self.shared.position.send_replace(seq);
     }
 
     /// Keeps every share from rising until the program is started again.
@@ -376,7 +340,6 @@ impl Executor {
             let refusal = no_rollout(&tenant);
             self.audit(&record, Some(&refusal)).await;
             shared.lock().verdict(record.seq, Err(refusal.clone()));
-            shared.position.send_replace(record.seq);
             return shared.refused(Some(&tenant), Some(record.seq), &refusal);
         };
         let verdict = next.fold(&record);
@@ -385,7 +348,6 @@ impl Executor {
         if self.put_in_force(&record, next, verdict.as_ref()) {
             shared.save_latches_aside().await;
         }
-        shared.position.send_replace(record.seq);
         match verdict {
             Ok(accepted) => self.accepted(&tenant, record.seq, accepted),
             // The same message once more is nothing to tell anyone.
@@ -396,19 +358,28 @@ impl Executor {
         }
     }
 
-    /// Replaces the state of a tenant and publishes it; true if something else is latched by it than what is on disk.
+    /// Replaces the state of a tenant; true if something else is latched by it than what is on disk.
     fn put_in_force(&self, record: &Record, next: State, verdict: Result<&Accepted, &Refusal>) -> bool {
         let mut live = self.shared.lock();
         live.states.insert(next.tenant().clone(), next);
         let on_disk = |live: &Live| live.latches.values().filter(|latch| latch.saved).count();
         let before = on_disk(&live);
-        latch::settle(&mut live.latches, record, verdict);
-        let released = on_disk(&live) < before;
+        let alone = latch::settle(&mut live.latches, record, verdict);
+        let released = on_disk(&live) != before;
         if let Ok(accepted) = verdict {
             live.decided(record, accepted);
         }
         live.verdict(record.seq, verdict.map(drop).map_err(Clone::clone));
-        self.shared.publish(live);
+        drop(live);
+        for (brake, scope) in alone {
+            let why = verdict.err().map_or_else(String::new, ToString::to_string);
+            let message = format!(
+                "a {} of {} that was sent to this node was refused by the log ({why}): it holds here alone, until a resume",
+                brake.as_str(),
+                scope.to_name()
+            );
+            self.shared.alert(AlertSeverity::Critical, message);
+        }
         released
     }
 
@@ -444,7 +415,8 @@ impl Executor {
                 // What is latched meanwhile has nothing but its slot.
                 shared.save_latches_aside().await;
             }
-            // What is due goes on: shares are published, stops get to the log, people are told.
+            // What is folded before it is in force, and what is due goes on beside.
+            self.show();
             let again = Instant::now() + backoff;
             while Instant::now() < again {
                 let before = self.latched();
@@ -452,7 +424,6 @@ impl Executor {
                 if self.latched() != before {
                     shared.save_latches_aside().await;
                 }
-                self.tick().await;
             }
             backoff = (backoff * 2).min(BACKOFF.1);
         }

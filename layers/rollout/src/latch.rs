@@ -37,6 +37,14 @@ pub enum Brake {
 }
 
 impl Brake {
+    /// The name in messages.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Pause => "pause",
+        }
+    }
+
     /// What a message brakes and why; None for one that does not.
     pub(crate) fn of(control: &Control) -> Option<(Self, &str)> {
         let Message::Downstream(DownstreamMessage::Enforce { action, reason }) = &control.message else {
@@ -65,6 +73,12 @@ pub(crate) struct Latch {
     pub(crate) message: Option<(Channel, Bytes)>,
     /// Whether the log has it, as far as this run knows.
     pub(crate) logged: bool,
+    /// Whether it was sent to this node, or by this program itself; else it was read from the log ahead of its turn.
+    pub(crate) local: bool,
+    /// Why the log refused it.
+    pub(crate) refused: Option<String>,
+    /// The parts that were resumed since.
+    pub(crate) freed: Vec<Scope>,
     /// Only a resume after this position ends it; None until the log has judged it.
     pub(crate) floor: Option<u64>,
     pub(crate) since_us: u64,
@@ -75,13 +89,29 @@ pub(crate) struct Latch {
     pub(crate) saved: bool,
 }
 
-/// What a folded record means for what is latched.
-pub(crate) fn settle(latches: &mut Latches, record: &Record, verdict: Result<&Accepted, &Refusal>) {
+/// Most parts of one latch that are freed by themselves; of the next one nothing is.
+const MAX_FREED: usize = 64;
+
+impl Latch {
+    /// Whether a latch for `order` holds a scope: what it reaches, but for the parts that were resumed since.
+    pub(crate) fn holds(&self, order: &Scope, scope: &Scope) -> bool {
+        order.reaches(scope) && !self.freed.iter().any(|part| part.contains(scope))
+    }
+}
+
+/// What a folded record means for what is latched; yields the stops and pauses that were sent to this node and that the log
+/// refused: they hold here alone, until a resume.
+pub(crate) fn settle(
+    latches: &mut Latches,
+    record: &Record,
+    verdict: Result<&Accepted, &Refusal>,
+) -> Vec<(Brake, Scope)> {
     let tenant = record.channel.tenant();
     let payload = Envelope::parse(&record.envelope)
         .map(|envelope| envelope.payload_digest())
         .ok();
-    latches.retain(|(of, ..), latch| {
+    let mut alone = Vec::new();
+    latches.retain(|(of, scope, brake), latch| {
         if of != tenant || latch.payload.is_none() || latch.payload != payload {
             return true;
         }
@@ -89,25 +119,37 @@ pub(crate) fn settle(latches: &mut Latches, record: &Record, verdict: Result<&Ac
             // The state has it by the log now, or had and has been resumed since.
             Ok(_) => false,
             Err(refusal) if refusal.reason == Reason::Duplicate => false,
-            Err(_) => {
+            // Every node that reads the log refuses it: what this one latched ahead of its turn is no more than that.
+            Err(_) if !latch.local => false,
+            Err(refusal) => {
                 (latch.floor, latch.message, latch.saved) = (Some(record.seq), None, false);
+                latch.refused = Some(refusal.to_string());
+                alone.push((*brake, scope.clone()));
                 true
             }
         }
     });
-    let Ok(accepted) = verdict else { return };
+    let Ok(accepted) = verdict else { return alone };
     if let Message::Downstream(DownstreamMessage::Enforce {
         action: EnforcementAction::ResumeAdaptation,
         ..
     }) = &accepted.control.message
         && let Ok(resumed) = Scope::of_order(accepted.control.scope.as_deref(), tenant)
     {
-        // Of the whole tenant's resume a scope's own stop knows nothing.
-        latches.retain(|(of, scope, _), latch| {
-            let covered = of == tenant && resumed == *scope;
-            !(covered && latch.floor.is_some_and(|floor| record.seq > floor))
+        latches.retain(|(of, order, _), latch| {
+            let judged = latch.floor.is_some_and(|floor| record.seq > floor);
+            if of != tenant || !judged || !order.contains(&resumed) {
+                // Of the whole tenant's resume a scope's own stop knows nothing.
+                return true;
+            }
+            if !resumed.contains(order) && latch.freed.len() < MAX_FREED && !latch.freed.contains(&resumed) {
+                latch.freed.push(resumed.clone());
+                latch.saved = false;
+            }
+            !resumed.contains(order)
         });
     }
+    alone
 }
 
 /// Where latches survive a restart: a file beside the audit trail that takes its room once and is overwritten in place.
@@ -149,6 +191,17 @@ struct SavedLatch {
     reason: String,
     #[serde(default)]
     by: Vec<String>,
+    /// One of a file of before was sent to this node, as far as anybody knows.
+    #[serde(default = "sent_here")]
+    local: bool,
+    #[serde(default)]
+    refused: Option<String>,
+    #[serde(default)]
+    freed: Vec<String>,
+}
+
+fn sent_here() -> bool {
+    true
 }
 
 impl SavedLatch {
@@ -165,6 +218,9 @@ impl SavedLatch {
             since_us: latch.since_us,
             reason: latch.reason.clone(),
             by: latch.by.clone(),
+            local: latch.local,
+            refused: latch.refused.clone(),
+            freed: latch.freed.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -178,10 +234,18 @@ impl SavedLatch {
             }
             _ => None,
         };
+        let freed = self
+            .freed
+            .iter()
+            .map(|part| Scope::parse(Some(part), &self.tenant));
+        let freed = freed.collect::<Result<_, _>>().map_err(std::io::Error::other)?;
         let latch = Latch {
             payload: self.payload.map(Digest::from_bytes),
             message,
             logged: false,
+            local: self.local,
+            refused: self.refused,
+            freed,
             floor: self.floor,
             since_us: self.since_us,
             reason: self.reason,
@@ -294,6 +358,9 @@ mod tests {
             payload: Some(Digest::of_bytes(b"stop")),
             message: Some((Channel::Down(tenant.clone()), Bytes::from_static(b"{}"))),
             logged: false,
+            local: false,
+            refused: None,
+            freed: Vec::new(),
             floor: None,
             since_us: 7,
             reason: "fire".to_owned(),
@@ -303,6 +370,9 @@ mod tests {
         let local = Latch {
             payload: None,
             message: None,
+            local: true,
+            refused: Some("stale".to_owned()),
+            freed: vec![Scope::parse(Some("in.t.default.a.>"), &tenant).unwrap()],
             floor: Some(9),
             ..stop.clone()
         };

@@ -149,7 +149,8 @@ pub use self::{
     session::SessionVariant,
     split::Split,
     state::{
-        ApprovedRollout, Cause, Lane, MAX_PENDING, MAX_SCOPES, MAX_TOMBSTONES, Pending, Policy, Scope, State,
+        ApprovedRollout, Cause, Lane, MAX_ORDERS, MAX_PENDING, MAX_SCOPES, MAX_TOMBSTONES, Pending, Policy,
+        Scope, State,
     },
     status::{
         CohortStatus, DecisionStatus, GuardStatus, OrderStatus, PendingStatus, RolloutStatus, ScopeStatus,

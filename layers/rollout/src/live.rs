@@ -1,7 +1,7 @@
 //! The live state of a node: what the log says, what is latched here, and how much of it is served.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
@@ -69,6 +69,8 @@ pub(crate) struct Live {
     pub(crate) history: BTreeMap<(TenantId, Scope), History>,
     pub(crate) reported_us: u64,
     served: BTreeMap<(TenantId, Scope), (Phase, Option<String>)>,
+    /// The idle scopes whose subjects fall to what is around them, at a position of the log: they change with the state alone.
+    joined: BTreeMap<TenantId, (Option<u64>, Arc<HashSet<Scope>>)>,
     /// What the last snapshot was made of.
     made_of: u64,
 }
@@ -102,6 +104,7 @@ impl Live {
             history: BTreeMap::new(),
             reported_us: 0,
             served: BTreeMap::new(),
+            joined: BTreeMap::new(),
             made_of: 0,
         }
     }
@@ -139,16 +142,15 @@ impl Live {
             .push_back((record.channel.tenant().clone(), decision));
     }
 
-    /// The latch of a kind that reaches a scope; of several the earliest.
+    /// The latch of a kind that holds a scope; of several the earliest.
     pub(crate) fn latch(&self, tenant: &TenantId, scope: &Scope, brake: Brake) -> Option<&Latch> {
         // Nearly always there is none: no key has to be made.
         if self.latches.is_empty() {
             return None;
         }
-        let reaching = self
-            .latches
-            .iter()
-            .filter(|((of, latched, kind), _)| of == tenant && *kind == brake && latched.reaches(scope));
+        let reaching = self.latches.iter().filter(|((of, latched, kind), latch)| {
+            of == tenant && *kind == brake && latch.holds(latched, scope)
+        });
         reaching
             .map(|(_, latch)| latch)
             .min_by_key(|latch| latch.since_us)
@@ -156,10 +158,10 @@ impl Live {
 
     /// The scopes whose latches hold this one.
     pub(crate) fn latched_by(&self, tenant: &TenantId, scope: &Scope) -> impl Iterator<Item = &Scope> {
-        let latches = self.latches.keys();
+        let latches = self.latches.iter();
         latches
-            .filter(move |(of, latched, _)| of == tenant && latched.reaches(scope))
-            .map(|(_, latched, _)| latched)
+            .filter(move |((of, latched, _), latch)| of == tenant && latch.holds(latched, scope))
+            .map(|((_, latched, _), _)| latched)
     }
 
     /// The latch that counts for a scope: a stop before a pause.
@@ -249,6 +251,11 @@ impl Live {
                 .filter(|(of, scope, _)| of == tenant && !state.lanes().contains_key(scope));
             scopes.extend(latched.map(|(_, scope, _)| scope.clone()));
             scopes.dedup();
+            let joined = self.joined.entry(tenant.clone()).or_default();
+            if joined.0 != Some(state.seq()) {
+                *joined = (Some(state.seq()), state.joined());
+            }
+            let joined = joined.1.clone();
             let mut scoped = SubjectTrie::new();
             let mut whole = None;
             for scope in scopes {
@@ -311,7 +318,7 @@ impl Live {
                 ));
                 match place.pattern() {
                     // Its subjects fall to what is around it.
-                    Some(_) if phase == Phase::Idle && state.joins(&place).is_some() => {}
+                    Some(_) if phase == Phase::Idle && joined.contains(&place) => {}
                     Some(pattern) => drop(scoped.insert(pattern, view)),
                     None => whole = Some(view),
                 }

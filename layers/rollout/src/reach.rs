@@ -1,10 +1,12 @@
 //! The state of scopes by what is around them, and by orders that reach them.
 
+use std::{collections::HashSet, sync::Arc};
+
 use crate::{
     held::Held,
     latch::Brake,
     scope::Scope,
-    state::{Lane, Mode, Share, State},
+    state::{Lane, MAX_ORDERS, MAX_SCOPES, Mode, Share, State},
 };
 
 impl State {
@@ -71,6 +73,13 @@ impl State {
         (rollout.approved_at_us > closed_us).then_some(of)
     }
 
+    /// Every scope whose subjects fall to what is around it.
+    pub(crate) fn joined(&self) -> Arc<HashSet<Scope>> {
+        let used = self.lanes.values().any(|lane| lane.rollout().is_some());
+        let joined = self.lanes.keys().filter(|of| used && self.joins(of).is_some());
+        Arc::new(joined.cloned().collect())
+    }
+
     /// What the subjects of a scope without a rollout have at `at_us` of one around it: a pause holds them there.
     pub(crate) fn share_around(&self, scope: &Scope, lane: &Lane, at_us: u64) -> Option<Share> {
         let (of, around, closed_us) = self.used_around(scope, lane)?;
@@ -101,6 +110,87 @@ impl State {
             Some((order.clone(), cause))
         };
         self.lanes.iter().filter_map(in_force).collect()
+    }
+
+    /// Makes room among the scopes: those go that nobody has anything of, and whose subjects fall to the same without them.
+    pub(crate) fn drop_unused(&mut self) {
+        let held: Vec<Scope> = self
+            .lanes
+            .iter()
+            .filter(|(of, lane)| lane.stopped.by(of) || lane.paused.by(of))
+            .map(|(of, _)| of.clone())
+            .collect();
+        let unused = self.lanes.iter().filter(|(of, lane)| {
+            let idle = lane.mode == Mode::Idle && !lane.is_used() && !lane.paused.any();
+            // One that was freed of a wider order shows that it was.
+            let freed = || held.iter().any(|order| order.reaches(of));
+            let apart = || self.used_around(of, lane).is_some() && self.joins(of).is_none();
+            **of != Scope::TENANT && idle && !freed() && !apart()
+        });
+        let unused: Vec<Scope> = unused.map(|(of, _)| of.clone()).collect();
+        for of in unused {
+            let Some(gone) = self.lanes.remove(&of) else {
+                continue;
+            };
+            // What was signed before a stop of it, and what was approved before it closed, is of before for all around it.
+            let around = self.around(&of).map(|(around, _)| around.clone());
+            if let Some(lane) = around.and_then(|around| self.lanes.get_mut(&around)) {
+                lane.not_before_us = lane.not_before_us.max(gone.not_before_us);
+                if lane.mode == Mode::Idle && !lane.is_used() {
+                    lane.closed_us = lane.closed_us.max(gone.closed_us);
+                }
+            }
+        }
+    }
+
+    /// Whether one more scope may get a stop or a pause of its own.
+    pub(crate) fn has_room_for_order(&self, scope: &Scope) -> bool {
+        let own = |of: &Scope, lane: &Lane| lane.stopped.by(of) || lane.paused.by(of);
+        let known = self.lanes.get(scope).is_some_and(|lane| own(scope, lane));
+        known || self.lanes.iter().filter(|(of, lane)| own(of, lane)).count() < MAX_ORDERS
+    }
+
+    /// Whether a stop or a pause was signed after every resume that would have ended it, whatever its counter.
+    pub(crate) fn is_after_resumes(&self, scope: &Scope, issued_us: u64) -> bool {
+        self.resumed.get(scope).is_none_or(|resumed| issued_us > *resumed)
+    }
+
+    /// Whether a later resume has freed the part of `order` that `scope` lies in.
+    pub(crate) fn is_freed_since(&self, order: &Scope, scope: &Scope, issued_us: u64) -> bool {
+        self.resumed
+            .iter()
+            .any(|(part, at_us)| issued_us <= *at_us && order.contains(part) && part.contains(scope))
+    }
+
+    /// Whether a stop or a pause of a scope is in force everywhere that was signed no earlier.
+    pub(crate) fn has_newer(&self, scope: &Scope, brake: Brake, issued_us: u64) -> bool {
+        let own = self.lanes.get(scope).and_then(|lane| match brake {
+            Brake::Stop => lane.stopped.get(scope),
+            Brake::Pause => lane.paused.get(scope),
+        });
+        own.is_some_and(|cause| cause.issued_us >= issued_us) && self.is_braked(scope, brake)
+    }
+
+    /// A resume was accepted: what it ended, and what was signed before it, does not come back late.
+    pub(crate) fn note_resume(&mut self, scope: &Scope, reached: &[Scope], issued_us: u64) {
+        let lanes = reached.iter().filter_map(|of| Some((of, self.lanes.get(of)?)));
+        let ended = lanes.flat_map(|(of, lane)| {
+            let (stops, pauses) = (lane.stopped.ended_by(of, scope), lane.paused.ended_by(of, scope));
+            stops.chain(pauses).map(|cause| cause.issued_us)
+        });
+        let at_us = ended.max().unwrap_or(0).max(issued_us);
+        if self.resumed.len() >= MAX_SCOPES
+            && !self.resumed.contains_key(scope)
+            && let Some(oldest) = self
+                .resumed
+                .iter()
+                .min_by_key(|(_, at)| **at)
+                .map(|(of, _)| of.clone())
+        {
+            self.resumed.remove(&oldest);
+        }
+        let known = self.resumed.entry(scope.clone()).or_default();
+        *known = at_us.max(*known);
     }
 
     /// Whether a stop or a pause of a scope asks for what is so already, everywhere.

@@ -52,6 +52,8 @@ impl Scope {
 
     /// Whether every subject of `other` is in it. `in.t.<tenant>.>` is as good as the whole tenant.
     pub fn contains(&self, other: &Self) -> bool {
+        #[cfg(test)]
+        COMPARED.with(|compared| compared.set(compared.get() + 1));
         match (&self.0, &other.0) {
             (None, _) => true,
             // Its first three tokens are `in.t.<tenant>`.
@@ -91,6 +93,12 @@ impl Scope {
             .as_ref()
             .map_or_else(|| "the whole tenant".to_owned(), ToString::to_string)
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often two scopes were compared: the work of what looks at many.
+    pub(crate) static COMPARED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 impl fmt::Display for Scope {

@@ -31,8 +31,11 @@ pub const MAX_TOMBSTONES: usize = 4_096;
 /// Most messages that are remembered because they were refused for coming too early; those that expire first go first.
 pub(crate) const MAX_EARLY: usize = 1_024;
 
-/// Most scopes of one tenant.
+/// Most scopes of one tenant. A stop or a pause for which there is no room is one of the whole tenant.
 pub const MAX_SCOPES: usize = 1_024;
+
+/// Most scopes of one tenant with a stop or a pause of their own; the next one is of the whole tenant.
+pub const MAX_ORDERS: usize = 64;
 
 /// What an operator decided about trust before the first record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,7 +196,7 @@ pub struct Lane {
     /// While it is paused and has nothing of its own: what its subjects had of a rollout around it then.
     pub(crate) holds: Option<Share>,
     /// What brought it here, unless it is stopped or paused, for people.
-    pub(crate) cause: Cause,
+    pub(crate) cause: Arc<Cause>,
 }
 
 impl Lane {
@@ -207,7 +210,7 @@ impl Lane {
             not_before_us: 0,
             closed_us: 0,
             holds: None,
-            cause: Cause::default(),
+            cause: Arc::default(),
         }
     }
 
@@ -320,6 +323,8 @@ pub struct State {
     pub(crate) pending: BTreeMap<String, Pending>,
     pub(crate) tombstones: BTreeMap<String, u64>,
     pub(crate) lanes: BTreeMap<Scope, Lane>,
+    /// When the newest resume of each scope was signed: a stop or a pause of before is not taken late.
+    pub(crate) resumed: BTreeMap<Scope, u64>,
     pub(crate) clock_us: u64,
     pub(crate) seq: u64,
 }
@@ -338,6 +343,7 @@ impl State {
             pending: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             lanes: BTreeMap::from([(Scope::TENANT, Lane::idle())]),
+            resumed: BTreeMap::new(),
             clock_us: 0,
             seq: 0,
         }

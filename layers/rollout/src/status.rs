@@ -113,6 +113,8 @@ pub struct OrderStatus {
     pub reason: String,
     /// The names of the keys that signed.
     pub by: Vec<String>,
+    /// Why the log refused it: it holds on this node alone, until a resume.
+    pub refused: Option<String>,
 }
 
 /// Requests by where they were sent.
@@ -404,13 +406,14 @@ fn held_by(live: &Live, state: &State, scope: &Scope, lane: &Lane) -> Vec<OrderS
         since_us: cause.since_us,
         reason: cause.reason.clone(),
         by: cause.by.clone(),
+        refused: None,
     });
-    let latches = live.latches.iter().filter(|((of, order, brake), _)| {
+    let latches = live.latches.iter().filter(|((of, order, brake), latch)| {
         let known = || {
             lane.held_by()
                 .any(|(kind, known, _)| kind == *brake && known == order)
         };
-        of == state.tenant() && order.reaches(scope) && !known()
+        of == state.tenant() && latch.holds(order, scope) && !known()
     });
     let latched = latches.map(|((_, order, brake), latch)| OrderStatus {
         brake: *brake,
@@ -419,6 +422,7 @@ fn held_by(live: &Live, state: &State, scope: &Scope, lane: &Lane) -> Vec<OrderS
         since_us: latch.since_us,
         reason: latch.reason.clone(),
         by: latch.by.clone(),
+        refused: latch.refused.clone(),
     });
     by_log.chain(latched).collect()
 }

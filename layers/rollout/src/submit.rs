@@ -1,6 +1,6 @@
 //! The way of a control message into the log: checked, a stop or a pause in force at once, written, awaited.
 
-mod judge;
+pub(crate) mod judge;
 
 use std::time::Duration;
 
@@ -139,14 +139,20 @@ impl Handle {
             return Ok(shared.duplicate(&submission));
         }
         let message = (record.channel.clone(), record.envelope.clone());
-        shared.latch_order(order, scope, (brake, reason), message, false);
+        shared.latch_order(order, scope, (brake, reason), message);
         let reach = shared.reach(record.channel.tenant(), scope);
         let saved = shared.save_latches_aside().await;
-        Ok(self.log_brake(submission, saved, reach).await)
+        self.log_brake(submission, saved, reach).await
     }
 
-    /// Writes a stop or a pause, which is in force already. What does not succeed soon the executor goes on with.
-    async fn log_brake(&self, submission: Submission, saved: bool, reach: Reach) -> Receipt {
+    /// Writes a stop or a pause, which is in force already. What does not succeed soon the executor goes on with. One that
+    /// the log refuses holds on this node alone, and is no success.
+    async fn log_brake(
+        &self,
+        submission: Submission,
+        saved: bool,
+        reach: Reach,
+    ) -> Result<Receipt, SubmitError> {
         let shared = &self.shared;
         let Submission { scope, record, .. } = submission;
         let tenant = record.channel.tenant().clone();
@@ -158,15 +164,23 @@ impl Handle {
             shared.logged(&record.envelope);
             let folded = timeout(STOP_TIMEOUT, self.reached(seq)).await.is_ok();
             durable |= shared.log.is_durable() || (folded && shared.audit.is_durable());
+            // Not in the scrutinee: the lock would be held in the arms.
+            let verdict = shared.lock().verdict_of(seq);
+            if let Some(Err(refusal)) = verdict
+                && refusal.reason != Reason::Duplicate
+            {
+                let detail = format!("{}; it holds on this node alone, until a resume", refusal.detail);
+                return Err(Refusal { detail, ..refusal }.into());
+            }
         }
-        Receipt {
+        Ok(Receipt {
             seq,
             state: shared.phase(&tenant, &scope),
             duplicate: false,
             durable,
             held: Vec::new(),
             reach: Some(reach),
-        }
+        })
     }
 
     async fn log_message(&self, submission: Submission) -> Result<Receipt, SubmitError> {

@@ -267,6 +267,10 @@ const TAIL: &str = "
 - The subjects of a paused scope without a rollout of its own are held at what they have of the one around it.
 - A pause of what is stopped holds once the stop has ended.
 - *freeze* counts from when the pause was signed. A message that is refused is spent: the same bytes are refused later (ADR 26).
+- A stop and a pause need no order among others: one whose counter was overtaken is taken as well, unless a resume of the same
+  scope was signed no earlier (`stale`), or one that was signed no earlier is in force (`duplicate`); what a later resume freed
+  inside of it stays free. A resume that was signed before a pause does not end it. With 64 scopes stopped or paused by themselves,
+  or 1,024 in use, the next order is for the whole tenant: no brake is refused for room (ADR 45).
 
 ## Invariants
 
@@ -278,7 +282,7 @@ const TAIL: &str = "
 | I4 | after a stop every decision is the safe baseline until a *new* approval |
 | I5 | who is in at a lower percent is in at every higher one of the same rollout |
 | I6 | a refused message changes nothing but its issuer's counter and the audit trail |
-| I7 | an issuer's accepted counters strictly increase |
+| I7 | an issuer's accepted counters strictly increase, but for a brake that comes late and sets none back |
 | I8 | a tombstoned proposal never runs again |
 | I9 | each state change has exactly one audit record |
 | I10 | the state after a restart is the state before |

@@ -7,8 +7,8 @@ mod node;
 use std::time::Duration;
 
 use arqon_rollout::{
-    Appended, Batch, Channel, Config, ControlLog, EnforcementAction, Executor, KeyPair, LogFuture, MemoryLog,
-    Phase, UpstreamMessage,
+    Appended, Batch, Channel, Clock as _, Config, ControlLog, EnforcementAction, Executor, KeyPair,
+    LogFuture, MemoryLog, Phase, UpstreamMessage,
 };
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -119,6 +119,42 @@ async fn a_stop_on_one_node_reaches_all() {
         assert_eq!(node.phase(), Phase::Stopped);
         assert!(node.cohort().await.is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_sent_to_a_node_that_lags_stops_all_or_is_told_to_hold_there_alone() {
+    let nodes = cluster();
+    let ((first, _), (lags, up)) = (&nodes[0], &nodes[1]);
+    first.roll_out("p1", (50.0, 0.0, 50.0)).await;
+    first.settle().await;
+    up.send_replace(false);
+    lags.settle().await;
+    // Another operator's clock is ahead; the node does not know of it.
+    let pause = first.control(node::enforce(EnforcementAction::PauseAdaptation));
+    let pause = pause.with_counter(first.clock.now_us() + 20_000_000);
+    first.submit(pause, &first.ops).await.unwrap();
+    let stop = lags.control(node::enforce(EnforcementAction::EmergencyStop));
+    let receipt = lags.submit(stop, &lags.ops).await.unwrap();
+    first.handle.reached(receipt.seq.unwrap()).await;
+    assert_eq!((first.phase(), lags.phase()), (Phase::Stopped, Phase::Stopped));
+
+    // A stop that was signed before a resume which the node has not read either: the log refuses it.
+    let late = lags.control(node::enforce(EnforcementAction::EmergencyStop));
+    let late = late.with_counter(7);
+    let resume = first.control(node::enforce(EnforcementAction::ResumeAdaptation));
+    let resume = resume.with_counter(first.clock.now_us() + 21_000_000);
+    first.submit(resume, &first.ops).await.unwrap();
+    assert_eq!((first.phase(), lags.phase()), (Phase::Idle, Phase::Stopped));
+    up.send_replace(true);
+    first.settle().await;
+    assert_eq!(
+        lags.phase(),
+        Phase::Idle,
+        "the log took the first one, and ended it"
+    );
+    let refused = lags.submit(late, &lags.ops).await;
+    assert_eq!(refused, Err(arqon_rollout::Reason::Stale));
+    assert_eq!((first.phase(), lags.phase()), (Phase::Idle, Phase::Idle));
 }
 
 #[tokio::test(start_paused = true)]

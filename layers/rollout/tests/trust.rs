@@ -184,7 +184,56 @@ fn a_stop_key_stops_and_pauses_alone_whatever_the_epoch_and_nothing_else() {
     }
     let mut old = court.stop();
     old.counter = 1;
-    assert_eq!(court.down(&old.sign(&[&sre]).unwrap()), Err(Reason::Stale));
+    // In force already, whatever its counter; nothing has changed by it.
+    assert_eq!(court.down(&old.sign(&[&sre]).unwrap()), Err(Reason::Duplicate));
+}
+
+#[test]
+fn a_brake_is_taken_whatever_its_counter_unless_it_was_resumed_since() {
+    let mut court = Court::new();
+    let (sre, first, second) = (court.sre.clone(), court.ops[0].clone(), court.ops[1].clone());
+    let enforced = |action, counter, later_us| {
+        Control::new("default", START_US + later_us, 60_000_000, enforce(action)).with_counter(counter)
+    };
+    let (stop, pause, resume) = (
+        EnforcementAction::EmergencyStop,
+        EnforcementAction::PauseAdaptation,
+        EnforcementAction::ResumeAdaptation,
+    );
+    for brake in [pause, stop] {
+        // Others were faster, or their clock is ahead.
+        let far = enforced(EnforcementAction::PauseAdaptation, START_US + 20_000_000, 5);
+        assert_eq!(court.down(&far.sign(&[&sre]).unwrap()), Ok(()));
+        let overtaken = enforced(brake.clone(), 7, 6).sign(&[&sre]).unwrap();
+        assert_eq!(court.down(&overtaken), Ok(()), "{brake:?}");
+        let again = Err(Reason::Duplicate);
+        assert_eq!(court.down(&overtaken), again, "in force already: {brake:?}");
+        let counter = court.state.issuer_counter("sre-1");
+        assert_eq!(counter, START_US + 20_000_000, "nobody's counter goes back");
+        court = Court::new();
+    }
+    // What a resume ended does not come back, nor what was signed before it.
+    let old = enforced(EnforcementAction::EmergencyStop, 7, 6)
+        .sign(&[&sre])
+        .unwrap();
+    let newest = enforced(EnforcementAction::EmergencyStop, 90, 9)
+        .sign(&[&sre])
+        .unwrap();
+    assert_eq!(court.down(&newest), Ok(()));
+    let resumed = enforced(resume, 100, 8);
+    assert_eq!(court.down(&resumed.sign(&[&first, &second]).unwrap()), Ok(()));
+    for late in [
+        &old,
+        &enforced(EnforcementAction::EmergencyStop, 8, 9)
+            .sign(&[&sre])
+            .unwrap(),
+    ] {
+        assert_eq!(court.down(late), Err(Reason::Stale));
+    }
+    let now = enforced(EnforcementAction::EmergencyStop, 9, 10)
+        .sign(&[&sre])
+        .unwrap();
+    assert_eq!(court.down(&now), Ok(()), "signed after it");
 }
 
 #[test]

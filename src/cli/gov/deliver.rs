@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use arqon_rollout::{Control, Envelope, KeyPair};
+use arqon_rollout::{Control, DownstreamMessage, EnforcementAction, Envelope, KeyPair, Message};
 use serde_json::{Value, json};
 
 use super::{
@@ -21,15 +21,30 @@ pub(super) struct Letter {
 }
 
 impl Letter {
-    /// The same message with the next counter after `last`.
+    /// The same stop or pause with the next counter after `last`. Anything else may loosen what was decided since: whoever
+    /// signs it has to look first.
     fn after(&mut self, last: u64) -> Result<bool, Usage> {
         let Some((control, keys)) = &mut self.draft else {
             return Ok(false);
         };
+        if !brakes(control) {
+            return Ok(false);
+        }
         control.counter = last.saturating_add(1);
         self.envelope = control.sign(&keys.iter().collect::<Vec<_>>())?;
         Ok(true)
     }
+}
+
+/// Whether a message can only hold back.
+fn brakes(control: &Control) -> bool {
+    matches!(
+        &control.message,
+        Message::Downstream(DownstreamMessage::Enforce {
+            action: EnforcementAction::EmergencyStop | EnforcementAction::PauseAdaptation,
+            ..
+        })
+    )
 }
 
 /// The counter that a target says its issuer has come to.
@@ -101,7 +116,8 @@ pub(super) fn deliver(
         } else if let Some(last) = sent.iter().filter_map(overtaken).max() {
             writeln!(
                 out,
-                "sign it with --counter {}, or without --counter",
+                "something was decided after this was signed, or by a clock that is ahead: look at `gov status`, and if it is \
+                 still wanted sign it with --counter {}",
                 last.saturating_add(1)
             )?;
         }

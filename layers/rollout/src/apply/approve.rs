@@ -144,6 +144,9 @@ impl State {
         }
         lane.check_order(control)?;
         if !self.lanes.contains_key(&pending.scope) && self.lanes.len() >= MAX_SCOPES {
+            self.drop_unused();
+        }
+        if !self.lanes.contains_key(&pending.scope) && self.lanes.len() >= MAX_SCOPES {
             return Err(Refusal::new(
                 Reason::WrongScope,
                 format!("more than {MAX_SCOPES} scopes"),

@@ -8,9 +8,10 @@ use crate::{
     digest::Digest,
     envelope::{Control, Envelope, Message},
     keys::{KeyConfig, KeySet, MAX_KEYS, PublicKey, Signers},
+    latch::Brake,
     record::{Channel, Record},
     refusal::{Reason, Refusal},
-    state::{Seen, State},
+    state::{Scope, Seen, State},
     wire::{DownstreamMessage, EnforcementAction, UpstreamMessage},
 };
 
@@ -226,7 +227,7 @@ impl State {
     /// Whether a message is in time and for the key set in force. Expiry goes by the record's own time, never by the replay
     /// clock nor by another record's: one that was stored with a clock that was ahead does not make all that follow late.
     pub(crate) fn check_moment(&self, order: &Order) -> Result<(), Refusal> {
-        let (now, control) = (self.clock_us, &order.control);
+        let (now, control) = (self.clock_us.max(order.stored_at_us), &order.control);
         if control.expires_at_us <= order.stored_at_us {
             let detail = format!(
                 "expired at {}, recorded at {}",
@@ -295,6 +296,11 @@ impl State {
         if counter > seen.counter {
             return Ok(());
         }
+        if order.payload != seen.payload
+            && let Some((brake, _)) = Brake::of(&order.control)
+        {
+            return self.check_late_brake(brake, order, seen.counter);
+        }
         let reason = match (counter == seen.counter, order.payload == seen.payload) {
             (true, true) if seen.accepted => Reason::Duplicate,
             (true, true) => Reason::Spent,
@@ -306,6 +312,34 @@ impl State {
             seen.counter
         );
         Err(Refusal::new(reason, detail).after(seen.counter))
+    }
+}
+
+impl State {
+    /// Whether a stop or a pause comes after a later message of its issuer.
+    pub(crate) fn is_late(&self, order: &Order) -> bool {
+        let overtaken = |seen: &Seen| order.control.counter <= seen.counter && order.payload != seen.payload;
+        Brake::of(&order.control).is_some() && self.seen(&order.issuer).is_some_and(overtaken)
+    }
+
+    /// A stop or a pause needs no order among others: it is taken after a later counter, unless a resume of the same was signed
+    /// since, or one that was signed no earlier is in force (ADR 45).
+    fn check_late_brake(&self, brake: Brake, order: &Order, last: u64) -> Result<(), Refusal> {
+        let control = &order.control;
+        let scope = Scope::of_order(control.scope.as_deref(), self.tenant())?;
+        if !self.is_after_resumes(&scope, control.issued_at_us) {
+            let detail = format!(
+                "signed at {}, and {} was resumed since: sign it anew with a counter above {last}",
+                control.issued_at_us,
+                scope.to_name()
+            );
+            return Err(Refusal::new(Reason::Stale, detail).after(last));
+        }
+        if self.has_newer(&scope, brake, control.issued_at_us) {
+            let detail = format!("{}: in force already", scope.to_name());
+            return Err(Refusal::new(Reason::Duplicate, detail));
+        }
+        Ok(())
     }
 }
 

@@ -81,7 +81,7 @@ impl State {
                         rollout.config = hold(rollout, now);
                     }
                 } else {
-                    lane.freeze(now, &Scope::TENANT, cause.clone());
+                    lane.freeze(now, &Scope::TENANT, &cause);
                 }
                 lane.cause = cause.clone();
             }

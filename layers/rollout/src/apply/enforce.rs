@@ -21,9 +21,23 @@ impl State {
     ) -> Result<(), Refusal> {
         check_reason(reason)?;
         let control = &order.control;
-        let scope = Scope::of_order(control.scope.as_deref(), self.tenant())?;
+        let mut scope = Scope::of_order(control.scope.as_deref(), self.tenant())?;
+        let brakes = matches!(
+            action,
+            EnforcementAction::EmergencyStop | EnforcementAction::PauseAdaptation
+        );
+        if scope != Scope::TENANT && !self.lanes.contains_key(&scope) && self.lanes.len() >= MAX_SCOPES {
+            self.drop_unused();
+        }
+        let full = !self.lanes.contains_key(&scope) && self.lanes.len() >= MAX_SCOPES;
+        // One that is late is taken for what no later resume has freed.
+        let late = brakes && self.is_late(order);
+        if brakes && (full || !self.has_room_for_order(&scope)) {
+            // Nobody is refused a brake for want of room: it holds more instead.
+            scope = Scope::TENANT;
+        }
         if scope != Scope::TENANT && !self.lanes.contains_key(&scope) {
-            if self.lanes.len() >= MAX_SCOPES {
+            if full {
                 return Err(Refusal::new(
                     Reason::WrongScope,
                     format!("more than {MAX_SCOPES} scopes"),
@@ -43,11 +57,16 @@ impl State {
                 scope.reaches(of)
             }
         };
-        let reached: Vec<Scope> = self.lanes.keys().filter(is_reached).cloned().collect();
+        let mut reached: Vec<Scope> = self.lanes.keys().filter(is_reached).cloned().collect();
+        if late {
+            reached.retain(|of| !self.is_freed_since(&scope, of, control.issued_at_us));
+        }
         if *action == EnforcementAction::ResumeAdaptation {
             // A catalog that waited takes effect before an approval that waited, and only if nothing else
             // stays paused.
             self.check_reached(&reached, Trigger::Resume, control)?;
+            self.check_pauses(&reached, &scope, control)?;
+            self.note_resume(&scope, &reached, control.issued_at_us);
             let others_paused = self.lanes.iter().any(|(of, lane)| {
                 lane.is_paused() && (!reached.contains(of) || lane.paused.released(of, &scope).any())
             });
@@ -84,6 +103,30 @@ impl State {
         Ok(())
     }
 
+    /// A resume does not end a pause that was signed after it.
+    fn check_pauses(&self, reached: &[Scope], resumed: &Scope, control: &Control) -> Result<(), Refusal> {
+        let lanes = reached
+            .iter()
+            .filter_map(|scope| Some((scope, self.lanes.get(scope)?)));
+        for (scope, lane) in lanes {
+            // By a clock that is ahead it counts from when it was recorded.
+            let newest = lane
+                .paused
+                .ended_by(scope, resumed)
+                .map(|cause| cause.issued_us.min(cause.since_us))
+                .max();
+            if let Some(paused_us) = newest.filter(|paused_us| control.issued_at_us < *paused_us) {
+                let detail = format!(
+                    "{}: signed at {}, paused at {paused_us}: look at it, and sign a resume anew",
+                    scope.to_name(),
+                    control.issued_at_us
+                );
+                return Err(Refusal::new(Reason::Stale, detail));
+            }
+        }
+        Ok(())
+    }
+
     /// What an order for `ordered` does to one scope that it reaches.
     fn enforce_one(
         &mut self,
@@ -105,11 +148,11 @@ impl State {
                 if let Some(lane) = self.lanes.get_mut(scope) {
                     match trigger {
                         Trigger::Stop => {
-                            lane.stopped.add(ordered, cause);
+                            lane.stopped.add(ordered, &cause);
                             lane.not_before_us = order.stored_at_us;
                         }
                         // Of what is stopped: it holds once the stop has ended.
-                        Trigger::Pause => lane.paused.add(ordered, cause),
+                        Trigger::Pause => lane.paused.add(ordered, &cause),
                         _ => {}
                     }
                 }
@@ -121,7 +164,7 @@ impl State {
                 if !lane.is_used() {
                     lane.holds = self.share_around(scope, &lane, at_us);
                 }
-                lane.freeze(at_us, ordered, cause.clone());
+                lane.freeze(at_us, ordered, &cause);
             }
             Effect::Thaw if !lane.paused.any() => return Ok(()),
             Effect::Thaw => {
@@ -148,7 +191,7 @@ impl State {
             }
             Effect::Stop => {
                 buried = lane.end(Mode::Stopped);
-                lane.stopped.add(ordered, cause.clone());
+                lane.stopped.add(ordered, &cause);
                 lane.promoted = None;
                 (lane.not_before_us, lane.closed_us) = (order.stored_at_us, now);
             }

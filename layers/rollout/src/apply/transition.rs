@@ -31,11 +31,11 @@ impl State {
                 let since_us = until.unwrap_or(now);
                 lane.closed_us = since_us;
                 buried.extend(lane.end(Mode::Idle));
-                lane.cause = Cause {
+                lane.cause = Arc::new(Cause {
                     since_us,
                     reason: "effective_until_us".to_owned(),
                     ..Cause::default()
-                };
+                });
             }
             if let Some(parked) = lane.parked.take_if(|parked| lapsed(parked.until_us, now)) {
                 buried.push(parked.proposal.id.clone());
@@ -79,14 +79,15 @@ impl State {
         }
     }
 
-    pub(super) fn cause(&self, reason: &str, order: &Order) -> Cause {
+    pub(super) fn cause(&self, reason: &str, order: &Order) -> Arc<Cause> {
         let by = order.signed_by.clone();
-        Cause {
+        Arc::new(Cause {
             since_us: self.clock_us,
             reason: reason.to_owned(),
             by,
             seq: self.seq,
-        }
+            issued_us: order.control.issued_at_us,
+        })
     }
 }
 
@@ -103,7 +104,7 @@ impl Lane {
         Ok(())
     }
 
-    pub(super) fn freeze(&mut self, now_us: u64, ordered: &Scope, cause: Cause) {
+    pub(super) fn freeze(&mut self, now_us: u64, ordered: &Scope, cause: &Arc<Cause>) {
         self.paused.add(ordered, cause);
         if let Mode::Rollout(rollout) = &mut self.mode {
             rollout.active_us = rollout.active_us(now_us);

@@ -14,6 +14,7 @@ use crate::{
     executor::no_rollout,
     handle::Shared,
     latch::{Brake, Latch},
+    live::Live,
     record::{Channel, Record},
     refusal::{Reason, Refusal},
     state::{Scope, State},
@@ -80,8 +81,12 @@ impl Shared {
         let tenant = record.channel.tenant();
         let (issuer, epoch) = (order.issuer.name(), state.keys().epoch);
         let spent = self.lock().spent.last(tenant, issuer, epoch);
+        // A brake needs no order among others: the state judges a late one by its resumes.
+        let scope = Brake::of(&order.control).map(|_| &submission.scope);
+        let late = scope.is_some_and(|scope| state.is_after_resumes(scope, order.control.issued_at_us));
         if let Some(last) = spent.filter(|last| order.control.counter <= *last)
             && !state.has_taken(order)
+            && !late
         {
             let detail = format!(
                 "this node refused it, or a later one of its issuer, before: sign it anew with a counter above {last}"
@@ -140,12 +145,7 @@ impl Shared {
 
     /// Whether a message is authentic, new and in time, at this moment and on this node.
     pub(crate) fn precheck(&self, record: &Record) -> Result<Order, Refusal> {
-        let order = self.authentic(record)?;
-        if let Some(state) = self.state_at(record) {
-            state.check_new(&order)?;
-            state.check_moment(&order)?;
-        }
-        Ok(order)
+        precheck(&self.lock(), record)
     }
 
     /// Whether the very message was accepted.
@@ -312,43 +312,65 @@ impl Shared {
                 .is_some_and(|state| state.is_braked(scope, brake))
     }
 
-    /// Puts a stop or a pause in force before its turn in the log.
-    pub(crate) fn latch_order(
+    /// Puts a stop or a pause that was sent to this node in force before its turn in the log.
+    pub(super) fn latch_order(
         &self,
+        order: &Order,
+        scope: &Scope,
+        brake: (Brake, &str),
+        message: (Channel, Bytes),
+    ) {
+        let mut live = self.lock();
+        if self.latch(&mut live, order, scope, brake, message, true) {
+            self.publish(live);
+        }
+    }
+
+    /// Latches an order; true if anything is another than before. `local`: it was sent to this node, else it is in the log.
+    pub(crate) fn latch(
+        &self,
+        live: &mut Live,
         order: &Order,
         scope: &Scope,
         (brake, reason): (Brake, &str),
         message: (Channel, Bytes),
-        logged: bool,
-    ) {
+        local: bool,
+    ) -> bool {
         let Ok(tenant) = TenantId::new(&order.control.tenant) else {
-            return;
+            return false;
         };
-        let mut live = self.lock();
-        let since_us = self.clock.now_us();
+        let now_us = self.clock.now_us();
         let key = (tenant, scope.clone(), brake);
-        match live.latches.get_mut(&key) {
+        let known = live.latches.get_mut(&key);
+        let since_us = known.as_ref().map_or(now_us, |latch| latch.since_us);
+        match known {
+            Some(latch) if latch.payload == Some(order.payload) => {
+                latch.logged |= !local;
+                latch.local |= local;
+                return false;
+            }
             // The first one is what was braked at; a later one that the log has not judged either adds nothing to it here,
-            // and gets to the log all the same.
-            Some(latch) if latch.floor.is_none() => {
-                latch.logged |= logged && latch.payload == Some(order.payload);
-            }
-            Some(latch) if latch.payload == Some(order.payload) => {}
-            _ => {
-                let latch = Latch {
-                    payload: Some(order.payload),
-                    message: Some(message),
-                    logged,
-                    floor: None,
-                    since_us,
-                    reason: reason.to_owned(),
-                    by: order.signed_by.clone(),
-                    saved: false,
-                };
-                live.latches.insert(key, latch);
-            }
+            // and gets to the log all the same. What was sent here holds whatever becomes of what the log has.
+            Some(latch) if latch.floor.is_none() && (latch.local || !local) => return false,
+            // What the log refused holds until a resume.
+            Some(latch) if latch.floor.is_some() && !local => return false,
+            _ => {}
         }
-        self.publish(live);
+        let latch = Latch {
+            payload: Some(order.payload),
+            message: Some(message),
+            logged: !local,
+            local,
+            refused: None,
+            freed: Vec::new(),
+            floor: None,
+            since_us,
+            reason: reason.to_owned(),
+            by: order.signed_by.clone(),
+            saved: false,
+        };
+        live.latches.insert(key, latch);
+        true
     }
 
     /// The log has a message: the executor need not see to it.
@@ -360,6 +382,16 @@ impl Shared {
             .filter(of)
             .for_each(|latch| latch.logged = true);
     }
+}
+
+/// Whether a message is authentic, new and in time as far as a node's state goes.
+pub(crate) fn precheck(live: &Live, record: &Record) -> Result<Order, Refusal> {
+    let tenant = record.channel.tenant();
+    let state = live.states.get(tenant).ok_or_else(|| no_rollout(tenant))?;
+    let order = authenticate(state, record)?;
+    state.check_new(&order)?;
+    state.check_moment(&order)?;
+    Ok(order)
 }
 
 /// Whether a message would be accepted now.

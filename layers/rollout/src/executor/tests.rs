@@ -1,0 +1,308 @@
+//! One log, one state, however it is read; and how much work many scopes are.
+
+use arqon_message::Subject;
+
+use super::*;
+use crate::{
+    Control, DownstreamMessage, EnforcementAction, KeyPair, ManualClock, Proposal, RolloutConfig,
+    RolloutLayer, assignment::CoinFlip, scope::COMPARED, state::Lane,
+};
+
+const START_US: u64 = 1_700_000_000_000_000;
+const SECOND_US: u64 = 1_000_000;
+
+fn tenant() -> TenantId {
+    TenantId::new("t").unwrap()
+}
+
+fn keys() -> (KeyPair, KeyPair) {
+    (
+        KeyPair::from_seed("ops", [1; 32]),
+        KeyPair::from_seed("sre", [2; 32]),
+    )
+}
+
+fn executor() -> Executor {
+    let (ops, sre) = keys();
+    let config = Config {
+        enabled: true,
+        tenants: vec!["t".to_owned()],
+        keys: vec![ops.public().to_config()],
+        stop_keys: vec![sre.public().to_config()],
+        key: "header:x-user".to_owned(),
+        ..Config::default()
+    };
+    let catalog =
+        br#"{"version":1,"baseline":1,"variants":[{"id":1,"name":"stable"},{"id":42,"name":"fast"}]}"#;
+    let builder = Executor::builder(&config).catalog(Catalog::parse(catalog).unwrap());
+    // Long after all of it.
+    let clock = ManualClock::new(START_US + 3_600 * SECOND_US);
+    builder
+        .clock(clock)
+        .node_key(KeyPair::from_seed("node", [7; 32]))
+        .build()
+        .unwrap()
+}
+
+fn record(seq: u64, at_us: u64, control: &Control, key: &KeyPair) -> Record {
+    Record {
+        seq,
+        received_at_us: at_us,
+        channel: Channel::Down(tenant()),
+        envelope: control.sign(&[key]).unwrap().to_json().into_bytes().into(),
+        catalog: None,
+    }
+}
+
+fn batch(records: &[Record]) -> Batch {
+    Batch {
+        records: records.to_vec(),
+        ..Batch::default()
+    }
+}
+
+const SCOPES: [&str; 6] = [
+    "",
+    "in.t.t.>",
+    "in.t.t.a.>",
+    "in.t.t.*.b",
+    "in.t.t.a.b",
+    "in.t.t.b.>",
+];
+
+/// A log as several people with several clocks write it: much of it is refused.
+fn log(coin: &CoinFlip) -> Vec<Record> {
+    let (ops, sre) = keys();
+    let below = |limit: u64| coin.flip() % limit;
+    let (mut at_us, mut records) = (START_US, Vec::new());
+    for seq in 1..=24 {
+        at_us += below(4) * SECOND_US;
+        let (what, scope) = (below(10), SCOPES[below(SCOPES.len() as u64) as usize]);
+        let scope = (!scope.is_empty()).then(|| scope.to_owned());
+        let message = match what {
+            0 => {
+                // A proposal, and its approval as the next one.
+                let proposal = Proposal {
+                    id: format!("p{seq}"),
+                    variant_id: Some(42),
+                    confidence: 0.5,
+                    scope,
+                    ..Default::default()
+                };
+                let digest = crate::Digest::of_proposal(&proposal).unwrap().to_string();
+                let proposed = Control::new("t", at_us, 60 * SECOND_US, proposal);
+                let mut proposed = record(2 * seq, at_us, &proposed, &ops);
+                proposed.channel = Channel::Up(tenant(), "node".parse_node());
+                records.push(proposed);
+                let rollout = Some(RolloutConfig {
+                    initial_percent: 50.0,
+                    increment_per_minute: 0.0,
+                    max_percent: 50.0,
+                });
+                let approval = DownstreamMessage::Approval {
+                    proposal_id: format!("p{seq}"),
+                    proposal_digest: digest,
+                    rollout,
+                };
+                let mut approval = Control::new("t", at_us, 60 * SECOND_US, approval);
+                approval.supersede = true;
+                records.push(record(2 * seq + 1, at_us, &approval, &ops));
+                continue;
+            }
+            1..=3 => EnforcementAction::EmergencyStop,
+            4..=6 => EnforcementAction::PauseAdaptation,
+            _ => EnforcementAction::ResumeAdaptation,
+        };
+        let key = if what < 7 && below(2) == 0 { &sre } else { &ops };
+        // Up to 40 s ahead or behind, and at times expired.
+        let issued_us = at_us + below(80) * SECOND_US - 40 * SECOND_US;
+        let reason = if below(20) == 0 {
+            "x".repeat(5_000)
+        } else {
+            String::new()
+        };
+        let enforce = DownstreamMessage::Enforce {
+            action: message,
+            reason,
+        };
+        let mut control = Control::new("t", issued_us, (1 + below(60)) * SECOND_US, enforce);
+        control.scope = scope;
+        if below(3) == 0 {
+            control.counter = at_us - below(60) * SECOND_US;
+        }
+        records.push(record(2 * seq, at_us, &control, key));
+        if below(6) == 0 {
+            // The very bytes again.
+            let again = records[below(records.len() as u64) as usize].clone();
+            let (seq, received_at_us) = (2 * seq + 1, at_us);
+            records.push(Record {
+                seq,
+                received_at_us,
+                ..again
+            });
+        }
+    }
+    records
+}
+
+trait ParseNode {
+    fn parse_node(&self) -> crate::NodeId;
+}
+
+impl ParseNode for str {
+    fn parse_node(&self) -> crate::NodeId {
+        crate::NodeId::new(self).unwrap()
+    }
+}
+
+/// What people and requests see of a node.
+fn seen(executor: &Executor) -> String {
+    let (handle, mut text) = (executor.handle(), String::new());
+    let live = executor.shared.lock();
+    assert!(
+        live.latches.is_empty(),
+        "all of it was judged: {:?}",
+        live.latches
+    );
+    drop(live);
+    for scope in &handle.status().tenants[0].scopes {
+        text.push_str(&format!(
+            "`{}` {} {} latched {} by {:?} joins {:?} since {} {}\n",
+            scope.scope,
+            scope.phase,
+            scope.percent,
+            scope.latched,
+            scope.held_by,
+            scope.joins,
+            scope.since_us,
+            scope.reason
+        ));
+    }
+    let layer = RolloutLayer::new(&handle);
+    for subject in [
+        "in.t.t.a.b",
+        "in.t.t.a.c",
+        "in.t.t.b.b",
+        "in.t.t.c.b",
+        "in.t.t.c.c.c",
+    ] {
+        for user in 0..8 {
+            let (mut headers, mut extensions) = (http::HeaderMap::new(), http::Extensions::new());
+            headers.insert("x-user", user.to_string().parse().unwrap());
+            extensions.insert(Subject::parse(subject).unwrap());
+            text.push_str(&layer.variant(&headers, &extensions).unwrap().name);
+            text.push(' ');
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn one_log_is_one_state_record_by_record_in_one_batch_and_replayed() {
+    let (mut refused, mut stopped) = (0, 0);
+    for seed in 0..60 {
+        let coin = CoinFlip::seeded(seed);
+        let log = log(&coin);
+        let (singly, at_once, pieces, replayed) = (executor(), executor(), executor(), executor());
+        for record in &log {
+            singly.take(batch(std::slice::from_ref(record))).await;
+        }
+        at_once.take(batch(&log)).await;
+        for piece in log.chunks(1 + (coin.flip() % 7) as usize) {
+            pieces.take(batch(piece)).await;
+        }
+        replayed.recover(log.clone());
+        let expected = seen(&replayed);
+        for (how, executor) in [("singly", singly), ("at once", at_once), ("in pieces", pieces)] {
+            assert_eq!(seen(&executor), expected, "seed {seed}, {how}");
+            assert_eq!(
+                executor.state(&tenant()),
+                replayed.state(&tenant()),
+                "seed {seed}, {how}"
+            );
+        }
+        let live = replayed.shared.lock();
+        refused += live
+            .verdicts
+            .iter()
+            .filter(|(_, verdict)| verdict.is_err())
+            .count();
+        stopped += usize::from(expected.contains("stopped"));
+    }
+    assert!(
+        refused > 200 && stopped > 10,
+        "{refused} refused, {stopped} logs end stopped"
+    );
+}
+
+#[tokio::test]
+async fn a_thousand_scopes_are_compared_when_the_state_changes_and_not_every_tick() {
+    let executor = executor();
+    let (ops, sre) = keys();
+    let mut at_us = START_US;
+    let proposal = Proposal {
+        id: "p".to_owned(),
+        variant_id: Some(42),
+        confidence: 0.5,
+        ..Default::default()
+    };
+    let digest = crate::Digest::of_proposal(&proposal).unwrap().to_string();
+    let mut proposed = record(1, at_us, &Control::new("t", at_us, SECOND_US, proposal), &ops);
+    proposed.channel = Channel::Up(tenant(), "node".parse_node());
+    let approval = DownstreamMessage::Approval {
+        proposal_id: "p".to_owned(),
+        proposal_digest: digest,
+        rollout: Some(RolloutConfig {
+            initial_percent: 50.0,
+            increment_per_minute: 0.0,
+            max_percent: 50.0,
+        }),
+    };
+    let approval = record(2, at_us, &Control::new("t", at_us, SECOND_US, approval), &ops);
+    executor.take(batch(&[proposed, approval])).await;
+    let scope = |at: u64| format!("in.t.t.s{at}.>");
+    {
+        let mut live = executor.shared.lock();
+        let state = live.states.get_mut(&tenant()).unwrap();
+        for at in 0..1_000 {
+            let scope = Scope::parse(Some(&scope(at)), &tenant()).unwrap();
+            state.lanes.insert(scope, Lane::idle());
+        }
+    }
+    let stops: Vec<Record> = (0..60)
+        .map(|at| {
+            at_us += SECOND_US;
+            let stop = DownstreamMessage::Enforce {
+                action: EnforcementAction::EmergencyStop,
+                reason: "r".repeat(4_096),
+            };
+            let mut control = Control::new("t", at_us, SECOND_US, stop);
+            control.scope = Some(scope(at));
+            record(3 + at, at_us, &control, &sre)
+        })
+        .collect();
+    COMPARED.set(0);
+    executor.take(batch(&stops)).await;
+    let folded = COMPARED.replace(0);
+    for _ in 0..10 {
+        executor.tick().await;
+    }
+    let ticked = COMPARED.replace(0);
+    println!("60 stops among 1,000 scopes: {folded} comparisons; ten ticks: {ticked}");
+    assert_eq!(ticked, 0, "nothing has changed");
+    // Published for every record, the latches alone would be some ten million.
+    assert!(folded < 6_000_000, "{folded}");
+    assert_eq!(
+        executor
+            .handle()
+            .status()
+            .scope("t", "in.t.t.s7.>")
+            .unwrap()
+            .phase
+            .as_str(),
+        "stopped"
+    );
+    // A reason is kept once, however many scopes it holds.
+    let state = executor.state(&tenant()).unwrap();
+    assert!(state.lanes().len() <= crate::MAX_SCOPES);
+}
