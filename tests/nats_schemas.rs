@@ -1,5 +1,5 @@
-//! What the store of schemas does besides watching, with a real nats-server: it looks at the whole bucket now and then, and
-//! removes what an earlier watch left behind.
+//! What the store of schemas does besides watching, with a real nats-server: it looks at the whole bucket now and then and
+//! when its watch has missed something, and removes what an earlier watch left behind.
 #![cfg(feature = "nats")]
 
 use std::{collections::BTreeSet, time::Duration};
@@ -12,6 +12,7 @@ use arqon_test_support::NatsServer;
 use async_nats::jetstream::{self, consumer::pull, stream::Stream};
 use futures_util::TryStreamExt;
 use tokio::{
+    io::AsyncWriteExt,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -134,46 +135,57 @@ async fn between_two_looks_such_a_loss_is_not_seen_and_a_put_is() -> Result<(), 
 }
 
 #[tokio::test]
-async fn consumers_that_an_earlier_watch_left_are_removed_and_nobody_elses() -> Result<(), Error> {
+async fn a_watch_takes_the_place_of_what_bears_its_name_and_of_nobody_else() -> Result<(), Error> {
     let mut server = NatsServer::start_own().await?;
     let followed = Followed::new(&server, Duration::from_secs(3_600)).await?;
     followed.put(ID, 1).await?;
     let ours = eventually(async || followed.consumers().await?.into_iter().next()).await;
-    let name = &ours[..ours.rfind('_').unwrap_or(ours.len())];
-    assert!(name.starts_with("arqon-schemas-"), "{ours}");
-    // Durable, so that only who removes it makes it go.
-    let left = format!("{name}_left-behind");
-    for name in [
-        left.as_str(),
-        "somebody-elses",
-        "arqon-schemas-of-another-gateway",
-    ] {
+    assert!(ours.starts_with("arqon-schemas-"), "{ours}");
+    // Durable, and of another kind: nothing but a removal makes room. As if a lost connection's consumer came to be late.
+    followed.stream.delete_consumer(&ours).await?;
+    let others = ["somebody-elses", "arqon-schemas-of-another-gateway"];
+    for name in [&[ours.as_str()], &others[..]].concat() {
         let config = pull::Config {
             durable_name: Some(name.to_owned()),
             ..pull::Config::default()
         };
         followed.stream.create_consumer(config).await?;
     }
-    followed.put(ID, 2).await?;
-    let before = followed.consumers().await.ok_or("listed")?;
-    assert!(
-        before.contains(&left),
-        "it stays as long as the watch does: {before:?}"
-    );
-
     server.restart().await?;
-    let after = eventually(async || {
-        let names = followed.consumers().await?;
-        (!names.contains(&left) && names.iter().any(|one| one.starts_with(name))).then_some(names)
+    eventually(async || {
+        let watch = followed.stream.consumer_info(&ours).await.ok()?;
+        watch.config.deliver_subject.map(drop)
     })
     .await;
-    assert!(after.contains("somebody-elses"), "{after:?}");
-    assert!(after.contains("arqon-schemas-of-another-gateway"), "{after:?}");
-    assert_eq!(
-        after.iter().filter(|one| one.starts_with(name)).count(),
-        1,
-        "{after:?}"
+    let names = eventually(async || followed.consumers().await).await;
+    let wanted = others.map(str::to_owned).into_iter().chain([ours]);
+    assert_eq!(names, wanted.collect());
+    followed.put(ID, 2).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_counts_more_than_came_makes_the_bucket_be_read() -> Result<(), Error> {
+    let server = NatsServer::start().await?;
+    // No look for an hour: what is found, the watch has asked for.
+    let followed = Followed::new(&server, Duration::from_secs(3_600)).await?;
+    followed.put(ID, 1).await?;
+    let ours = eventually(async || followed.consumers().await?.into_iter().next()).await;
+    let watch = followed.stream.consumer_info(&ours).await?;
+    let inbox = watch.config.deliver_subject.ok_or("a push consumer")?;
+    let subject = format!("$KV.{}.{ID}", followed.bucket);
+    followed.stream.purge().filter(subject).await?;
+    assert!(followed.registry.lost().is_empty(), "nobody has looked");
+
+    // One that is no client's to send: two deliveries, where there was one.
+    let head = "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 2\r\n\r\n";
+    let size = head.len();
+    let spoken = format!(
+        "CONNECT {{\"verbose\":false,\"headers\":true}}\r\nHPUB {inbox} {size} {size}\r\n{head}\r\nPING\r\n"
     );
-    followed.put(ID, 3).await?;
+    let address = server.url().trim_start_matches("nats://");
+    let mut connection = tokio::net::TcpStream::connect(address).await?;
+    connection.write_all(spoken.as_bytes()).await?;
+    eventually(async || (followed.registry.lost() == [ID]).then_some(())).await;
     Ok(())
 }

@@ -17,7 +17,7 @@ use async_nats::{
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use self::{
-    bucket::{Bucket, Position, READ_TIMEOUT, Record},
+    bucket::{Bucket, Position, Record},
     watch::Watch,
 };
 
@@ -25,8 +25,11 @@ use self::{
 const RECONCILE: Duration = Duration::from_secs(30);
 /// Waiting after an error: doubled each time, with jitter.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long one read may take. A whole bucket takes as long as it has schemas; a server that stalls ends the first.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the connection is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+const LOST: &str = "the connection was lost";
 
 /// Feeds a registry from a bucket: a full read, then every change as it is watched, and a full read again after every
 /// error, every reconnect, and every 30 seconds if anything was written since. What was in force stays in force while the
@@ -42,7 +45,7 @@ pub struct KvSchemas {
     replicas: usize,
     reconcile: Duration,
     copies: Option<Copies>,
-    /// What this program's consumers are called.
+    /// What this program's consumer is called: always the same, so that there is never a second one.
     name: Arc<str>,
 }
 
@@ -114,51 +117,41 @@ impl KvSchemas {
         }
     }
 
-    /// Follows the bucket until something goes wrong.
+    /// Follows the bucket over one connection, the one that was there when `connects` was counted, until something goes wrong.
     async fn follow(
         &self,
         writer: &RegistryWriter,
+        connects: u64,
         backoff: &mut Duration,
         copied: &mut bool,
     ) -> Result<(), BoxError> {
         let mut repinned = writer.repinned();
         repinned.mark_unchanged();
-        let bucket = timeout(READ_TIMEOUT, self.open(writer)).await??;
-        let connects = self.connects();
-        let mut read = self.read(&bucket, writer, copied).await?;
-        // Consumers of an earlier watch that could not be removed then.
-        timeout(READ_TIMEOUT, bucket.sweep(&self.name)).await??;
-        let mut watch = timeout(
-            READ_TIMEOUT,
-            Watch::start(&bucket, &self.name, read.last_sequence),
-        )
-        .await??;
+        let bucket = self.over(connects, within(self.open(writer))).await?;
+        let mut read = self.read(&bucket, writer, connects, copied).await?;
+        let watching = within(Watch::start(&bucket, &self.name, read.last_sequence));
+        let mut watch = self.over(connects, watching).await?;
         *backoff = BACKOFF.0;
         let mut reconcile = interval(self.reconcile);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         reconcile.reset();
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 dirty = watch.written() => match dirty? {
                     Some(subjects) => {
-                        let (entries, gone) = self.fetch(&bucket, writer, subjects).await?;
+                        let fetching = self.fetch(&bucket, writer, subjects);
+                        let (entries, gone) = self.over(connects, fetching).await?;
                         writer.contact();
                         let applied = writer.apply_in_background(Change::Merge { entries, gone }).await;
                         self.keep(writer, &applied, copied).await;
                     }
                     // Too many to count.
-                    None => read = self.read(&bucket, writer, copied).await?,
+                    None => read = self.read(&bucket, writer, connects, copied).await?,
                 },
-                _ = repinned.changed() => read = self.read(&bucket, writer, copied).await?,
-                _ = look.tick() => {
-                    if self.connects() != connects {
-                        return Err("the connection was lost meanwhile".into());
-                    }
-                }
+                _ = repinned.changed() => read = self.read(&bucket, writer, connects, copied).await?,
+                () = self.lost(connects) => return Err(LOST.into()),
                 _ = reconcile.tick() => {
-                    let now = timeout(READ_TIMEOUT, bucket.position()).await??;
+                    let now = self.over(connects, within(bucket.position())).await?;
                     writer.contact();
                     if now.is_another_bucket(&read) {
                         return Err("the bucket was replaced, or has lost what was written last".into());
@@ -168,7 +161,7 @@ impl KvSchemas {
                         return Err("the watch missed what was written".into());
                     }
                     if now != read {
-                        read = self.read(&bucket, writer, copied).await?;
+                        read = self.read(&bucket, writer, connects, copied).await?;
                     } else {
                         self.touch(writer, copied).await;
                     }
@@ -203,11 +196,15 @@ impl KvSchemas {
         &self,
         bucket: &Bucket,
         writer: &RegistryWriter,
+        connects: u64,
         copied: &mut bool,
     ) -> Result<Position, BoxError> {
-        let listing = async { Ok::<_, BoxError>((bucket.position().await?, bucket.subjects().await?)) };
-        let (position, subjects) = timeout(READ_TIMEOUT, listing).await??;
-        let (entries, gone) = self.fetch(bucket, writer, subjects).await?;
+        let reading = async {
+            let listing = async { Ok((bucket.position().await?, bucket.subjects().await?)) };
+            let (position, subjects) = within(listing).await?;
+            Ok((position, self.fetch(bucket, writer, subjects).await?))
+        };
+        let (position, (entries, gone)) = self.over(connects, reading).await?;
         writer.contact();
         let change = Change::Listing {
             entries,
@@ -244,7 +241,7 @@ impl KvSchemas {
             if entries.iter().any(there) {
                 continue;
             }
-            match timeout(READ_TIMEOUT, bucket.at(id, *revision)).await?? {
+            match within(bucket.at(id, *revision)).await? {
                 Some(record) if !record.deleted => entries.push(entry(record)),
                 _ if in_force.get(id) == Some(revision) => {}
                 _ => {
@@ -295,14 +292,42 @@ impl KvSchemas {
         }
     }
 
-    /// Waits before the next try: for the connection if there is none, else for the back-off.
-    async fn wait(&self, backoff: &mut Duration) {
+    /// Whether there is a connection, and it is the one that was there when `connects` was counted.
+    fn is_connected_since(&self, connects: u64) -> bool {
+        self.client.connection_state() == State::Connected && self.connects() == connects
+    }
+
+    /// Waits until that connection is lost.
+    async fn lost(&self, connects: u64) {
+        let mut look = interval(LOOK);
+        while self.is_connected_since(connects) {
+            look.tick().await;
+        }
+    }
+
+    /// Asks something over that connection: what is under way when it is lost would wait for its deadline.
+    async fn over<T>(
+        &self,
+        connects: u64,
+        asked: impl Future<Output = Result<T, BoxError>>,
+    ) -> Result<T, BoxError> {
+        tokio::select! {
+            answer = asked => answer,
+            () = self.lost(connects) => Err(LOST.into()),
+        }
+    }
+
+    /// Waits before the next try. A connection that was lost meanwhile is waited for, and tried at once: what failed has
+    /// failed with it. Else it is the bucket that fails, and the back-off is waited.
+    async fn wait(&self, connects: u64, backoff: &mut Duration) {
         // Up to a quarter more, so that gateways do not come back in step.
         let jitter = ConnectionId::mint().as_u128() as u32 % 256;
-        if self.client.connection_state() == State::Connected {
-            sleep(*backoff + *backoff * jitter / 1_024).await;
+        if self.is_connected_since(connects) {
+            let rest = *backoff + *backoff * jitter / 1_024;
             *backoff = (*backoff * 2).min(BACKOFF.1).min(self.reconcile.max(BACKOFF.0));
-            return;
+            if timeout(rest, self.lost(connects)).await.is_err() {
+                return;
+            }
         }
         let mut look = interval(LOOK);
         while self.client.connection_state() != State::Connected {
@@ -310,6 +335,12 @@ impl KvSchemas {
         }
         sleep(BACKOFF.0 * jitter / 256).await;
     }
+}
+
+/// The answer, unless it takes too long.
+async fn within<T>(asked: impl Future<Output = Result<T, BoxError>>) -> Result<T, BoxError> {
+    let answer = timeout(READ_TIMEOUT, asked).await;
+    answer.map_err(|_| "the bucket did not answer within 10 s")?
 }
 
 /// A registry that goes stale sooner has to hear from its store sooner.
@@ -328,8 +359,10 @@ impl SchemaStore for KvSchemas {
         let mut copied = false;
         let mut said: Option<(String, Instant)> = None;
         loop {
+            let connects = self.connects();
             if self.client.connection_state() == State::Connected {
-                let Err(error) = self.follow(&writer, &mut backoff, &mut copied).await else {
+                let followed = self.follow(&writer, connects, &mut backoff, &mut copied);
+                let Err(error) = followed.await else {
                     continue;
                 };
                 let error = error.to_string();
@@ -342,7 +375,7 @@ impl SchemaStore for KvSchemas {
                     said = Some((error, Instant::now()));
                 }
             }
-            self.wait(&mut backoff).await;
+            self.wait(connects, &mut backoff).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A KV bucket of schemas, as the stream it is: revisions are sequences, and what was written says how it was checked.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 #[cfg(feature = "cli")]
 use std::{sync::Arc, time::SystemTime};
 
@@ -14,19 +14,18 @@ use async_nats::{
         self, ErrorCode,
         context::GetStreamErrorKind,
         message::StreamMessage,
-        stream::{self, RawMessageErrorKind, Stream},
+        stream::{self, ConsumerErrorKind, RawMessageErrorKind, Stream},
     },
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream as streams};
-use tokio::time::timeout;
+
+use super::within;
 
 /// How many revisions a bucket that we make keeps of each schema.
 pub(crate) const HISTORY: i64 = 16;
 /// Most keys that are looked at: a bucket full of other things stops nobody.
 const KEYS_MAX: usize = 4 * SCHEMAS_MAX;
-/// How long one read may take. A whole bucket takes as long as it has schemas; a server that stalls ends the first.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many reads are under way at a time.
 const READS: usize = 16;
 /// How the pusher checked the revision against the one before it; `NONE` says that a break is meant.
@@ -150,9 +149,9 @@ impl Bucket {
         })
     }
 
-    /// A subject of this program's own, to deliver to.
-    pub(super) fn inbox(&self) -> String {
-        self.jetstream.client().new_inbox()
+    /// The context that the bucket is used by.
+    pub(super) const fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
     }
 
     /// How far the bucket is.
@@ -182,8 +181,7 @@ impl Bucket {
 
     /// The newest record of each subject; from the leader, so that nothing written is missed.
     pub(crate) async fn last_of(&self, subjects: BTreeSet<String>) -> Result<Vec<Record>, BoxError> {
-        let reads = streams::iter(subjects)
-            .map(|subject| async move { timeout(READ_TIMEOUT, self.last(&subject)).await? });
+        let reads = streams::iter(subjects).map(|subject| async move { within(self.last(&subject)).await });
         let found: Vec<Option<Record>> = reads.buffer_unordered(READS).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -267,16 +265,17 @@ impl Bucket {
         Ok(acknowledged.sequence)
     }
 
-    /// Removes the consumers of that name, and those that async-nats named after it.
-    pub(super) async fn sweep(&self, name: &str) -> Result<(), BoxError> {
-        let mut names = self.stream.consumer_names();
-        while let Some(found) = names.try_next().await? {
-            if found.starts_with(name) {
-                // It may have gone by itself.
-                let _ = self.stream.delete_consumer(&found).await;
-            }
+    /// Removes the consumer of that name, if there is one.
+    pub(super) async fn remove_consumer(&self, name: &str) -> Result<(), BoxError> {
+        match self.stream.delete_consumer(name).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::JetStream(said) if said.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
+                    Ok(())
+                }
+                _ => Err(error.into()),
+            },
         }
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use arqon_test_support::NatsServer;
 use serde_json::json;
 
 use super::site::{
-    BAD, Events, GOOD, ID, SEVEN, answers, arqon, bucket, bucket_name, config, metric, narrow, registry,
+    BAD, Events, GOOD, ID, SEVEN, answers, arqon, bucket, bucket_name, config, counts, narrow, registry,
     said, source, wider,
 };
 use crate::process::Gateway;
@@ -53,7 +53,12 @@ async fn a_push_a_rollback_and_a_deletion_reach_traffic_and_the_events() {
     assert!(text.contains("content of revision 1"), "{text}");
     answers(&gateway, &server, SEVEN, 400).await;
     assert_eq!(said(&gateway, &server, GOOD).await.0, 202);
-    assert!(metric(&gateway, "shield_schema_alarms_total{alarm=\"contract_broken\"}").await >= 1.0);
+    counts(
+        &gateway,
+        "shield_schema_alarms_total{alarm=\"contract_broken\"}",
+        1.0,
+    )
+    .await;
 
     // The same break without the word is refused by the gateway, and told.
     let before = registry(&gateway, |_| true).await;

@@ -1,32 +1,16 @@
-//! The faults of the store (F1, F2, F6, F9, F10, F32, F33 of the reliability notes) with a real nats-server.
-
-use std::time::Duration;
+//! The faults of the store (F1, F2, F4, F6, F32, F33 of the reliability notes) with a real nats-server.
 
 use arqon_test_support::NatsServer;
 use async_nats::jetstream;
-use futures_util::TryStreamExt;
-use serde_json::Value;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::site::{
-    BAD, Events, GOOD, ID, SEVEN, answers, bucket, bucket_name, config, metric, narrow, registry, said,
-    source, wider,
+    BAD, Events, GOOD, ID, QUICK, SEVEN, answers, bucket, bucket_name, check, config, counts, narrow,
+    registry, said, source, wider,
 };
 use crate::process::{Gateway, PATIENCE, Proxy, eventually};
 
-/// Looks at its bucket every second, and is stale after three.
-const QUICK: &str = "cache_ttl_seconds = 3";
 const COPY: &str = "last_known_good = \"schemas.lkg\"";
-
-/// One check of `/readyz`.
-async fn check(gateway: &Gateway, name: &str) -> Value {
-    let answer = gateway.get("/readyz").await.json();
-    let checks = answer["checks"].as_array().cloned().unwrap_or_default();
-    checks
-        .into_iter()
-        .find(|check| check["name"] == name)
-        .expect("named")
-}
 
 /// Waits until the copy on disk is of that revision.
 async fn copied(gateway: &Gateway, server: &NatsServer, revision: u64) {
@@ -57,7 +41,6 @@ async fn f1_a_gateway_that_starts_without_nats_enforces_its_copy_says_so_and_goe
     server.kill().await.expect("killed");
 
     gateway.start_again();
-    let started = Instant::now();
     gateway.becomes_ready(false).await;
     let schemas = check(&gateway, "schemas").await;
     assert_eq!(schemas["ok"], true, "the copy is enough to decide by: {schemas}");
@@ -66,7 +49,6 @@ async fn f1_a_gateway_that_starts_without_nats_enforces_its_copy_says_so_and_goe
         note.contains("last known good copy") && note.contains("not been read yet"),
         "{note}"
     );
-    assert!(started.elapsed() < Duration::from_secs(20));
     assert_eq!(registry(&gateway, |_| true).await["origin"], "copy");
     // The contract is judged first; what passes it finds no NATS.
     assert_eq!(
@@ -105,7 +87,7 @@ async fn f1_without_a_copy_or_with_a_damaged_one_it_is_not_ready_and_refuses_wha
             (503, "schema.unavailable".to_owned())
         );
         if damaged {
-            assert!(metric(&gateway, "shield_schema_alarms_total{alarm=\"copies\"}").await >= 1.0);
+            counts(&gateway, "shield_schema_alarms_total{alarm=\"copies\"}", 1.0).await;
         }
         gateway.kill();
         std::fs::write(gateway.path("schemas.lkg"), b"\xff damaged").expect("written");
@@ -126,9 +108,7 @@ async fn f2_nats_that_dies_under_load_stops_no_contract_and_each_answer_comes_in
             let payload = if at % 2 == 0 { GOOD } else { BAD };
             let publishing = gateway.publish(&subject, &[], payload);
             async move {
-                let answer = timeout(Duration::from_secs(15), publishing)
-                    .await
-                    .expect("in time");
+                let answer = timeout(PATIENCE, publishing).await.expect("in time");
                 (at % 2 == 0, answer.status.as_u16(), answer.code())
             }
         });
@@ -172,8 +152,8 @@ async fn f4_a_stalled_store_makes_contracts_stale_as_configured_and_they_are_fre
         schemas["reason"].to_string().contains("not been heard of for"),
         "{schemas}"
     );
-    assert!(metric(&rejecting, "shield_schema_registry_age_seconds").await >= 3.0);
-    assert!(metric(&serving, "shield_schema_relaxed{what=\"on_stale\"}").await >= 1.0);
+    counts(&rejecting, "shield_schema_registry_age_seconds", 3.0).await;
+    counts(&serving, "shield_schema_relaxed{what=\"on_stale\"}", 1.0).await;
 
     server.resume().await.expect("resumed");
     for gateway in [&rejecting, &serving] {
@@ -221,7 +201,12 @@ async fn f6_a_bucket_that_comes_back_empty_unloads_nothing_and_what_is_pushed_in
         "schema.violation",
         "it is still in force"
     );
-    assert!(metric(&gateway, "shield_schema_alarms_total{alarm=\"registry_emptied\"}").await >= 1.0);
+    counts(
+        &gateway,
+        "shield_schema_alarms_total{alarm=\"registry_emptied\"}",
+        1.0,
+    )
+    .await;
 
     // The gateway made it anew, so that what is written into it is newer than what was lost.
     let again = bucket(&server).await;
@@ -277,14 +262,12 @@ async fn f6_a_bucket_that_comes_back_with_lower_revisions_replaces_nothing_and_r
             ),
             (202, 400)
         );
-        assert!(
-            metric(
-                &gateway,
-                "shield_schema_alarms_total{alarm=\"registry_regressed\"}"
-            )
-            .await
-                >= 1.0
-        );
+        counts(
+            &gateway,
+            "shield_schema_alarms_total{alarm=\"registry_regressed\"}",
+            1.0,
+        )
+        .await;
         // What passes the revision in force is taken again.
         for _ in 0..2 {
             again
@@ -294,77 +277,6 @@ async fn f6_a_bucket_that_comes_back_with_lower_revisions_replaces_nothing_and_r
         }
         answers(&gateway, &server, later, 202).await;
     }
-}
-
-#[tokio::test]
-async fn f9_what_the_watch_loses_the_next_look_at_the_bucket_finds() {
-    let server = NatsServer::start_own().await.expect("a nats-server");
-    let proxy = Proxy::eating(server.url(), Some("$KV.")).await;
-    let gateway = Gateway::ready(&config(&server, &proxy.url(), QUICK), &[]).await;
-    let bucket = bucket(&server).await;
-    bucket.put(ID, narrow().into()).await.expect("put");
-    answers(&gateway, &server, SEVEN, 400).await;
-    bucket.put(ID, wider().into()).await.expect("put");
-    answers(&gateway, &server, SEVEN, 202).await;
-    bucket.delete(ID).await.expect("deleted");
-    answers(&gateway, &server, GOOD, 503).await;
-    assert!(proxy.eaten() >= 1, "the watch was told and the network lost it");
-}
-
-#[tokio::test]
-async fn f9_a_watch_that_dies_silently_is_made_anew() {
-    let server = NatsServer::start_own().await.expect("a nats-server");
-    // The next look is 30 s away: what is seen sooner, the watch has seen.
-    let gateway = Gateway::ready(&config(&server, server.url(), ""), &[]).await;
-    let bucket = bucket(&server).await;
-    bucket.put(ID, narrow().into()).await.expect("put");
-    answers(&gateway, &server, SEVEN, 400).await;
-    let jetstream = jetstream::new(server.client().await.expect("connected"));
-    let stream = jetstream
-        .get_stream(format!("KV_{}", bucket_name(&server)))
-        .await
-        .expect("there");
-    let watches = async || {
-        stream
-            .consumer_names()
-            .try_collect::<Vec<_>>()
-            .await
-            .expect("listed")
-    };
-    let dead = eventually(async || watches().await.into_iter().next()).await;
-    stream.delete_consumer(&dead).await.expect("deleted");
-    bucket.put(ID, wider().into()).await.expect("put");
-    answers(&gateway, &server, SEVEN, 202).await;
-    eventually(async || (!watches().await.is_empty()).then_some(())).await;
-}
-
-#[tokio::test]
-async fn f10_fifty_reconnects_leave_at_most_two_consumers_and_a_watch_that_works() {
-    let server = NatsServer::start_own().await.expect("a nats-server");
-    let proxy = Proxy::to(server.url()).await;
-    let gateway = Gateway::ready(&config(&server, &proxy.url(), ""), &[]).await;
-    let bucket = bucket(&server).await;
-    bucket.put(ID, narrow().into()).await.expect("put");
-    answers(&gateway, &server, SEVEN, 400).await;
-    let jetstream = jetstream::new(server.client().await.expect("connected"));
-    let stream = jetstream
-        .get_stream(format!("KV_{}", bucket_name(&server)))
-        .await
-        .expect("there");
-    let mut most = 0;
-    for _ in 0..50 {
-        proxy.cut();
-        eventually(async || (check(&gateway, "nats").await["ok"] == false).then_some(())).await;
-        proxy.heal();
-        eventually(async || (check(&gateway, "nats").await["ok"] == true).then_some(())).await;
-        let consumers: Vec<String> = stream.consumer_names().try_collect().await.expect("listed");
-        most = most.max(consumers.len());
-    }
-    assert!(most <= 2, "{most} consumers at a time");
-    bucket.put(ID, wider().into()).await.expect("put");
-    answers(&gateway, &server, SEVEN, 202).await;
-    let consumers: Vec<String> = stream.consumer_names().try_collect().await.expect("listed");
-    assert!((1..=2).contains(&consumers.len()), "{consumers:?}");
 }
 
 /// Damaged sets: what a disk, a network or a hand makes of a good one.
@@ -421,7 +333,7 @@ async fn f32_a_corrupt_set_is_refused_counted_and_told_and_the_last_good_one_sta
         assert_eq!(said(&gateway, &server, GOOD).await.0, 202, "set {at}");
         assert_eq!(said(&gateway, &server, SEVEN).await.0, 400, "set {at}");
     }
-    assert!(metric(&gateway, "shield_schema_load_errors_total").await >= 20.0);
+    counts(&gateway, "shield_schema_load_errors_total", 20.0).await;
     bucket.put(ID, wider().into()).await.expect("put");
     answers(&gateway, &server, SEVEN, 202).await;
     let state = registry(&gateway, |_| true).await;
@@ -453,8 +365,8 @@ async fn f33_an_incompatible_revision_is_refused_or_taken_with_an_alarm_as_confi
             let revision = bucket.put(ID, source(to).into()).await.expect("put");
             if accept {
                 answers(&gateway, &server, payload, 202).await;
-                let alarms = metric(&gateway, "shield_schema_alarms_total{alarm=\"contract_broken\"}").await;
-                assert!(alarms >= at as f64 + 1.0, "{alarms}");
+                let alarm = "shield_schema_alarms_total{alarm=\"contract_broken\"}";
+                counts(&gateway, alarm, at as f64 + 1.0).await;
             } else {
                 let state = registry(&gateway, |registry| {
                     registry["refused"][0]["revision"] == revision
@@ -488,8 +400,6 @@ async fn a_burst_of_a_hundred_puts_ends_with_the_newest_of_each() {
         // Rounds 50 to 99 begin again: refused until they have caught up.
         newest = bucket.put(ID, source(&fields).into()).await.expect("put");
     }
-    let start = Instant::now();
     let state = registry(&gateway, |registry| registry["schemas"][0]["revision"] == newest).await;
-    assert!(start.elapsed() < PATIENCE, "{state}");
     assert_eq!(state["refused"], serde_json::json!([]), "{state}");
 }

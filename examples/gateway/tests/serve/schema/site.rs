@@ -23,6 +23,9 @@ pub(super) const BAD: &[u8] = b"\x10\x05";
 /// One with field 7, which only [`wider`] knows.
 pub(super) const SEVEN: &[u8] = b"\x0a\x02u1\x38\x01";
 
+/// Looks at its bucket every second, and is stale after three.
+pub(super) const QUICK: &str = "cache_ttl_seconds = 3";
+
 /// A configuration whose bucket and subjects are this server handle's own.
 pub(super) fn config(server: &NatsServer, url: &str, more: &str) -> String {
     let unique = server.unique();
@@ -100,6 +103,16 @@ pub(super) async fn registry(gateway: &Gateway, wanted: impl Fn(&Value) -> bool)
     .await
 }
 
+/// One check of `/readyz`.
+pub(super) async fn check(gateway: &Gateway, name: &str) -> Value {
+    let answer = gateway.get("/readyz").await.json();
+    let checks = answer["checks"].as_array().cloned().unwrap_or_default();
+    checks
+        .into_iter()
+        .find(|check| check["name"] == name)
+        .expect("named")
+}
+
 /// The sum of a metric's series.
 pub(super) async fn metric(gateway: &Gateway, name: &str) -> f64 {
     let text = gateway.get("/metrics").await;
@@ -108,6 +121,11 @@ pub(super) async fn metric(gateway: &Gateway, name: &str) -> f64 {
     series
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
         .sum()
+}
+
+/// Waits until that sum is at least that much: what is counted may be counted a moment after it works.
+pub(super) async fn counts(gateway: &Gateway, name: &str, least: f64) {
+    eventually(async || (metric(gateway, name).await >= least).then_some(())).await;
 }
 
 /// Runs `arqon` with those arguments: the exit code and what it printed.

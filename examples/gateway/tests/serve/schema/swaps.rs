@@ -13,10 +13,16 @@ use arqon_test_support::NatsServer;
 use async_nats::jetstream;
 
 use super::site::{GOOD, ID, bucket, config, publish, source};
-use crate::process::{Gateway, eventually};
+use crate::process::{Gateway, PATIENCE, eventually};
 
-/// How many revisions are put.
-const PUTS: u32 = 30;
+/// How many revisions are put: a few in CI, `TEST_SWAPS=200` for the figure of DESIGN 7.
+fn puts() -> u32 {
+    let wanted = std::env::var("TEST_SWAPS").ok();
+    wanted.map_or(30, |wanted| wanted.parse().expect("a number of puts"))
+}
+
+/// Far above what is promised, and below what a registry takes that waits for its next look at the bucket (30 s).
+const EACH: Duration = Duration::from_secs(5);
 
 /// A payload that uses field `number`.
 fn with_field(number: u32) -> Vec<u8> {
@@ -40,6 +46,7 @@ async fn answered_by(stream: &jetstream::stream::Stream, sequence: u64) -> u64 {
 /// S7, and issue 5's line: a put is enforced within 2 s p99 while requests go on, each by exactly one revision.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_is_enforced_on_live_traffic_and_each_request_is_answered_by_exactly_one_revision() {
+    let puts = puts();
     let server = NatsServer::start().await.expect("a nats-server");
     let gateway = Arc::new(Gateway::ready(&config(&server, server.url(), ""), &[]).await);
     let bucket = bucket(&server).await;
@@ -54,10 +61,11 @@ async fn a_put_is_enforced_on_live_traffic_and_each_request_is_answered_by_exact
 
     // Clients that go on all the while: each knows the newest field that was accepted when it asked.
     let (stop, newest) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let rounds: Arc<[AtomicU64; 4]> = Arc::default();
     let clients: Vec<_> = (0..4)
-        .map(|_| {
+        .map(|own| {
             let (gateway, subject) = (Arc::clone(&gateway), subject.clone());
-            let (stop, newest) = (Arc::clone(&stop), Arc::clone(&newest));
+            let (stop, newest, rounds) = (Arc::clone(&stop), Arc::clone(&newest), Arc::clone(&rounds));
             tokio::spawn(async move {
                 let mut accepted = Vec::new();
                 let mut refused = 0_u32;
@@ -79,16 +87,28 @@ async fn a_put_is_enforced_on_live_traffic_and_each_request_is_answered_by_exact
                             other => panic!("field {field} (known {known}): {other} {:?}", answer.json()),
                         }
                     }
+                    rounds[own].fetch_add(1, Ordering::Relaxed);
                 }
                 (accepted, refused)
             })
         })
         .collect();
 
+    // Each client asks at least once between two revisions, however slow the machine is.
+    let asked = async || {
+        let before: Vec<u64> = rounds.iter().map(|of| of.load(Ordering::Relaxed)).collect();
+        eventually(async || {
+            let mut both = rounds.iter().zip(&before);
+            both.all(|(of, before)| of.load(Ordering::Relaxed) > *before)
+                .then_some(())
+        })
+        .await;
+    };
     let mut fields = String::new();
     let mut took = Vec::new();
     let mut revisions = BTreeMap::from([(0_u64, first)]);
-    for number in 1..=PUTS {
+    for number in 1..=puts {
+        asked().await;
         fields.push_str(&format!("int32 f{number} = {}; ", number + 15));
         let set = source(&fields);
         let start = Instant::now();
@@ -100,7 +120,7 @@ async fn a_put_is_enforced_on_live_traffic_and_each_request_is_answered_by_exact
             }
             assert_eq!(answer.status, 400);
             assert!(
-                start.elapsed() < Duration::from_secs(30),
+                start.elapsed() < 2 * PATIENCE,
                 "revision {revision} is not enforced"
             );
         }
@@ -110,8 +130,13 @@ async fn a_put_is_enforced_on_live_traffic_and_each_request_is_answered_by_exact
     }
     stop.store(true, Ordering::Relaxed);
     took.sort();
-    let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
-    println!("put to enforced, {PUTS} puts under traffic: median {median:?}, p99 = worst {worst:?}");
+    let at = |share: f64| took[((took.len() as f64 * share) as usize).min(took.len() - 1)];
+    println!(
+        "put to enforced, {puts} puts under traffic: median {:?}, p99 {:?}, worst {:?}",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
 
     let (mut answered, mut refused) = (0, 0);
     for client in clients {
@@ -133,7 +158,10 @@ async fn a_put_is_enforced_on_live_traffic_and_each_request_is_answered_by_exact
         }
     }
     println!("{answered} requests accepted, each by the revision its message names; {refused} refused");
-    assert!(answered > PUTS && refused > 0);
-    // An order of magnitude above what is promised: this fails on a registry that waits for its reconcile.
-    assert!(worst < Duration::from_secs(20), "{took:?}");
+    assert!(
+        answered >= 4 * puts && refused >= 4,
+        "each client was answered each time"
+    );
+    let all: Duration = took.iter().sum();
+    assert!(all < EACH * puts, "{took:?}");
 }
