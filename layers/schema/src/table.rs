@@ -15,7 +15,7 @@ use std::{collections::HashMap, sync::Arc};
 pub(crate) use self::{
     build::{IGNORE_ALWAYS, build},
     features::Features,
-    scan::scan,
+    scan::{FILES_MAX, scan},
 };
 
 /// Every message and enum of one descriptor set.

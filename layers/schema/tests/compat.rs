@@ -35,7 +35,7 @@ fn three_hundred_edits_have_bufs_verdict_rule_for_rule() {
     }
     let stored = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/compat.json");
     // A longer file of the script.
-    let file = std::env::var_os("ARQON_COMPAT_VECTORS").map_or(stored, Into::into);
+    let file = std::env::var_os("TEST_COMPAT_VECTORS").map_or(stored, Into::into);
     let edits: Vec<Edit> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     assert!(edits.len() >= 300);
     for (at, edit) in edits.iter().enumerate() {

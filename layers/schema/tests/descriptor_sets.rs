@@ -243,6 +243,72 @@ fn caps_hold_before_anything_is_built() {
 }
 
 #[test]
+fn each_cap_takes_what_is_at_it_and_nothing_above() {
+    let nested = |levels: usize| {
+        let inner = (1..levels).fold(message("D", Vec::new()), |inner, _| DescriptorProto {
+            nested_type: vec![inner],
+            ..message("D", Vec::new())
+        });
+        load(vec![file("a.proto", vec![inner])])
+    };
+    assert!(nested(64).is_ok());
+    assert!(matches!(nested(65), Err(LoadError::TooLarge { limit: 64, .. })));
+
+    let files = |count: usize| {
+        let one = |at: usize| FileDescriptorProto {
+            name: Some(format!("{at}.proto")),
+            ..Default::default()
+        };
+        load((0..count).map(one).collect())
+    };
+    assert!(files(2_000).is_ok());
+    assert!(matches!(
+        files(2_001),
+        Err(LoadError::TooLarge { what: "files", .. })
+    ));
+
+    let values = |count: i32| {
+        let value = |number| EnumValueDescriptorProto {
+            name: Some(format!("V{number}")),
+            number: Some(number),
+            options: None,
+        };
+        let mut with = good();
+        with.enum_type.push(EnumDescriptorProto {
+            name: Some("E".to_owned()),
+            value: (0..count).map(value).collect(),
+            ..Default::default()
+        });
+        load(vec![with])
+    };
+    // The type itself counts too.
+    assert!(values(49_999).is_ok());
+    assert!(matches!(values(50_000), Err(LoadError::TooLarge { .. })));
+
+    // Filled up with a field that no reader knows.
+    let filled = |size: usize| {
+        let mut set = FileDescriptorSet { file: vec![good()] }.encode_to_vec();
+        let rest = size - set.len() - 4;
+        set.extend([
+            0x7a,
+            rest as u8 | 0x80,
+            (rest >> 7) as u8 | 0x80,
+            (rest >> 14) as u8,
+        ]);
+        set.resize(size, b'x');
+        set
+    };
+    for gzipped in [false, true] {
+        let decode = |set: Vec<u8>| Descriptors::decode(&if gzipped { gzip(&set) } else { set });
+        assert!(decode(filled(1 << 20)).is_ok());
+        assert!(matches!(
+            decode(filled((1 << 20) + 1)),
+            Err(LoadError::TooLarge { what: "bytes", .. })
+        ));
+    }
+}
+
+#[test]
 fn the_highest_field_number_costs_what_the_lowest_does_and_recursion_is_fine() {
     let to = |name: &str, number: i32, target: usize| FieldDescriptorProto {
         type_name: Some(format!(".p.M{target}")),

@@ -1,6 +1,6 @@
 //! Level `rules`: protovalidate (PyPI, its native engine) is the witness. `vectors/rules.py` makes payloads of the
 //! messages in `vectors/rules.proto`, which have every standard rule, and records path, rule id and message of every
-//! violation; `ARQON_RULES_VECTORS=<file>` runs a longer file of that script.
+//! violation; `TEST_RULES_VECTORS=<file>` runs a longer file of that script.
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
 use std::{collections::BTreeMap, path::Path};
@@ -54,7 +54,7 @@ fn unhex(text: &str) -> Vec<u8> {
 #[test]
 fn violations_are_those_of_protovalidate_path_rule_and_message() {
     let schema = Descriptors::load(vectors("rules.proto")).unwrap();
-    let file = std::env::var_os("ARQON_RULES_VECTORS").map_or_else(|| vectors("rules.json"), Into::into);
+    let file = std::env::var_os("TEST_RULES_VECTORS").map_or_else(|| vectors("rules.json"), Into::into);
     let cases: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     let mut validators: BTreeMap<String, Validator> = BTreeMap::new();
     let (mut accepted, mut refused, mut wrong) = (0, 0, Vec::new());

@@ -2,8 +2,8 @@
 //! Where they differ is the table of the notes, section 7, and nothing else.
 //!
 //! The short form reads the verdicts of `vectors/upb.json`. The long form asks a live Python:
-//! `ARQON_PYTHON=python ARQON_ROUNDS=1000000 cargo test --release -p arqon-schema --test upb --test oracle`;
-//! `ARQON_UPB_WRITE=1` writes the file anew.
+//! `TEST_PYTHON=python TEST_ROUNDS=1000000 cargo test --release -p arqon-schema --test upb --test oracle`;
+//! `TEST_UPB_WRITE=1` writes the file anew.
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
 mod support;
@@ -82,8 +82,8 @@ fn known(syntax: &str) -> Vec<bool> {
 
 #[test]
 fn wire_verdicts_are_upbs_but_for_the_table() {
-    let python = std::env::var_os("ARQON_PYTHON");
-    let rounds = std::env::var("ARQON_ROUNDS").map_or(SHORT, |rounds| rounds.parse::<u64>().unwrap() / 2);
+    let python = std::env::var_os("TEST_PYTHON");
+    let rounds = std::env::var("TEST_ROUNDS").map_or(SHORT, |rounds| rounds.parse::<u64>().unwrap() / 2);
     let mut written = serde_json::Map::new();
     for syntax in ["proto2", "proto3"] {
         let set = support::set(syntax);
@@ -106,7 +106,7 @@ fn wire_verdicts_are_upbs_but_for_the_table() {
                 None => known(syntax),
             };
             assert!(theirs.len() >= payloads.len());
-            if std::env::var_os("ARQON_UPB_WRITE").is_some() && part == 0 {
+            if std::env::var_os("TEST_UPB_WRITE").is_some() && part == 0 {
                 let letters: String = theirs.iter().map(|read| if *read { '1' } else { '0' }).collect();
                 written.insert(syntax.to_owned(), letters.into());
             }

@@ -12,7 +12,8 @@ pub(crate) enum Misfit {
     Range,
 }
 
-/// The integer that a JSON number stands for, exactly; `1.0` and `1e2` are integers.
+/// The integer that a JSON number stands for, exactly; `1.0` and `1e2` are integers. With a point or an exponent other
+/// parsers read it as a double, so one that no double is exactly is none: each would take another number for it.
 pub(crate) fn integer(text: &str) -> Option<i128> {
     if let Some(value) = plain(text) {
         return Some(i128::from(value));
@@ -23,7 +24,7 @@ pub(crate) fn integer(text: &str) -> Option<i128> {
         None => (digits, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if exponent == 0 && fraction.is_empty() {
+    if mantissa.len() == digits.len() && fraction.is_empty() {
         return whole
             .parse::<i128>()
             .ok()
@@ -54,7 +55,17 @@ pub(crate) fn integer(text: &str) -> Option<i128> {
     }
     let scale = exponent + zeros - i64::try_from(fraction.len()).ok()?;
     let scale = u32::try_from(scale).ok().filter(|scale| *scale <= 20)?;
-    Some(sign * value * 10_i128.pow(scale))
+    let value = sign * value * 10_i128.pow(scale);
+    is_a_double(value).then_some(value)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "whether anything is lost is the question"
+)]
+fn is_a_double(value: i128) -> bool {
+    value as f64 as i128 == value
 }
 
 /// A number of at most 18 digits and nothing else.
@@ -215,6 +226,9 @@ mod tests {
             ("0e999999999999999999", 0),
             ("1000000000000000000000e-21", 1),
             ("100.50e1", 1005),
+            ("9007199254740992.0", 9_007_199_254_740_992),
+            ("1e18", 1_000_000_000_000_000_000),
+            ("5e0", 5),
         ] {
             assert_eq!(integer(text), Some(value), "{text}");
         }
@@ -224,6 +238,16 @@ mod tests {
             "1e99999999999999999999",
             "1e30",
             "123456789012345678901234567890",
+        ] {
+            assert_eq!(integer(text), None, "{text}");
+        }
+        // Others read these as doubles, and then another number.
+        for text in [
+            "9007199254740993.0",
+            "9007199254740993e0",
+            "900719925474099.3e1",
+            "-9223372036854775807.0",
+            "18446744073709551615.0",
         ] {
             assert_eq!(integer(text), None, "{text}");
         }
@@ -288,9 +312,9 @@ mod tests {
         fn every_integer_reads_as_itself_however_it_is_scaled(value: i64, zeros in 0_usize..5) {
             prop_assert_eq!(integer(&value.to_string()), Some(i128::from(value)));
             let scaled = format!("{value}{}e-{zeros}", "0".repeat(zeros));
-            if value != 0 {
-                prop_assert_eq!(integer(&scaled), Some(i128::from(value)));
-            }
+            let exact = i128::from(value as i32);
+            prop_assert_eq!(integer(&scaled), Some(i128::from(value)).filter(|value| super::is_a_double(*value)));
+            prop_assert_eq!(integer(&format!("{exact}{}e-{zeros}", "0".repeat(zeros))), Some(exact));
         }
     }
 }

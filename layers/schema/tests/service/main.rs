@@ -1,6 +1,7 @@
 //! The tower contract, and the answers over HTTP.
 #![expect(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
+mod cases;
 mod copies;
 mod keys;
 mod stores;
@@ -9,6 +10,7 @@ mod updates;
 use std::{
     convert::Infallible,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use arqon_message::{MessageBody, Rejection, Subject, TenantId};
@@ -256,23 +258,24 @@ async fn a_registry_out_of_touch_is_stale() {
     let store = MemoryStore::new();
     store.load(&writer).unwrap();
     store.put_source(ID, SOURCE).unwrap();
-    writer.contact();
-    assert_eq!(
-        send(&registry, request(SUBJECT, b"\x0a\x02u1")).await.0.status(),
-        StatusCode::ACCEPTED
-    );
+    let status = async || send(&registry, request(SUBJECT, b"\x0a\x02u1")).await.0.status();
+    // On a machine that stands still for a second the first contact is stale at once.
+    let fresh = async || {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(30) {
+            writer.contact();
+            if status().await == StatusCode::ACCEPTED {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(fresh().await);
     while registry.age().as_secs() < 1 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(
-        send(&registry, request(SUBJECT, b"\x0a\x02u1")).await.0.status(),
-        StatusCode::SERVICE_UNAVAILABLE
-    );
-    writer.contact();
-    assert_eq!(
-        send(&registry, request(SUBJECT, b"\x0a\x02u1")).await.0.status(),
-        StatusCode::ACCEPTED
-    );
+    assert_eq!(status().await, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(fresh().await);
 }
 
 type Inner = mock::Mock<Request<MessageBody<Full<Bytes>>>, Response<Full<Bytes>>>;
@@ -394,6 +397,7 @@ fn a_violation_is_logged_in_the_words_of_the_source_once_a_second() {
             Ok(())
         }
     }
+    let start = Instant::now();
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -417,7 +421,8 @@ fn a_violation_is_logged_in_the_words_of_the_source_once_a_second() {
     });
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let warnings: Vec<&str> = text.lines().filter(|line| line.contains("WARN")).collect();
-    assert!((1..=2).contains(&warnings.len()), "{text}");
+    let most = 2 + start.elapsed().as_secs() as usize;
+    assert!((1..=most).contains(&warnings.len()), "{text}");
     for part in [
         "component=registry",
         "error=\"field 'user_id' missing\"",

@@ -2,7 +2,7 @@
 
 pip install buf-bin==1.75.0; python compat.py compat.json [edits] [seed]
 
-The short form is in the repository; `ARQON_COMPAT_VECTORS=<file>` runs a longer file of this script.
+The short form is in the repository; `TEST_COMPAT_VECTORS=<file>` runs a longer file of this script.
 """
 
 import json, os, random, shutil, subprocess, sys, tempfile

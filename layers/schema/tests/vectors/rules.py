@@ -4,7 +4,7 @@ pip install buf-bin==1.75.0 protobuf==7.36.2 protovalidate==2.1.0
 python rules.py rules.json [cases per message] [seed]
 
 The short form is in the repository and checked by `cargo test -p arqon-schema --test rules`; for a long run give a count and
-a seed, and `ARQON_RULES_VECTORS=<file>` to the test.
+a seed, and `TEST_RULES_VECTORS=<file>` to the test.
 """
 
 import json

@@ -421,3 +421,63 @@ fn hostile_lengths_and_long_packed_fields_are_handled() {
         "r_int32[1048576]"
     );
 }
+
+#[test]
+fn packed_fixed_values_are_whole_and_of_their_own_width() {
+    for (syntax, validator) in validators(Level::Strict) {
+        for (name, wire, _, repeated) in TYPES {
+            let width = match wire {
+                1 => 8,
+                5 => 4,
+                _ => continue,
+            };
+            for length in 0..=40 {
+                let packed = field(repeated, 2, &framed(&vec![1; length]));
+                let is_whole = length % width == 0;
+                assert_eq!(
+                    validator.validate_wire(&packed).is_ok(),
+                    is_whole,
+                    "{syntax} {name} {length}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_varints_end_where_they_must_wherever_they_begin() {
+    let validator = support::validator(&support::set("proto3"), Level::Strict, &[]);
+    let check = |parts: &[&[u8]]| {
+        let packed = field(32, 2, &framed(&parts.concat()));
+        validator.validate_wire(&packed).is_ok()
+    };
+    // Of one byte each, so that what follows begins at every place of a word.
+    for before in 0..20 {
+        for after in [0, 1, 9] {
+            let (before, after) = (vec![1; before], vec![1; after]);
+            for length in 1..=10 {
+                let whole = [vec![0x80; length - 1], vec![1]].concat();
+                assert!(
+                    check(&[&before, &whole, &after]),
+                    "{length} after {}",
+                    before.len()
+                );
+            }
+            for length in 11..=20 {
+                let long = [vec![0x80; length - 1], vec![1]].concat();
+                assert!(
+                    !check(&[&before, &long, &after]),
+                    "{length} after {}",
+                    before.len()
+                );
+            }
+            let large = [vec![0xff; 9], vec![2]].concat();
+            assert!(
+                !check(&[&before, &large, &after]),
+                "65 bits after {}",
+                before.len()
+            );
+        }
+        assert!(!check(&[&vec![1; before], &[0x80]]), "cut off after {before}");
+    }
+}

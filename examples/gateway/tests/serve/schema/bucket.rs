@@ -123,6 +123,10 @@ async fn a_tenants_own_schema_goes_before_the_common_one_and_its_deletion_gives_
     assert_eq!(state["schemas"][0]["id"], own);
     bucket.delete(&own).await.expect("deleted");
     answers(&gateway, &server, SEVEN, 400).await;
+    bucket.put(&own, wider().into()).await.expect("put");
+    answers(&gateway, &server, SEVEN, 202).await;
+    bucket.purge(&own).await.expect("purged");
+    answers(&gateway, &server, SEVEN, 400).await;
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ async fn f9_what_the_watch_loses_the_next_look_at_the_bucket_finds() {
 #[tokio::test]
 async fn f9_a_watch_that_dies_silently_is_made_anew() {
     let server = NatsServer::start_own().await.expect("a nats-server");
-    // The next look is 30 s away: what is seen sooner, the watch has seen.
+    // The next look is 30 s away: what is seen sooner comes of the watch, which is given up after 10 s of silence.
     let gateway = Gateway::ready(&config(&server, server.url(), ""), &[]).await;
     let bucket = bucket(&server).await;
     bucket.put(ID, narrow().into()).await.expect("put");
