@@ -71,6 +71,7 @@ impl Shared {
         metrics::gauge!("shield_gateway_ready").set(ready);
         let age = self.platform.schema.age();
         metrics::gauge!("shield_schema_registry_age_seconds").set(age.as_secs_f64());
+        self.platform.overseer.settle();
         let counted = self.bus.metrics();
         let labels = self.bus.metric_labels();
         metrics::counter!(BusMetrics::OVERFLOW_DROPPED_TOTAL, &labels)

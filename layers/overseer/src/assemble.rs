@@ -56,8 +56,6 @@ pub(crate) fn assemble(config: &OverseerConfig, on_event: &OnEvent) -> Result<Op
     let snapshot = Snapshot {
         recorder: recorder.transpose()?.map(Arc::new),
         loader: Arc::new(loader),
-        // Measures once in a process what a tick is worth: now, and not for the first request.
-        clock: quanta::Clock::new(),
         policies: policies.into(),
         body_bytes_max: parsed.body_bytes_max,
         pool_wait: parsed.pool_wait,
@@ -114,6 +112,7 @@ pub(crate) fn read_and_load(loader: &Loader, spec: &PolicySpec) -> (LoadReport, 
 fn policy(spec: PolicySpec, loaded: Option<Arc<Loaded>>, report: LoadReport) -> Policy {
     let metrics = Arc::new(PolicyMetrics::new(&spec.guest.name));
     metrics.relaxed(spec.monitor || spec.open.contains(&true));
+    spec.guest.metrics.get_or_init(|| Arc::clone(&metrics));
     Policy {
         spec,
         source_sha256: loaded.as_ref().map(|loaded| loaded.sha256.clone()),

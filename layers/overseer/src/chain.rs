@@ -5,14 +5,13 @@ use std::{sync::Arc, time::Duration};
 use arqon_message::{Code, Problem, Rejection};
 use http::{Request, StatusCode};
 use http_body::Body;
-use quanta::Clock;
 
 use crate::{
     abi::arqon_host_v1::Phase,
     candidate::Divergences,
     event::{Event, OnEvent},
     exchange::Lent,
-    metrics::{Outcome, PolicyMetrics},
+    metrics::{Outcome, PolicyMetrics, Ran},
     recorder::Recorder,
     report::LoadReport,
     spec::PolicySpec,
@@ -45,8 +44,6 @@ pub(crate) struct Snapshot {
     pub(crate) policies: Box<[Arc<Policy>]>,
     pub(crate) body_bytes_max: usize,
     pub(crate) pool_wait: Duration,
-    /// Reads the processor's own counter where it is steady.
-    pub(crate) clock: Clock,
     pub(crate) recorder: Option<Arc<Recorder>>,
     pub(crate) on_event: OnEvent,
 }
@@ -162,7 +159,6 @@ impl Snapshot {
             policies: Box::default(),
             body_bytes_max: self.body_bytes_max,
             pool_wait: self.pool_wait,
-            clock: self.clock.clone(),
             recorder: self.recorder.clone(),
             on_event: Arc::clone(&self.on_event),
         }
@@ -251,14 +247,21 @@ impl Snapshot {
         let twin = policy.candidate.as_ref().map(|_| exchange.clone());
         let recorder = self.recorder.as_deref().filter(|_| phase == Phase::Request);
         let record = recorder.and_then(|recorder| Some((recorder, recorder.before(&exchange)?)));
-        let begun = self.clock.raw();
-        let (call, exchange) = self
-            .loader
-            .call(policy.spec.budget, loaded, phase, Some(exchange));
+        let begun = policy.metrics.now();
+        let (call, exchange, used) =
+            self.loader
+                .call_and_keep(policy.spec.budget, loaded, phase, Some(exchange));
         let mut exchange = exchange.expect("a call hands the exchange back");
-        policy
-            .metrics
-            .ran(self.clock.delta(begun, self.clock.raw()), call.fuel);
+        let ran = Ran {
+            begun,
+            ended: policy.metrics.now(),
+            fuel: call.fuel,
+            outcome: matches!(call.verdict, Verdict::Allow).then_some(Outcome::Allow),
+        };
+        // Counted when the instance is dropped, which is after the response if anybody does that.
+        if let Some(ran) = self.loader.refill.retire(used, Some(ran)) {
+            policy.metrics.ran(&ran);
+        }
         if call.logs_dropped > 0 {
             policy.metrics.log_lines_dropped(call.logs_dropped);
         }
@@ -283,10 +286,7 @@ impl Snapshot {
             exchange.restore(mark);
         }
         let verdict = match call.verdict {
-            Verdict::Allow => {
-                policy.metrics.decided(Outcome::Allow);
-                Ok(())
-            }
+            Verdict::Allow => Ok(()),
             Verdict::Deny(denial) if policy.spec.monitor => {
                 policy.metrics.decided(Outcome::Monitor);
                 let module = &*policy.spec.guest.name;

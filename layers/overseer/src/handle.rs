@@ -36,11 +36,20 @@ impl OverseerHandle {
     /// The policies of the chain, in order.
     #[must_use]
     pub fn policies(&self) -> Vec<PolicyStatus> {
+        self.settle();
         let snapshot = self.shared.snapshot();
         let policies = snapshot.iter().flat_map(|snapshot| snapshot.policies.iter());
         policies
             .map(|policy| PolicyStatus::of(policy, self.shared.refused(&policy.spec.guest.name)))
             .collect()
+    }
+
+    /// Counts the calls that are over. A call for which an instance stood by is counted when that one is dropped, up to a
+    /// quarter of a second after the response: whoever reads the metrics calls this before.
+    pub fn settle(&self) {
+        if let Some(snapshot) = self.shared.snapshot() {
+            snapshot.loader.refill.settle();
+        }
     }
 
     /// Puts another module, Wasm or WAT, in the place of a policy's. The rest of the policy stays as configured.

@@ -2,12 +2,14 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use metrics::{Counter, Gauge, Histogram};
+use quanta::Clock;
 
 use crate::{
+    standby::Popped,
     status::{FuelBucket, FuelStatus},
     verdict::Cause,
 };
@@ -46,8 +48,21 @@ const OUTCOMES: [(Outcome, &str); 5] = [
     (Outcome::Monitor, "monitor"),
 ];
 
+/// One call of a policy that is over, as it is counted: off the request's path where an instance stood by for it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ran {
+    /// By [`PolicyMetrics::now`].
+    pub(crate) begun: u64,
+    pub(crate) ended: u64,
+    pub(crate) fuel: u64,
+    /// Absent where it is told at once: only what passes is counted late.
+    pub(crate) outcome: Option<Outcome>,
+}
+
 /// The series of one policy.
 pub(crate) struct PolicyMetrics {
+    /// Reads the processor's own counter where it is steady.
+    clock: Clock,
     seconds: Histogram,
     fuel: Counter,
     /// Calls by [`FUEL_BUCKETS`], each call in one of them.
@@ -69,6 +84,8 @@ impl PolicyMetrics {
         describe();
         let module = module.to_owned();
         let this = Self {
+            // Measures once in a process what a tick is worth: now, and not for the first request.
+            clock: Clock::new(),
             seconds: metrics::histogram!("shield_wasm_execution_duration_seconds", "module" => module.clone()),
             fuel: metrics::counter!("shield_wasm_fuel_consumed_total", "module" => module.clone()),
             fuel_buckets: Default::default(),
@@ -112,11 +129,20 @@ impl PolicyMetrics {
         self.relaxed.set(if relaxed { 1.0 } else { 0.0 });
     }
 
-    pub(crate) fn ran(&self, took: Duration, fuel: u64) {
-        self.seconds.record(took);
-        self.fuel.increment(fuel);
-        let bucket = FUEL_BUCKETS.partition_point(|most| *most < fuel);
+    /// Ticks of the clock, for [`Ran`].
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.raw()
+    }
+
+    pub(crate) fn ran(&self, ran: &Ran) {
+        self.seconds.record(self.clock.delta(ran.begun, ran.ended));
+        self.fuel.increment(ran.fuel);
+        let bucket = FUEL_BUCKETS.partition_point(|most| *most < ran.fuel);
         self.fuel_buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        if let Some(outcome) = ran.outcome {
+            self.decided(outcome);
+        }
     }
 
     /// What calls took since the chain was configured.
@@ -233,8 +259,8 @@ impl StandbyMetrics {
     }
 
     /// So many requests found an instance that stood by, so many did not.
-    pub(crate) fn popped(&self, hits: u64, misses: u64) {
-        for (counter, count) in [(&self.hit, hits), (&self.miss, misses)] {
+    pub(crate) fn popped(&self, popped: Popped) {
+        for (counter, count) in [(&self.hit, popped.hits), (&self.miss, popped.misses)] {
             if count > 0 {
                 counter.increment(count);
             }

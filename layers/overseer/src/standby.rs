@@ -5,6 +5,8 @@
 //! instances. A thread per shard does what is left over: the first filling, the few of an unfinished batch, and all of it
 //! where no tokio runtime is. An empty queue means that the instance is made inline: standing by changes what a call costs,
 //! never what it does.
+//!
+//! A call is counted when its instance is dropped: the request does not wait for that either.
 
 use std::{
     io, mem,
@@ -19,7 +21,7 @@ use std::{
 use crate::{
     abi::arqon_host_v1::{Phase, State},
     engine::{Budget, Engine, Ready},
-    metrics::StandbyMetrics,
+    metrics::{Ran, StandbyMetrics},
     run,
     verify::Loaded,
 };
@@ -51,9 +53,9 @@ struct Queue {
 
 /// How many requests found an instance that stood by, and how many did not.
 #[derive(Clone, Copy, Debug, Default)]
-struct Popped {
-    hits: u64,
-    misses: u64,
+pub(crate) struct Popped {
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
 }
 
 impl Standby {
@@ -102,15 +104,19 @@ impl Standby {
         closed
     }
 
-    /// How many are missing to `target`, and what requests found since this was asked last.
-    fn missing(&self, shard: usize, target: usize) -> (usize, Popped) {
-        let mut queue = lock(&self.queues[shard]);
-        let missing = if queue.open {
+    /// How many are missing to `target`.
+    fn missing(&self, shard: usize, target: usize) -> usize {
+        let queue = lock(&self.queues[shard]);
+        if queue.open {
             target.saturating_sub(queue.ready.len())
         } else {
             0
-        };
-        (missing, mem::take(&mut queue.popped))
+        }
+    }
+
+    /// What requests found since this was asked last.
+    fn popped(&self, shard: usize) -> Popped {
+        mem::take(&mut lock(&self.queues[shard]).popped)
     }
 
     fn push(&self, shard: usize, target: usize, ready: Ready<State>) {
@@ -125,6 +131,35 @@ impl Standby {
     #[cfg(test)]
     pub(crate) fn len(&self, shard: usize) -> usize {
         lock(&self.queues[shard]).ready.len()
+    }
+}
+
+/// An instance that was called.
+pub(crate) struct Used {
+    pub(crate) shard: usize,
+    pub(crate) ready: Ready<State>,
+}
+
+/// A used instance that waits to be dropped, and its call to be counted: at the latest then.
+#[derive(Debug)]
+struct Spent {
+    ready: Ready<State>,
+    ran: Option<Ran>,
+}
+
+impl Spent {
+    fn count(&mut self) {
+        if let Some(ran) = self.ran.take()
+            && let Some(metrics) = self.ready.state().guest().metrics.get()
+        {
+            metrics.ran(&ran);
+        }
+    }
+}
+
+impl Drop for Spent {
+    fn drop(&mut self) {
+        self.count();
     }
 }
 
@@ -167,7 +202,7 @@ struct Desk {
     /// Whether a task is on its way or at work.
     called: AtomicBool,
     /// Used instances, to be dropped; at most `used_max`.
-    used: Mutex<Vec<Ready<State>>>,
+    used: Mutex<Vec<Spent>>,
     used_max: usize,
     /// The modules of the present chain.
     modules: Mutex<Vec<(Weak<Loaded>, Budget)>>,
@@ -233,21 +268,34 @@ impl Refill {
         !self.workers.is_empty()
     }
 
-    /// Takes a used instance to be dropped off the request path; drops it here if too many are waiting.
-    pub(crate) fn retire(&self, shard: usize, used: Ready<State>) {
+    /// Takes a used instance to be dropped, and its call to be counted, off the request path. Gives the call back, with the
+    /// instance dropped, where nobody would do that or too many are waiting.
+    pub(crate) fn retire(&self, used: Option<Used>, ran: Option<Ran>) -> Option<Ran> {
+        let Some(Used { shard, ready }) = used else {
+            return ran;
+        };
         let Some(worker) = self.workers.get(shard) else {
-            return;
+            return ran;
         };
         let shop = &worker.shop;
-        let waiting = {
-            let mut waiting = lock(&shop.desk.used);
-            if waiting.len() < shop.desk.used_max {
-                waiting.push(used);
-            }
-            waiting.len()
-        };
-        if waiting >= shop.batch && !shop.desk.called.load(Ordering::Relaxed) {
+        let mut waiting = lock(&shop.desk.used);
+        if waiting.len() >= shop.desk.used_max {
+            return ran;
+        }
+        waiting.push(Spent { ready, ran });
+        let count = waiting.len();
+        drop(waiting);
+        if count >= shop.batch && !shop.desk.called.load(Ordering::Relaxed) {
             worker.call();
+        }
+        None
+    }
+
+    /// Counts the calls that are over and wait for that.
+    pub(crate) fn settle(&self) {
+        for worker in &self.workers {
+            lock(&worker.shop.desk.used).iter_mut().for_each(Spent::count);
+            worker.shop.count_popped();
         }
     }
 }
@@ -372,6 +420,14 @@ impl Shop {
         drop(last);
     }
 
+    /// Counts what requests found.
+    fn count_popped(&self) {
+        let modules = lock(&self.desk.modules).clone();
+        for module in modules.iter().filter_map(|(module, _)| module.upgrade()) {
+            self.metrics.popped(module.standby.popped(self.shard));
+        }
+    }
+
     /// Makes what the modules miss, at most a batch; says whether more is missing that can be made.
     fn fill_up(&self) -> bool {
         let modules = lock(&self.desk.modules).clone();
@@ -379,8 +435,8 @@ impl Shop {
         let mut more = false;
         for (module, budget) in &modules {
             let Some(module) = module.upgrade() else { continue };
-            let (missing, popped) = module.standby.missing(self.shard, self.target);
-            self.metrics.popped(popped.hits, popped.misses);
+            let missing = module.standby.missing(self.shard, self.target);
+            self.metrics.popped(module.standby.popped(self.shard));
             let count = missing.min(room);
             room -= count;
             more |= self.fill(&module, *budget, count) && missing > count;

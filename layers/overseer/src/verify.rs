@@ -19,7 +19,7 @@ use crate::{
     report::{DryRun, LoadReport},
     run::{self, Call},
     spec::PolicySpec,
-    standby::{Refill, Standby},
+    standby::{Refill, Standby, Used},
     verdict::Verdict,
 };
 
@@ -261,6 +261,19 @@ impl Loader {
         phase: Phase,
         exchange: Option<Lent>,
     ) -> (Call, Option<Lent>) {
+        let (call, exchange, used) = self.call_and_keep(budget, loaded, phase, exchange);
+        self.refill.retire(used, None);
+        (call, exchange)
+    }
+
+    /// As [`Loader::call`]; hands the instance on, to be retired.
+    pub(crate) fn call_and_keep(
+        &self,
+        budget: Budget,
+        loaded: &Loaded,
+        phase: Phase,
+        exchange: Option<Lent>,
+    ) -> (Call, Option<Lent>, Option<Used>) {
         let shard = self.engine.shard();
         let mut stood_by = None;
         if phase == Phase::Request && self.refill.is_on() {
@@ -272,9 +285,8 @@ impl Loader {
         };
         match ready {
             Ok(ready) => {
-                let (call, exchange, used) = run::call(ready, phase, exchange, budget);
-                self.refill.retire(shard, used);
-                (call, exchange)
+                let (call, exchange, ready) = run::call(ready, phase, exchange, budget);
+                (call, exchange, Some(Used { shard, ready }))
             }
             Err(verdict) => (
                 Call {
@@ -284,6 +296,7 @@ impl Loader {
                     logs_dropped: 0,
                 },
                 exchange,
+                None,
             ),
         }
     }

@@ -1,6 +1,12 @@
 //! From what the file says to what the layer runs by, or to everything that is wrong with it.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
 
 use arqon_message::{SubjectPattern, TenantId};
 use bytes::Bytes;
@@ -290,6 +296,7 @@ impl PolicyConfig {
                 rewrite,
                 headers,
                 limits,
+                metrics: OnceLock::new(),
             }),
             source,
             sha256: self.sha256.clone(),

@@ -75,6 +75,7 @@ async fn every_series_starts_at_zero_and_counts() {
     ask(true).await.unwrap();
     handle.replace("watch", BLOCK_ME.into()).await.unwrap();
     handle.replace("watch", "(module)".into()).await.unwrap_err();
+    handle.settle();
     let text = rendered.render();
     // Live and offline, the same request costs the same fuel.
     let offline = |json: serde_json::Value| {

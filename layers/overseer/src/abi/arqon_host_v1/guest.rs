@@ -1,11 +1,11 @@
 //! What one policy may do.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::HeaderName;
 
-use crate::edit;
+use crate::{edit, metrics::PolicyMetrics};
 
 /// What is the same for every call of one policy.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Guest {
     /// The headers it may edit; `None` is every header that is not reserved.
     pub(crate) headers: Option<Box<[HeaderName]>>,
     pub(crate) limits: GuestLimits,
+    /// Where its calls are counted, once it is part of a chain.
+    pub(crate) metrics: OnceLock<Arc<PolicyMetrics>>,
 }
 
 /// Limits on what one call may hand to the host.

@@ -68,6 +68,11 @@ impl State {
         }
     }
 
+    /// Whose call it is.
+    pub(crate) fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
     /// Lends the exchange to the call that comes.
     pub(crate) fn begin(&mut self, phase: Phase, exchange: Option<Lent>) {
         self.phase = phase;
