@@ -3,7 +3,7 @@
 //! `cargo bench -p arqon-overseer --features cache --bench overseer` prints all parts; a word picks some: `request`
 //! (the request path, and what refilling costs besides), `scaling` (two workers against one), `reload` (a module that is
 //! kept compiled, and memory over a thousand reloads), `runaway` (one busy guest in 500 requests).
-//! `OVERSEER_BENCH=short` runs a tenth. Times are CPU times of the thread, where nothing else is said, so that other
+//! `OVERSEER_BENCH=short` runs a tenth, `OVERSEER_RELOADS=10000` so many reloads. Times are CPU times of the thread, where nothing else is said, so that other
 //! work on the machine counts little; figures are medians over rounds in which the variants take turns.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 

@@ -400,6 +400,8 @@ impl Shop {
         let (used, more_used) = {
             let mut used = lock(&self.desk.used);
             let at = used.len().saturating_sub(self.batch);
+            // In here, so that whoever settles misses none.
+            used[at..].iter_mut().for_each(Spent::count);
             (used.split_off(at), at > 0)
         };
         drop(used);

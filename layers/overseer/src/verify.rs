@@ -173,7 +173,8 @@ impl Loader {
                 linked.get_or_init(|| linkers)
             }
         };
-        abi::compile(shards, linkers, wasm, plan, self.limits.compile_deadline)
+        let kept = self.engine.settings().cache_dir.is_some();
+        abi::compile(shards, linkers, wasm, plan, kept, self.limits.compile_deadline)
     }
 
     /// Lets the guest look at its configuration; anything but 0 refuses the load.

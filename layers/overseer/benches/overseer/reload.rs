@@ -44,7 +44,10 @@ pub(crate) fn run(short: bool) {
         };
         drop(reload(50));
         let before = resident();
-        let mut took = reload(if short { 100 } else { 1_000 });
+        let count = std::env::var("OVERSEER_RELOADS")
+            .ok()
+            .and_then(|count| count.parse().ok());
+        let mut took = reload(count.unwrap_or(if short { 100 } else { 1_000 }));
         let after = resident();
         println!(
             "{name:<28} p50 {:>6.3}  best {:>6.3}  p99 {:>7.3}; {before:.1} MiB before, {after:.1} after {}",

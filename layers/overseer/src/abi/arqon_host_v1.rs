@@ -78,9 +78,10 @@ pub(crate) fn compile(
     linkers: &[Linker<State>],
     wasm: &[u8],
     plan: &Plan,
+    kept: bool,
     deadline: Duration,
 ) -> Result<Compiled<State>, CompileError> {
-    Compiled::new(shards, linkers, wasm, &plan.exports, deadline)
+    Compiled::new(shards, linkers, wasm, &plan.exports, kept, deadline)
 }
 
 #[cfg(test)]

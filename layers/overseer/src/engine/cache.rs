@@ -8,7 +8,7 @@ use wasmtime::Config;
 
 use crate::error::EngineError;
 
-/// The cache, shared by every shard, so that all but the first find the module compiled.
+/// The cache, shared by every shard, so that most find the module compiled.
 #[derive(Debug)]
 pub(crate) struct ModuleCache {
     #[cfg(feature = "cache")]

@@ -1,6 +1,6 @@
 //! A module compiled for every shard, and the instances made of it.
 
-use std::{fmt, sync::mpsc, thread, time::Duration};
+use std::{fmt, panic::resume_unwind, sync::mpsc, thread, time::Duration};
 
 use wasmtime::{Engine, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc};
 
@@ -40,7 +40,8 @@ struct Shard<T: 'static> {
 }
 
 impl<T: Host> Compiled<T> {
-    /// Compiles `wasm` for every one of `shards` in a thread of its own, waiting at most `deadline`.
+    /// Compiles `wasm` for every one of `shards` in a thread of its own, waiting at most `deadline`. In two threads where
+    /// compiled modules are `kept`: then most of it is reading, and waiting for the kernel to map what was read.
     ///
     /// A compilation that takes longer is abandoned: its thread works on to its end, and its result is dropped.
     ///
@@ -52,9 +53,10 @@ impl<T: Host> Compiled<T> {
         linkers: &[Linker<T>],
         wasm: &[u8],
         exports: &Exports,
+        kept: bool,
         deadline: Duration,
     ) -> Result<Self, CompileError> {
-        let modules = compile(shards, wasm.to_vec(), deadline)?;
+        let modules = compile(shards, wasm.to_vec(), kept, deadline)?;
         let shards = modules
             .iter()
             .zip(linkers)
@@ -193,13 +195,18 @@ impl<T> fmt::Debug for Ready<T> {
     }
 }
 
-fn compile(shards: &[Engine], wasm: Vec<u8>, deadline: Duration) -> Result<Vec<Module>, CompileError> {
+fn compile(
+    shards: &[Engine],
+    wasm: Vec<u8>,
+    kept: bool,
+    deadline: Duration,
+) -> Result<Vec<Module>, CompileError> {
     let shards = shards.to_vec();
     let (done, result) = mpsc::sync_channel(1);
     thread::Builder::new()
         .name("overseer-compile".into())
         .spawn(move || {
-            let modules = shards.iter().map(|shard| Module::new(shard, &wasm)).collect();
+            let modules = modules(&shards, &wasm, kept);
             // Nobody listens when the deadline has passed: the result is dropped.
             let _ignored: Result<(), mpsc::SendError<wasmtime::Result<Vec<Module>>>> = done.send(modules);
         })
@@ -209,4 +216,19 @@ fn compile(shards: &[Engine], wasm: Vec<u8>, deadline: Duration) -> Result<Vec<M
         Err(mpsc::RecvTimeoutError::Timeout) => Err(CompileError::Deadline { deadline }),
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(CompileError::Panicked),
     }
+}
+
+fn modules(shards: &[Engine], wasm: &[u8], kept: bool) -> wasmtime::Result<Vec<Module>> {
+    let all = |shards: &[Engine]| shards.iter().map(|shard| Module::new(shard, wasm)).collect();
+    if !kept || shards.len() < 2 {
+        return all(shards);
+    }
+    let (here, there) = shards.split_at(shards.len().div_ceil(2));
+    thread::scope(|scope| {
+        let there = scope.spawn(|| all(there));
+        let mut modules: Vec<_> = all(here)?;
+        // A panic goes on here: whoever waits hears of it.
+        modules.extend(there.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        Ok(modules)
+    })
 }

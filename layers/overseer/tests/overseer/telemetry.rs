@@ -96,6 +96,55 @@ async fn every_series_starts_at_zero_and_counts() {
     }
 }
 
+async fn ask(layer: &OverseerLayer) {
+    let inner = tower::service_fn(|_: Request<MessageBody<Body>>| async {
+        Ok::<_, Infallible>(Response::new(Body::empty()))
+    });
+    let response = layer.layer(inner).oneshot(get("/")).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn every_call_is_counted_once_however_its_instance_goes() {
+    for standby in [0, 1, 4] {
+        let config = OverseerConfig {
+            standby,
+            ..small([PolicyConfig::from_module("block_me", BLOCK_ME)])
+        };
+        let (layer, handle) = OverseerLayer::channel(config).unwrap();
+        let counted = || -> u64 {
+            let status = handle.policies().remove(0);
+            status.fuel.buckets.iter().map(|bucket| bucket.calls).sum()
+        };
+        for asked in 1..=60 {
+            ask(&layer).await;
+            if asked % 7 == 0 {
+                assert_eq!(counted(), asked, "standby {standby}");
+            }
+            if asked % 3 == 0 {
+                // Used instances are dropped now, if somebody was asked to.
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(counted(), 60, "standby {standby}");
+    }
+}
+
+#[tokio::test]
+async fn calls_are_counted_soon_even_if_nobody_asks() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let rendered = recorder.handle();
+    let config = small([PolicyConfig::from_module("block_me", BLOCK_ME)]);
+    let layer = metrics::with_local_recorder(&recorder, || OverseerLayer::new(config).unwrap());
+    ask(&layer).await;
+    let begun = std::time::Instant::now();
+    let series = r#"shield_overseer_decisions_total{module="block_me",decision="allow"} 1"#;
+    while !rendered.render().contains(series) {
+        assert!(begun.elapsed().as_secs() < 30, "{}", rendered.render());
+        tokio::task::yield_now().await;
+    }
+}
+
 #[derive(Clone, Default)]
 struct Captured(Arc<Mutex<Vec<u8>>>);
 
