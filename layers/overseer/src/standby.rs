@@ -8,16 +8,20 @@
 //!
 //! A call is counted when its instance is dropped: the request does not wait for that either.
 
+mod queue;
+
 use std::{
-    io, mem,
+    io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
+use self::queue::lock;
+pub(crate) use self::queue::{Popped, Standby};
 use crate::{
     abi::arqon_host_v1::{Phase, State},
     engine::{Budget, Engine, Ready},
@@ -32,107 +36,6 @@ const REST: Duration = Duration::from_millis(250);
 const LEFT_MAX: usize = 8;
 /// Used instances that are worth a turn, and instances made in one turn: some 30 microseconds.
 const BATCH_MAX: usize = 8;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The instances of one module that stand by, a queue per shard.
-#[derive(Debug)]
-pub(crate) struct Standby {
-    queues: Box<[Mutex<Queue>]>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    open: bool,
-    ready: Vec<Ready<State>>,
-    /// Requests since the last look that found an instance, and that found none.
-    popped: Popped,
-}
-
-/// How many requests found an instance that stood by, and how many did not.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Popped {
-    pub(crate) hits: u64,
-    pub(crate) misses: u64,
-}
-
-impl Standby {
-    /// Closed queues: nothing stands by until the module is part of a chain.
-    pub(crate) fn new(shards: usize) -> Self {
-        Self {
-            queues: (0..shards).map(|_| Mutex::default()).collect(),
-        }
-    }
-
-    pub(crate) fn pop(&self, shard: usize) -> Option<Ready<State>> {
-        let mut queue = lock(&self.queues[shard]);
-        let ready = queue.ready.pop();
-        match ready {
-            Some(_) => queue.popped.hits += 1,
-            None => queue.popped.misses += 1,
-        }
-        ready
-    }
-
-    /// Lets instances stand by.
-    fn open(&self) {
-        for queue in &self.queues {
-            lock(queue).open = true;
-        }
-    }
-
-    /// Lets nothing more stand by. What does is dropped by the workers.
-    fn close(&self) {
-        for queue in &self.queues {
-            lock(queue).open = false;
-        }
-    }
-
-    /// Drops what stands by in a queue that is closed; says whether it is.
-    fn drain(&self, shard: usize) -> bool {
-        let (closed, dropped) = {
-            let mut queue = lock(&self.queues[shard]);
-            if queue.open {
-                (false, Vec::new())
-            } else {
-                (true, mem::take(&mut queue.ready))
-            }
-        };
-        drop(dropped);
-        closed
-    }
-
-    /// How many are missing to `target`.
-    fn missing(&self, shard: usize, target: usize) -> usize {
-        let queue = lock(&self.queues[shard]);
-        if queue.open {
-            target.saturating_sub(queue.ready.len())
-        } else {
-            0
-        }
-    }
-
-    /// What requests found since this was asked last.
-    fn popped(&self, shard: usize) -> Popped {
-        mem::take(&mut lock(&self.queues[shard]).popped)
-    }
-
-    fn push(&self, shard: usize, target: usize, ready: Ready<State>) {
-        let mut queue = lock(&self.queues[shard]);
-        // The thread and a task may both have found one missing.
-        if queue.open && queue.ready.len() < target {
-            queue.ready.push(ready);
-        }
-        // Else it is dropped here, after the lock: parameters outlive locals.
-    }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self, shard: usize) -> usize {
-        lock(&self.queues[shard]).ready.len()
-    }
-}
 
 /// An instance that was called.
 pub(crate) struct Used {

@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path};
 
-use arqon_overseer::{OverseerConfig, PolicyConfig, PolicyEngine, RecordedRequest};
+use arqon_overseer::{OverseerConfig, OverseerLayer, PolicyConfig, PolicyEngine, RecordedRequest};
 
-use crate::guests::BLOCK_ME;
+use crate::guests::{BLOCK_ME, small};
 
 fn load(folder: &Path) -> f64 {
     let config = OverseerConfig {
@@ -48,6 +48,32 @@ fn a_module_is_kept_compiled_and_a_damaged_entry_compiled_anew() {
     for damage in [&b""[..], b"no such format", &fs::read(&kept[0]).unwrap()[..100]] {
         fs::write(&kept[0], damage).unwrap();
         load(folder.path());
+        assert!(
+            fs::read(&kept[0]).unwrap().len() > 100,
+            "the entry is whole again"
+        );
+    }
+}
+
+#[test]
+fn shards_share_an_entry_and_all_of_them_get_over_a_damaged_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = |shards| {
+        let config = OverseerConfig {
+            cache_dir: Some(folder.path().to_owned()),
+            shards,
+            ..small([PolicyConfig::from_module("p", BLOCK_ME)])
+        };
+        OverseerLayer::new(config).unwrap()
+    };
+    drop(layer(1));
+    let kept = entries(folder.path());
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    for shards in [2, 3, 8] {
+        drop(layer(shards));
+        fs::write(&kept[0], "no such format").unwrap();
+        drop(layer(shards));
+        assert_eq!(entries(folder.path()), kept, "{shards} shards");
         assert!(
             fs::read(&kept[0]).unwrap().len() > 100,
             "the entry is whole again"
