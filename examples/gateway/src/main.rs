@@ -16,6 +16,7 @@ mod engine;
 mod feed;
 mod frame;
 mod guard;
+mod head_timer;
 mod hub;
 mod ingress;
 mod log;

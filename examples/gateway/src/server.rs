@@ -33,7 +33,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{body::EdgeBody, edge::Edge, routes};
+use crate::{body::EdgeBody, edge::Edge, head_timer::HeadTimer, routes};
 
 /// What one listener allows.
 #[derive(Clone, Copy, Debug)]
@@ -244,7 +244,7 @@ impl<A: App> Connection<A> {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
+            .timer(HeadTimer::default())
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(HEAD_BYTES_MAX)
             .http2()

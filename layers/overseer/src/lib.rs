@@ -61,7 +61,8 @@
 //!
 //! Instances are made ready before requests, [`standby`](OverseerConfig::standby) per policy and worker, and dropped after
 //! the response, in batches, by a task on the runtime of the requests; a thread per worker does what is left over. An empty
-//! queue means that one is made inline, with the same verdict and fuel.
+//! queue means that one is made inline, with the same verdict and fuel. Calls are counted with their instances, so up to a
+//! quarter of a second late; [`OverseerHandle::settle`] before metrics are read makes them exact.
 //!
 //! Where nothing has to be waited for, the policies look when the service is called; else, that is for a body or for room,
 //! when the future is polled. A guest runs to its end on that thread: typically a microsecond, at most the deadline. At most
