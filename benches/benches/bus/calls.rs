@@ -68,69 +68,82 @@ pub fn run(figures: &mut Figures, short: bool) {
     churn(figures, if short { 600 } else { 6_000 });
 }
 
-/// Publishes 128 and drains them, 4 receivers, plain and observed in turn.
+/// The ways in every order, so that each pays equally often for the heap that each other leaves.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1], [2, 1, 0], [1, 0, 2]];
+
+/// Sums of one round, by way (raw, `next`, `for_each`): nanoseconds of 128 sends and of receiving them by 4.
+#[derive(Default)]
+struct Round {
+    send: [f64; 3],
+    receive: [f64; 3],
+}
+
+/// Publishes 128 and drains them, 4 receivers: a raw channel and two buses in turn, in every order.
 fn one_call(figures: &mut Figures, rounds: u32) {
     let rt = Builder::new_current_thread().build().expect("a runtime");
-    let (mut raw_send, mut raw_recv, mut send, mut next, mut each) = (vec![], vec![], vec![], vec![], vec![]);
-    let (mut extra, mut next_extra, mut ratio) = (vec![], vec![], vec![]);
+    let (tx, rx) = broadcast::channel::<Event>(256);
+    let mut plain: Vec<_> = (0..4).map(|_| rx.resubscribe()).collect();
+    drop(rx);
+    let buses = [(); 2].map(|()| Bus::with_metrics(256, Arc::new(BusMetrics::new())).expect("256 is a capacity"));
+    let mut observed: Vec<_> = (0..4).map(|_| buses[0].observe("bench")).collect();
+    let mut looping: Vec<_> = (0..4).map(|_| buses[1].observe("bench")).collect();
+    let turns = 8 * ORDERS.len();
+    let mut sums: Vec<Round> = Vec::new();
     for _ in 0..rounds {
-        let (tx, rx) = broadcast::channel::<Event>(256);
-        let mut plain: Vec<_> = (0..4).map(|_| rx.resubscribe()).collect();
-        drop(rx);
-        let bus = Bus::with_metrics(256, Arc::new(BusMetrics::new())).expect("256 is a capacity");
-        let mut observed: Vec<_> = (0..4).map(|_| bus.observe("bench")).collect();
-        let mut looping: Vec<_> = (0..4).map(|_| bus.observe("bench")).collect();
-        let (mut t_send, mut t_recv, mut b_send, mut b_next, mut b_each) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for _ in 0..50 {
-            t_send += ns_each(128, || drop(black_box(tx.send(event()))));
-            b_send += ns_each(128, || drop(black_box(bus.publish(event()))));
-            rt.block_on(async {
+        let mut round = Round::default();
+        for turn in 0..turns {
+            for way in ORDERS[turn % ORDERS.len()] {
+                round.send[way] += match way {
+                    0 => ns_each(128, || drop(black_box(tx.send(event())))),
+                    way => ns_each(128, || drop(black_box(buses[way - 1].publish(event())))),
+                };
                 let start = Instant::now();
-                for rx in &mut plain {
-                    for _ in 0..128 {
-                        black_box(rx.recv().await).expect("128 are there");
-                    }
+                match way {
+                    0 => rt.block_on(async {
+                        for rx in &mut plain {
+                            for _ in 0..128 {
+                                black_box(rx.recv().await).expect("128 are there");
+                            }
+                        }
+                    }),
+                    1 => rt.block_on(async {
+                        for subscriber in &mut observed {
+                            for _ in 0..128 {
+                                let notice = black_box(subscriber.next().await);
+                                assert!(matches!(notice, Some(Notice::Event(_))));
+                            }
+                        }
+                    }),
+                    _ => rt.block_on(async {
+                        let mut cx = Context::from_waker(Waker::noop());
+                        let mut seen = 0;
+                        for subscriber in &mut looping {
+                            let mut run = pin!(subscriber.for_each(|notice| {
+                                black_box(&notice);
+                                seen += 1;
+                            }));
+                            // One poll takes 128.
+                            assert_eq!(run.as_mut().poll(&mut cx), Poll::Pending);
+                        }
+                        assert_eq!(seen, 512);
+                    }),
                 }
-                t_recv += start.elapsed().as_nanos() as f64 / 512.0;
-                let start = Instant::now();
-                for subscriber in &mut observed {
-                    for _ in 0..128 {
-                        let notice = black_box(subscriber.next().await);
-                        assert!(matches!(notice, Some(Notice::Event(_))));
-                    }
-                }
-                b_next += start.elapsed().as_nanos() as f64 / 512.0;
-            });
-            let mut cx = Context::from_waker(Waker::noop());
-            let (start, mut seen) = (Instant::now(), 0);
-            for subscriber in &mut looping {
-                let mut run = pin!(subscriber.for_each(|notice| {
-                    black_box(&notice);
-                    seen += 1;
-                }));
-                // One poll takes 128.
-                assert_eq!(run.as_mut().poll(&mut cx), Poll::Pending);
+                round.receive[way] += start.elapsed().as_nanos() as f64 / 512.0;
             }
-            b_each += start.elapsed().as_nanos() as f64 / 512.0;
-            assert_eq!(seen, 512);
         }
-        raw_send.push(t_send / 50.0);
-        raw_recv.push(t_recv / 50.0);
-        send.push(b_send / 50.0);
-        next.push(b_next / 50.0);
-        each.push(b_each / 50.0);
-        ratio.push(t_send / b_send);
-        next_extra.push((b_next - t_recv) / 50.0);
-        extra.push((b_each - t_recv) / 50.0);
+        sums.push(round);
     }
-    figures.put("call.raw_send_ns", median(raw_send));
-    figures.put("call.publish_ns", median(send));
-    figures.put("call.publish_over_raw", median(ratio));
-    figures.put("call.raw_recv_ns", median(raw_recv));
-    figures.put("call.next_ns", median(next));
-    figures.put("call.for_each_ns", median(each));
-    figures.put("b2.next_extra_ns", median(next_extra));
-    figures.put("b2.observed_extra_ns", median(extra));
+    let mut put = |name: &str, of: &dyn Fn(&Round) -> f64| figures.put(name, median(sums.iter().map(of).collect()));
+    let turns = turns as f64;
+    let publish = |round: &Round| (round.send[1] + round.send[2]) / 2.0;
+    put("call.raw_send_ns", &|round| round.send[0] / turns);
+    put("call.publish_ns", &|round| publish(round) / turns);
+    put("call.publish_over_raw", &|round| round.send[0] / publish(round));
+    put("call.raw_recv_ns", &|round| round.receive[0] / turns);
+    put("call.next_ns", &|round| round.receive[1] / turns);
+    put("call.for_each_ns", &|round| round.receive[2] / turns);
+    put("b2.next_extra_ns", &|round| (round.receive[1] - round.receive[0]) / turns);
+    put("b2.observed_extra_ns", &|round| (round.receive[2] - round.receive[0]) / turns);
 }
 
 /// Joins and leaves while events flow (the source's 100 Hz for 60 s is 6,000 joins): no growth.

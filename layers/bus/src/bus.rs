@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 use crate::{
     ledger::Numbers,
     reports::{Origin, Reports},
-    sync::{lock, Mutex},
+    sync::{lock, step, Mutex},
     throttle::Throttle,
     trace, BusConfig, BusError, BusMetrics, Event, Subscriber,
 };
@@ -143,6 +143,7 @@ impl Bus {
             return self.renumber(&event);
         }
         let _span = trace::publish(event.kind());
+        step();
         match self.tx.send(event) {
             Ok(receivers) => Ok(receivers),
             Err(_) => Err(self.unheard(1)),
@@ -176,6 +177,7 @@ impl Bus {
             len,
             reports,
         };
+        step();
         let receivers = self.tx.send(event).map_err(|_| self.unheard(u64::from(len)))?;
         *numbers = Numbers {
             batches: batch_index + 1,
@@ -189,6 +191,7 @@ impl Bus {
     #[must_use]
     pub fn observe(&self, name: &'static str) -> Subscriber {
         let numbers = lock(&self.shared.numbers);
+        step();
         let rx = self.tx.subscribe();
         Subscriber::new(rx, *numbers, Arc::clone(&self.shared), name)
     }

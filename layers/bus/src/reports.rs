@@ -4,10 +4,14 @@
 //! every text's cache lines there and back, which costs more than all else in a batch (ADR 0036).
 //! So a batch goes home instead: it waits, within a bound, for the next batch that its maker's thread publishes.
 
-use std::{fmt, mem, ops::Deref, sync::Arc};
+use std::{
+    fmt, mem,
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use crate::{
-    sync::{here, lock, Mutex},
+    sync::{here, step},
     Event,
 };
 
@@ -35,7 +39,8 @@ pub(crate) struct Origin {
     homes: [Home; HOMES],
 }
 
-/// Its maker's thread looks into it with each batch. (Aligned to cache lines, `Bus::new` would take twice as long, and batches
+/// Its maker's thread looks into it with each batch. A plain lock in models too: it is taken under the channel's, where
+/// loom must not let another thread go first. (Aligned to cache lines, `Bus::new` would take twice as long, and batches
 /// would be no faster.)
 #[derive(Debug, Default)]
 struct Home(Mutex<Waiting>);
@@ -45,6 +50,11 @@ struct Home(Mutex<Waiting>);
 struct Waiting {
     batches: Vec<(Vec<Event>, usize)>,
     bytes: usize,
+}
+
+/// Locks a home, for a push or a pop.
+fn lock(home: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    home.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Waiting {
@@ -80,6 +90,7 @@ impl Reports {
     /// A batch that keeps `bytes` from the allocator, unused capacity included. Frees up to two read ones of this thread: more go than come.
     pub(crate) fn new(events: Vec<Event>, bytes: usize, origin: &Arc<Origin>) -> Self {
         let maker = here();
+        step();
         let mut home = lock(origin.home(maker));
         let read = [home.release(), home.release()];
         drop(home);
@@ -231,7 +242,12 @@ mod models {
     use std::sync::Arc;
 
     use super::{lock, Origin, Reports};
-    use crate::Event;
+    use crate::{sync::step, Event};
+
+    fn let_go(batch: Reports) {
+        step();
+        drop(batch);
+    }
 
     #[test]
     fn a_batch_that_two_let_go_of_goes_home_once() {
@@ -240,8 +256,8 @@ mod models {
             let batch = Reports::new(vec![Event::Shutdown], 9, &origin);
             let maker = batch.0.maker;
             let theirs = batch.clone();
-            let other = loom::thread::spawn(move || drop(theirs));
-            let third = loom::thread::spawn(move || drop(batch));
+            let other = loom::thread::spawn(move || let_go(theirs));
+            let third = loom::thread::spawn(move || let_go(batch));
             let next = Reports::new(vec![Event::Shutdown], 9, &origin);
             other.join().unwrap();
             third.join().unwrap();

@@ -18,7 +18,7 @@ use crate::{
     ledger::{Ledger, Numbers},
     metrics::Meter,
     patience::Patience,
-    sync::lock,
+    sync::{lock, step},
     trace, Event, OverflowWarning,
 };
 
@@ -100,6 +100,7 @@ impl Subscriber {
     pub async fn next(&mut self) -> Option<Notice> {
         // 1 to DRAIN_MAX - 1 taken since it last gave way.
         if self.run.wrapping_sub(1) < DRAIN_MAX - 1 {
+            step();
             match self.rx.try_recv() {
                 Ok(event) => {
                     self.run += self.count(&event);
@@ -138,6 +139,7 @@ impl Subscriber {
             }
         }
         self.run = 0;
+        step();
         let answer = self.rx.recv().await;
         self.resolve(answer)
     }
@@ -175,6 +177,7 @@ impl Subscriber {
         loop {
             let mut left = DRAIN_MAX;
             let ended = loop {
+                step();
                 let taken = match self.rx.try_recv() {
                     Ok(event) => {
                         let events = self.count(&event);
@@ -222,6 +225,7 @@ impl Subscriber {
     /// Slots that wait for this subscriber, lost ones included. Takes the channel's lock.
     #[must_use]
     pub fn backlog(&self) -> usize {
+        step();
         self.rx.len()
     }
 
@@ -237,6 +241,7 @@ impl Subscriber {
 
     /// The next notice if one is there.
     pub(crate) fn take(&mut self) -> Taken {
+        step();
         match self.rx.try_recv() {
             Ok(event) => {
                 self.run = self.run.wrapping_add(self.count(&event));
@@ -315,6 +320,7 @@ impl Subscriber {
     fn sample(&mut self) {
         self.until_sample = SAMPLE_EVERY * self.shared.metrics.subscribers().clamp(1, SAMPLE_SHARED_MAX);
         self.meter.set_received(self.received);
+        step();
         self.meter.set_depth(self.rx.len() as u64);
     }
 
@@ -323,6 +329,7 @@ impl Subscriber {
         self.ledger.lost();
         self.add_dropped(slots);
         let metrics = &self.shared.metrics;
+        step();
         let depth = self.rx.len() as u64;
         metrics.add_lag();
         self.meter.set_depth(depth);
@@ -363,6 +370,7 @@ impl Subscriber {
     fn settle(&mut self) {
         let shared = Arc::clone(&self.shared);
         let numbers = lock(&shared.numbers);
+        step();
         if self.rx.is_empty() {
             let extra = self.ledger.settle(*numbers);
             self.add_dropped(extra);

@@ -20,7 +20,7 @@ use tokio::sync::{
 
 use crate::{
     subscriber::{Taken, YieldOnce},
-    sync::{lock, read, write, Mutex, RwLock},
+    sync::{lock, read, step, write, Mutex, RwLock},
     Bus, BusError, Event, Notice, Subscriber,
 };
 
@@ -224,6 +224,7 @@ impl Follower {
 
     /// Waits for either bus or a cutover; `None` asks for another look.
     async fn wait(&mut self, current_ended: bool) -> Option<Notice> {
+        step();
         match &mut self.old {
             Some(old) if current_ended => {
                 let answer = old.receiver().recv().await;

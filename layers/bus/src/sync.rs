@@ -32,6 +32,19 @@ pub(crate) fn here() -> usize {
     hasher.finish() as usize
 }
 
+/// One operation of tokio's channel follows. loom does not see into the channel, so in a model each operation is one
+/// access to this number: there loom may let another thread go first, and knows that the two conflict.
+#[cfg(loom)]
+pub(crate) fn step() {
+    loom::lazy_static! { static ref CHANNEL: AtomicU64 = AtomicU64::new(0); }
+    CHANNEL.fetch_add(1, Ordering::Relaxed);
+}
+
+/// One operation of tokio's channel follows: nothing, outside a model.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) fn step() {}
+
 /// Locks, also after another thread panicked: each critical section leaves its state whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,7 +1,8 @@
 //! Every interleaving of our own locks, atomics and the cutover, with the real types:
 //! `RUSTFLAGS="--cfg loom" cargo test -p ron-bus --release --test loom_model`.
 //!
-//! tokio's channel is not instrumented (loom-tested upstream): in a model each of its operations is one step.
+//! tokio's channel is not instrumented (loom-tested upstream): in a model each of its operations is one step, and another
+//! thread may go first before each (`sync::step`).
 #![cfg(loom)]
 
 #[path = "support/drive.rs"]
@@ -15,8 +16,13 @@ use ron_bus::{Bus, BusMetrics, BusSwitch, Event};
 use drive::{drain, drain_follower, number, report, version};
 
 fn model(run: impl Fn() + Send + Sync + 'static) {
+    model_to(3, run);
+}
+
+/// Every interleaving with at most so many pre-emptions.
+fn model_to(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    model.preemption_bound = Some(preemptions);
     model.check(run);
 }
 
@@ -86,7 +92,7 @@ fn a_follower_that_joins_during_a_cutover_sees_a_suffix() {
 
 #[test]
 fn two_publishers_two_subscribers_capacity_two() {
-    model(|| {
+    model_to(3, || {
         let metrics = Arc::new(BusMetrics::new());
         let bus = Bus::with_metrics(2, Arc::clone(&metrics)).expect("a capacity");
         let (mut a, mut b) = (bus.observe("a"), bus.observe("b"));
@@ -121,6 +127,56 @@ fn two_publishers_two_subscribers_capacity_two() {
         );
         assert_eq!(metrics.received_total(), a.received() + b.received());
         assert_eq!(metrics.overflow_dropped_total(), a.dropped() + b.dropped());
+    });
+}
+
+#[test]
+fn a_batch_that_comes_while_a_loss_is_settled_is_counted_once() {
+    model(|| {
+        let bus = bus(2);
+        let mut subscriber = bus.observe("s");
+        for i in 0..3 {
+            bus.publish(version(i)).expect("a subscriber");
+        }
+        let publisher = thread::spawn(move || {
+            bus.publish_batch(vec![report(3), report(4), report(5)])
+                .expect("a subscriber");
+        });
+        drain(&mut subscriber);
+        publisher.join().unwrap();
+        drain(&mut subscriber);
+        assert_eq!(
+            subscriber.received() + subscriber.dropped(),
+            6,
+            "received + lost = sent"
+        );
+    });
+}
+
+#[test]
+fn who_joins_during_a_batch_answers_for_it_whole_or_not_at_all() {
+    model(|| {
+        let bus = bus(2);
+        let _always = bus.subscribe();
+        let other = bus.clone();
+        let publisher = thread::spawn(move || {
+            other
+                .publish_batch(vec![report(0), report(1), report(2)])
+                .expect("a receiver");
+        });
+        let mut joining = bus.observe("joining");
+        publisher.join().unwrap();
+        let before = joining.backlog() as u64;
+        assert!(before <= 1);
+        for i in 3..6 {
+            bus.publish(version(i)).expect("two receivers");
+        }
+        drain(&mut joining);
+        assert_eq!(
+            joining.received() + joining.dropped(),
+            3 * before + 3,
+            "received + lost = what was sent since it joined"
+        );
     });
 }
 
