@@ -64,7 +64,7 @@ pub fn run(figures: &mut Figures, short: bool) {
                 .collect(),
         ),
     );
-    one_call(figures, rounds);
+    one_call(figures, if short { 61 } else { 201 });
     churn(figures, if short { 600 } else { 6_000 });
 }
 

@@ -167,7 +167,7 @@ fn runtime(workers: usize) -> Runtime {
 }
 
 pub fn run(figures: &mut Figures, short: bool) {
-    let rounds = if short { 5 } else { 15 };
+    let rounds = if short { 11 } else { 31 };
     // One worker: no hand-off of locks between cores, and CPU time does not hear the neighbours, so the steadiest
     // ratios. Two: what a host has.
     for (workers, suffix, clock) in [(1, ".w1", cpu_seconds as fn() -> f64), (2, "", wall_seconds)] {

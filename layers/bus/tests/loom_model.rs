@@ -16,13 +16,8 @@ use ron_bus::{Bus, BusMetrics, BusSwitch, Event};
 use drive::{drain, drain_follower, number, report, version};
 
 fn model(run: impl Fn() + Send + Sync + 'static) {
-    model_to(3, run);
-}
-
-/// Every interleaving with at most so many pre-emptions.
-fn model_to(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(preemptions);
+    model.preemption_bound = Some(5);
     model.check(run);
 }
 
@@ -92,7 +87,7 @@ fn a_follower_that_joins_during_a_cutover_sees_a_suffix() {
 
 #[test]
 fn two_publishers_two_subscribers_capacity_two() {
-    model_to(3, || {
+    model(|| {
         let metrics = Arc::new(BusMetrics::new());
         let bus = Bus::with_metrics(2, Arc::clone(&metrics)).expect("a capacity");
         let (mut a, mut b) = (bus.observe("a"), bus.observe("b"));
