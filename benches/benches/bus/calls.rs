@@ -84,7 +84,8 @@ fn one_call(figures: &mut Figures, rounds: u32) {
     let (tx, rx) = broadcast::channel::<Event>(256);
     let mut plain: Vec<_> = (0..4).map(|_| rx.resubscribe()).collect();
     drop(rx);
-    let buses = [(); 2].map(|()| Bus::with_metrics(256, Arc::new(BusMetrics::new())).expect("256 is a capacity"));
+    let buses =
+        [(); 2].map(|()| Bus::with_metrics(256, Arc::new(BusMetrics::new())).expect("256 is a capacity"));
     let mut observed: Vec<_> = (0..4).map(|_| buses[0].observe("bench")).collect();
     let mut looping: Vec<_> = (0..4).map(|_| buses[1].observe("bench")).collect();
     let turns = 8 * ORDERS.len();
@@ -93,9 +94,11 @@ fn one_call(figures: &mut Figures, rounds: u32) {
         let mut round = Round::default();
         for turn in 0..turns {
             for way in ORDERS[turn % ORDERS.len()] {
-                round.send[way] += match way {
-                    0 => ns_each(128, || drop(black_box(tx.send(event())))),
-                    way => ns_each(128, || drop(black_box(buses[way - 1].publish(event())))),
+                round.send[way] += if way == 0 {
+                    ns_each(128, || drop(black_box(tx.send(event()))))
+                } else {
+                    let bus = &buses[way - 1];
+                    ns_each(128, || drop(black_box(bus.publish(event()))))
                 };
                 let start = Instant::now();
                 match way {
@@ -133,7 +136,8 @@ fn one_call(figures: &mut Figures, rounds: u32) {
         }
         sums.push(round);
     }
-    let mut put = |name: &str, of: &dyn Fn(&Round) -> f64| figures.put(name, median(sums.iter().map(of).collect()));
+    let mut put =
+        |name: &str, of: &dyn Fn(&Round) -> f64| figures.put(name, median(sums.iter().map(of).collect()));
     let turns = turns as f64;
     let publish = |round: &Round| (round.send[1] + round.send[2]) / 2.0;
     put("call.raw_send_ns", &|round| round.send[0] / turns);
@@ -142,8 +146,12 @@ fn one_call(figures: &mut Figures, rounds: u32) {
     put("call.raw_recv_ns", &|round| round.receive[0] / turns);
     put("call.next_ns", &|round| round.receive[1] / turns);
     put("call.for_each_ns", &|round| round.receive[2] / turns);
-    put("b2.next_extra_ns", &|round| (round.receive[1] - round.receive[0]) / turns);
-    put("b2.observed_extra_ns", &|round| (round.receive[2] - round.receive[0]) / turns);
+    put("b2.next_extra_ns", &|round| {
+        (round.receive[1] - round.receive[0]) / turns
+    });
+    put("b2.observed_extra_ns", &|round| {
+        (round.receive[2] - round.receive[0]) / turns
+    });
 }
 
 /// Joins and leaves while events flow (the source's 100 Hz for 60 s is 6,000 joins): no growth.
