@@ -105,6 +105,15 @@ pub struct Verified {
 pub fn verify(path: impl AsRef<Path>) -> Result<Option<Verified>, BrokenAudit> {
     // Before the trail, which may be written meanwhile.
     let kept = kept::read(path.as_ref());
+    if let Ok(Some(Head { lines: 1.., .. })) = kept
+        && !is_there(path.as_ref())
+    {
+        return Err(BrokenAudit::Entry {
+            path: path.as_ref().to_path_buf(),
+            index: 0,
+            what: "was acknowledged and is missing, with all that follow: the trail is gone, and its head is here",
+        });
+    }
     match walk_to(path.as_ref(), kept, |_, _| {})? {
         (_, Some(missing)) if !matches!(missing, BrokenAudit::Headless { .. }) => Err(missing),
         (found, _) => Ok(found),
@@ -194,6 +203,10 @@ struct Writer {
     head: Head,
     kept: Kept,
     rotate_bytes: u64,
+    /// Whether a write that failed may have left bytes after `good`.
+    littered: bool,
+    /// Whether the name of the file may not be on disk yet.
+    unnamed: bool,
 }
 
 impl AuditLog {
@@ -286,6 +299,8 @@ impl AuditLog {
             head,
             kept,
             rotate_bytes: ROTATE_BYTES,
+            littered: false,
+            unnamed: false,
         };
         let log = Self {
             writer: Arc::new(Mutex::new(writer)),
@@ -331,8 +346,16 @@ impl AuditSink for AuditLog {
 impl Writer {
     /// Writes a line and waits until it is on disk. A line that could not be written whole is taken back.
     fn append(&mut self, entry: &AuditEntry) -> io::Result<()> {
+        if self.littered {
+            self.file.set_len(self.good)?;
+            self.littered = false;
+        }
         if self.good >= self.rotate_bytes {
             self.rotate()?;
+        }
+        if self.unnamed {
+            sync_folder(&self.path)?;
+            self.unnamed = false;
         }
         let (line, hash) = chain::line(entry, self.head)?;
         let head = Head {
@@ -343,7 +366,7 @@ impl Writer {
         let written = file.write_all(&line).and_then(|()| file.sync_data());
         // Never the head before the line: after a crash the trail may go further than it, not end before it.
         if let Err(error) = written.and_then(|()| self.kept.write(head)) {
-            self.file.set_len(self.good)?;
+            self.littered = self.file.set_len(self.good).is_err();
             return Err(error);
         }
         self.good += line.len() as u64;
@@ -351,16 +374,23 @@ impl Writer {
         Ok(())
     }
 
+    /// Puts the file aside and begins the next one. What failed half way is gone on with; nothing is renamed over a file that was
+    /// put aside.
     fn rotate(&mut self) -> io::Result<()> {
-        fs::rename(&self.path, chain::numbered(&self.path, self.first))?;
+        let aside = chain::numbered(&self.path, self.first);
+        if !aside.try_exists()? {
+            fs::rename(&self.path, &aside)?;
+        } else if self.path.try_exists()? && fs::metadata(&self.path)?.len() > 0 {
+            let error = format!("{} is in the way of the trail", aside.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, error));
+        }
         self.file = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
             .open(&self.path)
             .and_then(alone)?;
-        sync_folder(&self.path)?;
-        (self.good, self.first) = (0, self.head.lines);
+        (self.good, self.first, self.unnamed) = (0, self.head.lines, true);
         Ok(())
     }
 }

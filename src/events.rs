@@ -257,6 +257,17 @@ pub(crate) fn of_rollout(bus: Bus) -> impl Fn(arqon_rollout::Event) + Send + Syn
                 },
             );
         }
+        // What holds on one node alone, people have to look at.
+        arqon_rollout::Event::Alone { tenant, orders } => {
+            let service = format!("rollout:{tenant}");
+            tell(
+                &bus,
+                Event::Health {
+                    service,
+                    ok: orders == 0,
+                },
+            );
+        }
         _ => {}
     }
 }
@@ -281,6 +292,22 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_brake_on_one_node_alone_is_ill_health_until_the_last_one_ended()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let bus = Bus::new(16)?;
+        let mut receiver = bus.subscribe();
+        let tell = of_rollout(bus);
+        let tenant = arqon_message::TenantId::new("t")?;
+        for (orders, ok) in [(2, false), (0, true)] {
+            let tenant = tenant.clone();
+            tell(arqon_rollout::Event::Alone { tenant, orders });
+            let service = "rollout:t".to_owned();
+            assert_eq!(receiver.recv().await?, Event::Health { service, ok });
+        }
+        Ok(())
+    }
 
     #[tokio::test]
     async fn every_request_carries_the_bus() -> Result<(), Box<dyn std::error::Error>> {

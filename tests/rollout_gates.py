@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MOST = [
     ("decision_over_mirror.10", 1.2, "the decision at 10 % against the mirror's, the key parsed once"),
     ("decision_over_mirror.100", 1.2, "the decision at 100 %"),
+    ("stop_among_scopes_ms", 50.0, "a stop among 1,024 scopes with rollouts, the median of 64"),
 ]
 EXACT = [
     ("allocations.decision.10", 0),
@@ -56,8 +57,10 @@ def bench():
 
 
 def test(package, name, **environment):
-    """One test of the workspace, with what it printed."""
-    command = ["cargo", "nextest", "run", "--workspace", "--all-features", "--no-capture", "-E", f"package({package}) and test({name})"]
+    """One test of the workspace, with what it printed. ROLLOUT_TEST_SET: other packages to build it with, `-p A -p B`."""
+    packages = os.environ.get("ROLLOUT_TEST_SET", "--workspace").split()
+    chosen = f"package({package}) and test({name})"
+    command = ["cargo", "nextest", "run", *packages, "--all-features", "--no-capture", "-E", chosen]
     ended = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     said = ended.stdout + ended.stderr
     shown = [line for line in said.splitlines() if any(word in line for word in ("over a ramp", "a stop reached", "times killed", "panicked"))]

@@ -15,8 +15,8 @@ use std::{
 use arqon::{
     RolloutLayer, ShadowLayer, Subject, TraceKey,
     rollout::{
-        Catalog, Clock, Config, Control, DownstreamMessage, Executor, GuardConfig, Handle, Proposal,
-        RolloutConfig, SystemClock,
+        Catalog, Clock, Config, Control, DownstreamMessage, EnforcementAction, Executor, GuardConfig, Handle,
+        MAX_ORDERS, MAX_SCOPES, Proposal, RolloutConfig, SystemClock,
     },
     shadow::{RuleConfig, ShadowConfig, ShadowCopy},
 };
@@ -119,18 +119,22 @@ where
     }
 }
 
-/// The decision alone, on one request.
-fn decision<'a>(name: &'static str, layer: &'a RolloutLayer) -> Case<'a> {
+/// The decision alone, on one request: which variant; with it, if asked for, the variant itself.
+fn decision<'a>(name: &'static str, layer: &'a RolloutLayer, whole: bool) -> Case<'a> {
     let one = request();
-    black_box(layer.variant(one.headers(), one.extensions()));
-    let allocations = allocation_counter::measure(|| {
-        black_box(layer.variant(one.headers(), one.extensions()));
-    })
-    .count_total;
+    let decide = move |one: &Request<Body>| {
+        if whole {
+            black_box(layer.variant(one.headers(), one.extensions()));
+        } else {
+            black_box(layer.variant_id(one.headers(), one.extensions()));
+        }
+    };
+    decide(&one);
+    let allocations = allocation_counter::measure(|| decide(&one)).count_total;
     let round = move || {
         let begun = Instant::now();
         for _ in 0..BATCH {
-            black_box(layer.variant(black_box(one.headers()), one.extensions()));
+            decide(black_box(&one));
         }
         begun.elapsed().as_nanos() as f64 / BATCH as f64
     };
@@ -158,16 +162,29 @@ async fn rollout(percent: f64, guard: Option<GuardConfig>) -> (RolloutLayer, Han
         .expect("valid");
     let handle = executor.handle();
     tokio::spawn(executor.run());
+    approve(&handle, "p", None, percent).await;
+    (RolloutLayer::new(&handle), handle)
+}
+
+async fn submit(handle: &Handle, message: DownstreamMessage, scope: Option<String>) {
+    let mut control = Control::new("default", SystemClock::new().now_us(), 60_000_000, message);
+    control.scope = scope;
+    let envelope = control.sign(&[]).expect("finite").to_json();
+    handle.submit(envelope.as_bytes()).await.expect("taken");
+}
+
+async fn approve(handle: &Handle, id: &str, scope: Option<String>, percent: f64) {
     let tenant = arqon::TenantId::new("default").expect("a tenant");
     let proposal = Proposal {
-        id: "p".to_owned(),
+        id: id.to_owned(),
         variant_id: Some(42),
         confidence: 1.0,
+        scope,
         ..Proposal::default()
     };
     handle.client(&tenant).send(proposal).await.expect("proposed");
     let approval = DownstreamMessage::Approval {
-        proposal_id: "p".to_owned(),
+        proposal_id: id.to_owned(),
         proposal_digest: handle.status().tenants[0].pending[0].digest.clone(),
         rollout: Some(RolloutConfig {
             initial_percent: percent,
@@ -175,10 +192,32 @@ async fn rollout(percent: f64, guard: Option<GuardConfig>) -> (RolloutLayer, Han
             max_percent: percent,
         }),
     };
-    let control = Control::new("default", SystemClock::new().now_us(), 60_000_000, approval);
-    let envelope = control.sign(&[]).expect("finite").to_json();
-    handle.submit(envelope.as_bytes()).await.expect("approved");
-    (RolloutLayer::new(&handle), handle)
+    submit(handle, approval, None).await;
+}
+
+/// With as many scopes as there may be, each with a rollout: milliseconds from a stop of one to its answer, the median and the worst
+/// of as many as there may be, and to show all of it to an operator.
+async fn crowded() -> (f64, f64, f64) {
+    let (_, handle) = rollout(10.0, None).await;
+    let scope = |at: usize| Some(format!("in.t.default.s{at}.>"));
+    for at in 1..MAX_SCOPES {
+        approve(&handle, &format!("p{at}"), scope(at), 10.0).await;
+    }
+    let mut took = Vec::new();
+    for at in 1..=MAX_ORDERS {
+        let begun = Instant::now();
+        let stop = DownstreamMessage::Enforce {
+            action: EnforcementAction::EmergencyStop,
+            reason: "a drill".to_owned(),
+        };
+        submit(&handle, stop, scope(at)).await;
+        took.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    took.sort_by(f64::total_cmp);
+    let begun = Instant::now();
+    black_box(handle.status());
+    let status = begun.elapsed().as_secs_f64() * 1e3;
+    (took[MAX_ORDERS / 2], took[MAX_ORDERS - 1], status)
 }
 
 fn main() {
@@ -201,8 +240,8 @@ fn main() {
     let mut cases = [
         calls("bare primary", primary::<Body>()),
         calls("mirror, not chosen at 10 %", shadow.layer(primary())),
-        decision("rollout, the decision at 10 %", &some),
-        decision("rollout, the decision at 100 %", &all),
+        decision("rollout, the decision at 10 %", &some, false),
+        decision("rollout, the decision at 100 %", &all, false),
         calls("rollout, layer at 10 %", some.layer(primary::<Body>())),
         calls("rollout, layer at 100 %", all.layer(primary::<Body>())),
         calls("rollout, layer with a guard", guarded.layer(primary::<Body>())),
@@ -210,6 +249,7 @@ fn main() {
             "rollout, disabled",
             RolloutLayer::disabled().layer(primary::<Body>()),
         ),
+        decision("rollout, the decision, with a Variant", &some, true),
     ];
     for _ in 0..ROUNDS {
         for case in &mut cases {
@@ -219,7 +259,7 @@ fn main() {
     let (bare, floor) = (cases[0].best, cases[0].allocations);
     let mirror = cases[1].best - bare;
     println!(
-        "{:<34}{:>10}{:>12}{:>12}{:>13}",
+        "{:<40}{:>10}{:>12}{:>12}{:>13}",
         "", "ns/call", "over bare", "x mirror", "allocations"
     );
     for Case {
@@ -234,13 +274,18 @@ fn main() {
         let over = if alone { *best } else { best - bare };
         let own = if alone { *allocations } else { allocations - floor };
         println!(
-            "{name:<34}{best:>10.1}{over:>12.1}{:>12.2}{own:>13}",
+            "{name:<40}{best:>10.1}{over:>12.1}{:>12.2}{own:>13}",
             over / mirror
         );
     }
     println!(
         "decision to the mirror's: {:.2} (bound: 1.2)",
         cases[2].best.max(cases[3].best) / mirror
+    );
+    let (stop_ms, worst_ms, status_ms) = runtime.block_on(crowded());
+    println!(
+        "among {MAX_SCOPES} scopes: a stop {stop_ms:.1} ms, the worst of {MAX_ORDERS} {worst_ms:.1} ms; the status \
+         {status_ms:.1} ms"
     );
     let mut arguments = std::env::args().skip_while(|word| word != "--json");
     if let (Some(_), Some(file)) = (arguments.next(), arguments.next()) {
@@ -254,6 +299,7 @@ fn main() {
             ("allocations.layer.100", own(5)),
             ("allocations.layer.guard", own(6)),
             ("allocations.disabled", own(7)),
+            ("stop_among_scopes_ms", stop_ms),
         ];
         let figures = figures.map(|(name, figure)| format!("\"{name}\": {figure}"));
         let figures = format!("{{{}}}\n", figures.join(", "));

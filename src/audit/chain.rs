@@ -188,7 +188,7 @@ fn walk(
 }
 
 /// A line whose digest is right.
-fn read(whole: &[u8]) -> Option<(Line, [u8; 32])> {
+pub(super) fn read(whole: &[u8]) -> Option<(Line, [u8; 32])> {
     let tail = TAIL.len() + 64 + 2;
     let (body, end) = whole.split_at_checked(whole.len().checked_sub(tail)?)?;
     let hash = *blake3::hash(body).as_bytes();

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use super::*;
 
 mod kills;
+mod thousand;
 
 fn entry(seq: u64) -> AuditEntry {
     let refused = || Refusal {
         reason: Reason::Busy,
         detail: "a \"quoted\"\nreason".to_owned(),
         last_counter: None,
+        log_time_us: None,
     };
     AuditEntry {
         seq: (seq % 7 != 6).then_some(seq),
@@ -251,9 +253,76 @@ fn an_entry_whose_head_cannot_be_kept_is_not_acknowledged() {
         (length, 2),
         "taken back"
     );
+    // The power goes now: what is left is what was acknowledged, and nothing is missed.
+    assert_eq!(verify(&path).unwrap().unwrap().head.lines, 2);
+    // It could not even be taken back: it is before the next one is written.
+    fs::write(&path, [&fs::read(&path).unwrap()[..], b"{\"n\":2,"].concat()).unwrap();
+    writer.littered = true;
     writer.kept = good;
-    writer.append(&entry(2)).unwrap();
-    assert_eq!(verify(&path).unwrap().unwrap().head.lines, 3);
+    for seq in 2..5 {
+        writer.append(&entry(seq)).unwrap();
+    }
+    assert_eq!(verify(&path).unwrap().unwrap().head.lines, 5);
+    drop(writer);
+    drop(log);
+    assert_eq!(AuditLog::open(&path).unwrap().0.head().lines, 5);
+}
+
+#[test]
+fn a_rotation_that_failed_half_way_goes_on_and_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    write(&path, 3);
+    let (log, _) = AuditLog::open(&path).unwrap();
+    let mut writer = log.writer.lock().unwrap();
+    writer.rotate_bytes = 1;
+    // The old file is put aside, and no new one can be made.
+    let aside = chain::numbered(&path, 0);
+    fs::rename(&path, &aside).unwrap();
+    fs::create_dir(&path).unwrap();
+    for _ in 0..2 {
+        assert!(writer.append(&entry(3)).is_err());
+        assert_eq!(writer.head.lines, 3, "not acknowledged");
+    }
+    fs::remove_dir(&path).unwrap();
+    let before = fs::read(&aside).unwrap();
+    writer.append(&entry(3)).unwrap();
+    writer.rotate_bytes = ROTATE_BYTES;
+    // The new file is made, and its name could not be written to disk: it is before the next line is acknowledged.
+    writer.unnamed = true;
+    writer.append(&entry(4)).unwrap();
+    assert!(!writer.unnamed);
+    assert_eq!(fs::read(&aside).unwrap(), before);
+    assert_eq!(verify(&path).unwrap().unwrap().head.lines, 5);
+    // Somebody's file has the name: it stays, and so does the trail.
+    let next = chain::numbered(&path, 3);
+    fs::write(&next, "mine").unwrap();
+    writer.rotate_bytes = 1;
+    let refused = writer.append(&entry(5)).unwrap_err().to_string();
+    assert!(refused.contains("in the way"), "{refused}");
+    assert_eq!(fs::read(&next).unwrap(), b"mine");
+    fs::remove_file(&next).unwrap();
+    writer.append(&entry(5)).unwrap();
+    drop(writer);
+    drop(log);
+    assert_eq!(AuditLog::open(&path).unwrap().0.head().lines, 6);
+}
+
+#[test]
+fn a_trail_that_is_gone_is_missed_by_its_head() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    write(&path, 3);
+    fs::remove_file(&path).unwrap();
+    match verify(&path) {
+        Err(BrokenAudit::Entry { index: 0, what, .. }) => assert!(what.contains("is gone"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    // One that never had a line is just not there.
+    let other = folder.path().join("other.jsonl");
+    drop(AuditLog::open(&other).unwrap());
+    fs::remove_file(&other).unwrap();
+    assert!(matches!(verify(&other), Err(BrokenAudit::Io { .. })));
 }
 
 #[test]

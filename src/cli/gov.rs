@@ -49,17 +49,19 @@ pub(super) enum GovCommand {
     #[command(after_help = STATUS)]
     Enforce(Enforce),
     /// Serves everyone the baseline, at once, until resumed. Every --admin and --nats is told, all at a time. With --scope it
-    /// holds every scope that the pattern contains or crosses, those that come later too; the answer names them.
+    /// holds every scope that the pattern contains or crosses, those that come later too; the answer names them. One that is
+    /// refused for the clock of this machine, or for a later counter, is signed once more.
     #[command(after_help = STATUS)]
     Stop(Reasoned),
     /// Holds everything where it is.
     #[command(after_help = STATUS)]
     Pause(Reasoned),
     /// Ends a pause or a stop. Without --scope those of the whole tenant; what was ordered for a scope stays so, is named, and
-    /// needs its own. With --scope, all that holds that scope.
+    /// needs its own. With --scope, all that holds the whole of that scope; an order that only crosses it stays, is named, and
+    /// needs a resume of the pattern it was given for.
     #[command(after_help = STATUS)]
     Resume(Reasoned),
-    /// Says what is live, since when, and why.
+    /// Says what is live, since when, and why; of every --admin that is named.
     Status(Status),
     /// Prints what changes, as it does.
     Watch(Watch),
@@ -90,6 +92,9 @@ pub(super) struct Signing {
     /// The counter; the time in microseconds without it.
     #[arg(long)]
     counter: Option<u64>,
+    /// When it is signed, for a machine whose clock is wrong; its clock's time without it.
+    #[arg(long, value_name = "MICROSECONDS")]
+    issued_at: Option<u64>,
 }
 
 #[derive(Debug, Args)]

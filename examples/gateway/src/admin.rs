@@ -162,6 +162,7 @@ async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes
             "durable": receipt.durable,
             "held": receipt.held,
             "reach": receipt.reach,
+            "widened": receipt.widened,
         }))
         .into_response(),
         Err(SubmitError::Refused(refusal)) => {
@@ -171,6 +172,9 @@ async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes
             body["instance"] = json!(PATH);
             if let Some(last) = refusal.last_counter {
                 body["last_counter"] = json!(last);
+            }
+            if let Some(log_time_us) = refusal.log_time_us {
+                body["log_time_us"] = json!(log_time_us);
             }
             let headers = [(header::CONTENT_TYPE, "application/problem+json")];
             (StatusCode::CONFLICT, headers, body.to_string()).into_response()

@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub(crate) use self::authenticate::{Issuer, Order, authenticate};
+pub use self::transition::MAX_REASON_BYTES;
 
 /// What a record was found to say.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +29,8 @@ pub struct Accepted {
     pub control: Control,
     /// The names of the keys that signed.
     pub signed_by: Vec<String>,
+    /// Whether a stop or a pause holds the whole tenant, because there was no room for one more scope.
+    pub widened: bool,
 }
 
 /// The state after `record`.
@@ -74,6 +77,7 @@ impl State {
         next.mark_accepted(&order);
         *self = next;
         Ok(Accepted {
+            widened: self.is_widened(&order.control),
             control: order.control,
             signed_by: order.signed_by,
         })

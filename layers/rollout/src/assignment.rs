@@ -42,7 +42,7 @@ impl Key {
         decide: impl FnOnce(&[u8]) -> T,
     ) -> Option<T> {
         match self {
-            Self::Trace => TraceKey::from_request(headers, extensions).map(|key| decide(key.as_bytes())),
+            Self::Trace => TraceKey::read(headers, extensions, |key, _| decide(key)),
             Self::Claim(name) => match extensions.get::<Claims>()?.get(name)? {
                 Value::String(text) => given(text.as_bytes()).map(decide),
                 Value::Number(number) => {

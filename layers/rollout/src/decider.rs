@@ -5,13 +5,14 @@ use std::sync::Arc;
 use http::{Extensions, HeaderMap};
 
 use crate::{
-    assignment::{CoinFlip, Key, Sampling},
+    assignment::{Cohort, CoinFlip, Key, Sampling},
     future::{Decided, Measure},
     handle::Handle,
     pin::{PIN_HEADER, Pin},
     session::SessionVariant,
     snapshot::{LaneView, Served, TenantView},
     variant::Variant,
+    wire::VariantId,
 };
 
 /// What all services of one layer decide by.
@@ -47,6 +48,17 @@ impl Decider {
         })
     }
 
+    /// Its number alone, counted nowhere: the bare decision.
+    pub(crate) fn number(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<VariantId> {
+        if self.handle.is_idle() {
+            return None;
+        }
+        self.look(headers, extensions, |choice| match choice {
+            Choice::Pinned(variant) => variant.id,
+            Choice::Served(served) => served.variant.id,
+        })
+    }
+
     /// The same, counted nowhere.
     pub(crate) fn preview(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<Variant> {
         self.look(headers, extensions, |choice| match choice {
@@ -66,27 +78,22 @@ impl Decider {
         if let Some(pinned) = self.pinned(tenant, lane, headers, extensions) {
             return Some(take(Choice::Pinned(pinned)));
         }
-        let session = extensions.get::<SessionVariant>();
-        let served = session
-            .and_then(|session| kept(session, lane, extensions))
-            .unwrap_or_else(|| self.assign(lane, headers, extensions, session));
+        let kept = match self.handle.cohort() {
+            Cohort::All => None,
+            Cohort::NewSessions => kept(lane, extensions),
+        };
+        let served = kept.unwrap_or_else(|| self.assign(lane, headers, extensions));
         Some(take(Choice::Served(served)))
     }
 
-    fn assign<'a>(
-        &self,
-        lane: &'a LaneView,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-        session: Option<&SessionVariant>,
-    ) -> &'a Served {
+    fn assign<'a>(&self, lane: &'a LaneView, headers: &HeaderMap, extensions: &Extensions) -> &'a Served {
         let takes = lane.canary().filter(|canary| match self.sampling {
             Sampling::Random => canary.threshold.contains(self.coin.flip()),
             Sampling::Sticky => self
                 .key
                 .with(headers, extensions, |key| canary.takes(key))
                 // A frame has no cookie and no claim of its own.
-                .or_else(|| Some(canary.takes(session?.key()?)))
+                .or_else(|| Some(canary.takes(extensions.get::<SessionVariant>()?.key()?)))
                 .unwrap_or(false),
         });
         takes.map_or(&lane.base, |canary| &canary.served)
@@ -119,9 +126,10 @@ enum Choice<'a> {
 }
 
 /// What an open session keeps, where sessions keep theirs and it is still served.
-fn kept<'a>(session: &SessionVariant, lane: &'a LaneView, extensions: &Extensions) -> Option<&'a Served> {
+fn kept<'a>(lane: &'a LaneView, extensions: &Extensions) -> Option<&'a Served> {
     if lane.same_for_all {
         return None;
     }
+    let session = extensions.get::<SessionVariant>()?;
     lane.serving(session.opened_with(extensions)?)
 }

@@ -36,6 +36,14 @@ pub enum Event {
     },
     /// A scope is in another state, or serves another variant.
     Changed(Change),
+    /// Another number of stops and pauses hold on this node alone, because the log refused them or this node had no room for
+    /// their scopes.
+    Alone {
+        /// Whose.
+        tenant: TenantId,
+        /// How many; 0 when the last one ended.
+        orders: usize,
+    },
     /// Something a person should know.
     Alert {
         /// How bad.

@@ -435,7 +435,9 @@ impl Executor {
     }
 
     fn accepted(&self, tenant: &TenantId, seq: u64, accepted: Accepted) {
-        let Accepted { control, signed_by } = accepted;
+        let Accepted {
+            control, signed_by, ..
+        } = accepted;
         let kind = control.message.kind();
         self.shared.emit(Event::Accepted {
             tenant: tenant.clone(),

@@ -233,9 +233,7 @@ impl Shared {
             self.idle.store(idle, Ordering::Release);
         }
         drop(live);
-        changes
-            .into_iter()
-            .for_each(|change| self.emit(Event::Changed(change)));
+        changes.into_iter().for_each(|change| self.emit(change));
     }
 
     pub(crate) fn emit(&self, event: Event) {
@@ -250,6 +248,9 @@ impl Shared {
             Event::Alert { severity, message } => {
                 tracing::error!(component = "rollout", ?severity, message, "alert");
             }
+            Event::Alone { tenant, orders } => tracing::warn!(
+                component = "rollout", tenant_id = %tenant, orders, "stops and pauses hold on this node alone"
+            ),
             Event::Accepted { .. } => {}
         }
         if let Some(on_event) = &self.on_event {

@@ -12,6 +12,7 @@ use crate::{
     service::Rollout,
     session::SessionVariant,
     variant::Variant,
+    wire::VariantId,
 };
 
 /// Assigns every request a variant: `Extension<Variant>` and `x-arqon-variant` on the request handed on,
@@ -56,6 +57,11 @@ impl RolloutLayer {
     /// catalog is.
     pub fn variant(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<Variant> {
         self.decider.preview(headers, extensions)
+    }
+
+    /// The number of the variant a request would get now, without counting it: the bare decision. None where no catalog is.
+    pub fn variant_id(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<VariantId> {
+        self.decider.number(headers, extensions)
     }
 
     /// What a WebSocket session keeps of its upgrade request; it goes into the extensions of each of its frames.

@@ -116,7 +116,7 @@ mod watch;
 mod wire;
 
 pub use self::{
-    apply::{Accepted, apply},
+    apply::{Accepted, MAX_REASON_BYTES, apply},
     assignment::{Cohort, InvalidKey, Key, Sampling},
     audit::{AuditEntry, AuditError, AuditFuture, AuditSink, NoAudit},
     builder::ExecutorBuilder,
@@ -140,7 +140,7 @@ pub use self::{
     latch::Brake,
     layer::RolloutLayer,
     log::{Appended, Batch, ControlLog, LogError, LogFuture, MAX_MEMORY_RECORDS, MemoryLog},
-    metrics::{DECISIONS, FRACTION, REFUSED, STOPPED, register_metrics},
+    metrics::{ALONE, DECISIONS, FRACTION, REFUSED, STOPPED, register_metrics},
     pin::{PIN_HEADER, PIN_TYPE, Pin, PinToken},
     ramp::InvalidRollout,
     record::{Channel, InvalidChannel, InvalidNodeId, NodeId, Record},
@@ -153,8 +153,8 @@ pub use self::{
         Scope, State,
     },
     status::{
-        CohortStatus, DecisionStatus, GuardStatus, OrderStatus, PendingStatus, RolloutStatus, ScopeStatus,
-        SharePoint, SideStatus, Status, TenantStatus,
+        CohortStatus, DecisionStatus, GuardStatus, HeldBy, OrderStatus, PendingStatus, RolloutStatus,
+        ScopeStatus, SharePoint, SideStatus, Status, TenantStatus,
     },
     submit::{APPEND_TIMEOUT, Reach, Receipt, STOP_TIMEOUT},
     table::{Effect, Phase, Trigger, document, effect},

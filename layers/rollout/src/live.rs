@@ -1,7 +1,7 @@
 //! The live state of a node: what the log says, what is latched here, and how much of it is served.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
@@ -9,18 +9,18 @@ use std::{
 use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
 
 use crate::{
-    apply::Accepted,
+    apply::{Accepted, Order},
     audit::AuditEntry,
     catalog::VariantSpec,
-    event::Change,
-    latch::{Brake, Latch, Latches},
+    event::{Change, Event},
+    latch::{Brake, Latch, LatchKey, Latches},
     metrics::Metrics,
     record::Record,
     refusal::Refusal,
     reports::Reports,
     snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
     spent::{Idle, Spent},
-    state::{Lane, Scope, State},
+    state::{Lane, MAX_ORDERS, Scope, State},
     stats::Stats,
     status::{DecisionStatus, History},
     table::Phase,
@@ -71,6 +71,8 @@ pub(crate) struct Live {
     served: BTreeMap<(TenantId, Scope), (Phase, Option<String>)>,
     /// The idle scopes whose subjects fall to what is around them, at a position of the log: they change with the state alone.
     joined: BTreeMap<TenantId, (Option<u64>, Arc<HashSet<Scope>>)>,
+    /// How many stops and pauses hold on this node alone.
+    alone: BTreeMap<TenantId, usize>,
     /// What the last snapshot was made of.
     made_of: u64,
 }
@@ -105,6 +107,7 @@ impl Live {
             reported_us: 0,
             served: BTreeMap::new(),
             joined: BTreeMap::new(),
+            alone: BTreeMap::new(),
             made_of: 0,
         }
     }
@@ -140,6 +143,55 @@ impl Live {
         let decision = DecisionStatus::of(record, accepted);
         self.decisions
             .push_back((record.channel.tenant().clone(), decision));
+    }
+
+    /// Whether one more scope may be latched: as many as may have orders of their own, those of the log included.
+    pub(crate) fn has_room_for_latch(&self, tenant: &TenantId, scope: &Scope) -> bool {
+        let latched = self.latches.keys().filter(|(of, ..)| of == tenant);
+        let latched: BTreeSet<&Scope> = latched.map(|(_, scope, _)| scope).collect();
+        if *scope == Scope::TENANT || latched.contains(scope) {
+            return true;
+        }
+        let Some(state) = self.states.get(tenant) else {
+            return true;
+        };
+        let ordered = state.scopes_with_orders();
+        let (mut more, mut known) = (latched.len(), false);
+        for of in ordered {
+            known |= of == scope;
+            more += usize::from(!latched.contains(of));
+        }
+        known || more < MAX_ORDERS
+    }
+
+    /// Latches the whole tenant for an order for which there is no room; true if it was not.
+    pub(crate) fn latch_crowded(
+        &mut self,
+        key: LatchKey,
+        order: &Order,
+        reason: &str,
+        since_us: u64,
+    ) -> bool {
+        if self.latches.get(&key).is_some_and(|latch| latch.local) {
+            return false;
+        }
+        let latch = Latch {
+            payload: None,
+            message: None,
+            logged: true,
+            local: true,
+            refused: Some(format!(
+                "there was no room for one more scope than {MAX_ORDERS} with orders of their own"
+            )),
+            freed: Vec::new(),
+            floor: Some(self.seq),
+            since_us,
+            reason: reason.to_owned(),
+            by: order.signed_by.clone(),
+            saved: false,
+        };
+        self.latches.insert(key, latch);
+        true
     }
 
     /// The latch of a kind that holds a scope; of several the earliest.
@@ -236,14 +288,22 @@ impl Live {
     }
 
     /// What requests read from now on, unless it is what they read already, and what has changed by it.
-    pub(crate) fn snapshot(&mut self, now_us: u64) -> (Option<Snapshot>, Vec<Change>) {
+    pub(crate) fn snapshot(&mut self, now_us: u64) -> (Option<Snapshot>, Vec<Event>) {
         self.sync_watches(now_us);
         let mut metrics = std::mem::replace(&mut self.metrics, Metrics::empty());
         let mut changes = Vec::new();
-        let mut views = HashMap::new();
+        let mut views = Vec::new();
         // Open sessions hold on to the snapshot they began with: the same one for all, as long as nothing moves.
         let mut made_of = DefaultHasher::new();
         for (tenant, state) in &self.states {
+            let alone = alone(&self.latches, tenant);
+            metrics.alone(tenant, alone);
+            if self.alone.insert(tenant.clone(), alone).unwrap_or_default() != alone {
+                changes.push(Event::Alone {
+                    tenant: tenant.clone(),
+                    orders: alone,
+                });
+            }
             let mut scopes: Vec<Scope> = state.lanes().keys().cloned().collect();
             let latched = self
                 .latches
@@ -278,14 +338,14 @@ impl Live {
                 let from = before.as_ref().map_or(Phase::Idle, |(phase, _)| *phase);
                 if before.map_or(phase != Phase::Idle, |before| before != (phase, id.clone())) {
                     let (tenant, scope) = (tenant.clone(), scope.to_string());
-                    changes.push(Change {
+                    changes.push(Event::Changed(Change {
                         tenant,
                         scope,
                         from,
                         to: phase,
                         percent,
                         proposal_id: id,
-                    });
+                    }));
                 }
                 if state.catalog().is_empty() {
                     continue;
@@ -332,7 +392,8 @@ impl Live {
                     whole,
                     scoped,
                 };
-                views.insert(tenant.clone(), view);
+                // The states are in the order of their tenants' names.
+                views.push(view);
             }
         }
         self.metrics = metrics;
@@ -340,6 +401,12 @@ impl Live {
         let moved = std::mem::replace(&mut self.made_of, made_of) != made_of;
         (moved.then(|| Snapshot::new(views)), changes)
     }
+}
+
+/// How many of a tenant's latches hold on this node alone.
+pub(crate) fn alone(latches: &Latches, tenant: &TenantId) -> usize {
+    let of = |((of, ..), latch): &(&LatchKey, &Latch)| of == tenant && latch.refused.is_some();
+    latches.iter().filter(of).count()
 }
 
 /// The last beat of the clock: nodes that publish a few milliseconds apart publish the same share.

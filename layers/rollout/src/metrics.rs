@@ -16,11 +16,15 @@ pub const REFUSED: &str = "shield_rollout_refused_total";
 /// 1 while a scope is stopped; labels `tenant` and `scope`.
 pub const STOPPED: &str = "shield_rollout_stopped";
 
+/// Stops and pauses that hold on this node alone, because the log refused them; label `tenant`.
+pub const ALONE: &str = "shield_rollout_alone";
+
 /// Handles, taken once.
 pub(crate) struct Metrics {
     refused: HashMap<Reason, Counter>,
     decisions: HashMap<String, Counter>,
     scopes: HashMap<(TenantId, Scope), (Gauge, Gauge)>,
+    alone: HashMap<TenantId, Gauge>,
 }
 
 impl Metrics {
@@ -35,6 +39,10 @@ impl Metrics {
             STOPPED,
             "1 while an emergency stop is in force, by tenant and scope"
         );
+        describe_gauge!(
+            ALONE,
+            "stops and pauses that hold on this node alone, because the log refused them, by tenant"
+        );
         let refused = Reason::ALL.iter().map(|reason| {
             let counter = counter!(REFUSED, "reason" => reason.as_str());
             counter.increment(0);
@@ -44,6 +52,7 @@ impl Metrics {
             refused: refused.collect(),
             decisions: HashMap::new(),
             scopes: HashMap::new(),
+            alone: HashMap::new(),
         }
     }
 
@@ -53,7 +62,16 @@ impl Metrics {
             refused: HashMap::new(),
             decisions: HashMap::new(),
             scopes: HashMap::new(),
+            alone: HashMap::new(),
         }
+    }
+
+    pub(crate) fn alone(&mut self, tenant: &TenantId, orders: usize) {
+        let gauge = self
+            .alone
+            .entry(tenant.clone())
+            .or_insert_with(|| gauge!(ALONE, "tenant" => tenant.to_string()));
+        gauge.set(orders as f64);
     }
 
     pub(crate) fn refused(&self, reason: Reason) {
@@ -91,5 +109,6 @@ pub fn register_metrics() {
     let _ = metrics.decisions("baseline");
     if let Ok(tenant) = TenantId::new("default") {
         metrics.scope(&tenant, &Scope::default(), 0.0, false);
+        metrics.alone(&tenant, 0);
     }
 }

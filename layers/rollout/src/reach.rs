@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use crate::{
+    envelope::Control,
     held::Held,
     latch::Brake,
     scope::Scope,
@@ -114,12 +115,7 @@ impl State {
 
     /// Makes room among the scopes: those go that nobody has anything of, and whose subjects fall to the same without them.
     pub(crate) fn drop_unused(&mut self) {
-        let held: Vec<Scope> = self
-            .lanes
-            .iter()
-            .filter(|(of, lane)| lane.stopped.by(of) || lane.paused.by(of))
-            .map(|(of, _)| of.clone())
-            .collect();
+        let held: Vec<Scope> = self.scopes_with_orders().cloned().collect();
         let unused = self.lanes.iter().filter(|(of, lane)| {
             let idle = lane.mode == Mode::Idle && !lane.is_used() && !lane.paused.any();
             // One that was freed of a wider order shows that it was.
@@ -143,11 +139,39 @@ impl State {
         }
     }
 
+    /// The scopes with a stop or a pause of their own.
+    pub(crate) fn scopes_with_orders(&self) -> impl Iterator<Item = &Scope> {
+        let own = |(of, lane): &(&Scope, &Lane)| lane.stopped.by(of) || lane.paused.by(of);
+        self.lanes.iter().filter(own).map(|(of, _)| of)
+    }
+
     /// Whether one more scope may get a stop or a pause of its own.
     pub(crate) fn has_room_for_order(&self, scope: &Scope) -> bool {
-        let own = |of: &Scope, lane: &Lane| lane.stopped.by(of) || lane.paused.by(of);
-        let known = self.lanes.get(scope).is_some_and(|lane| own(scope, lane));
-        known || self.lanes.iter().filter(|(of, lane)| own(of, lane)).count() < MAX_ORDERS
+        let mut others = 0;
+        for of in self.scopes_with_orders() {
+            if of == scope {
+                return true;
+            }
+            others += 1;
+        }
+        others < MAX_ORDERS
+    }
+
+    /// Whether a stop or a pause that was just taken is one of the whole tenant instead of its scope's.
+    pub(crate) fn is_widened(&self, control: &Control) -> bool {
+        let Some((brake, _)) = Brake::of(control) else {
+            return false;
+        };
+        let scope = Scope::of_order(control.scope.as_deref(), self.tenant());
+        scope.is_ok_and(|scope| scope != Scope::TENANT && !self.has_order(&scope, brake))
+    }
+
+    /// Whether a scope has a stop or a pause of its own.
+    pub(crate) fn has_order(&self, scope: &Scope, brake: Brake) -> bool {
+        self.lanes.get(scope).is_some_and(|lane| match brake {
+            Brake::Stop => lane.stopped.by(scope),
+            Brake::Pause => lane.paused.by(scope),
+        })
     }
 
     /// Whether a stop or a pause was signed after every resume that would have ended it, whatever its counter.
@@ -162,13 +186,21 @@ impl State {
             .any(|(part, at_us)| issued_us <= *at_us && order.contains(part) && part.contains(scope))
     }
 
-    /// Whether a stop or a pause of a scope is in force everywhere that was signed no earlier.
+    /// Whether a stop or a pause of a scope that was signed no earlier is in force wherever one signed then would be.
     pub(crate) fn has_newer(&self, scope: &Scope, brake: Brake, issued_us: u64) -> bool {
         let own = self.lanes.get(scope).and_then(|lane| match brake {
             Brake::Stop => lane.stopped.get(scope),
             Brake::Pause => lane.paused.get(scope),
         });
-        own.is_some_and(|cause| cause.issued_us >= issued_us) && self.is_braked(scope, brake)
+        let holds = |(of, lane): (&Scope, &Lane)| {
+            let held = match brake {
+                Brake::Stop => lane.stopped.by(scope),
+                Brake::Pause => lane.paused.by(scope),
+            };
+            // What was freed since it was signed it would not hold either.
+            held || !scope.reaches(of) || self.is_freed_since(scope, of, issued_us)
+        };
+        own.is_some_and(|cause| cause.issued_us >= issued_us) && self.lanes.iter().all(holds)
     }
 
     /// A resume was accepted: what it ended, and what was signed before it, does not come back late.

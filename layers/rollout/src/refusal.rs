@@ -16,6 +16,8 @@ pub struct Refusal {
     pub detail: String,
     /// The counter that the message's issuer has come to, where that is why: one above it is taken.
     pub last_counter: Option<u64>,
+    /// What time it was by the log, microseconds since the Unix epoch, where the signer's clock is why.
+    pub log_time_us: Option<u64>,
 }
 
 impl Refusal {
@@ -24,6 +26,7 @@ impl Refusal {
             reason,
             detail: detail.into(),
             last_counter: None,
+            log_time_us: None,
         }
     }
 
@@ -31,6 +34,14 @@ impl Refusal {
     pub(crate) fn after(self, last: u64) -> Self {
         Self {
             last_counter: Some(last),
+            ..self
+        }
+    }
+
+    /// Names the log's time, for who signs by another clock.
+    pub(crate) fn at(self, log_time_us: u64) -> Self {
+        Self {
+            log_time_us: Some(log_time_us),
             ..self
         }
     }

@@ -1,14 +1,61 @@
 //! What a rollout covers, and which scopes an order for one reaches.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use arqon_message::{SubjectPattern, TenantId};
 
 use crate::refusal::{Reason, Refusal};
 
-/// What a rollout covers: the whole tenant, or the subjects of one pattern inside it.
+/// What a rollout covers: the whole tenant, or the subjects of one pattern inside it. Cloning costs one reference count.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope(Option<SubjectPattern>);
+pub struct Scope(Option<Arc<Inside>>);
+
+/// A pattern, taken apart once: a state compares its scopes with each other often.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Inside {
+    pattern: SubjectPattern,
+    /// From the tenant on.
+    tokens: Box<[Box<str>]>,
+}
+
+impl Inside {
+    fn of(pattern: SubjectPattern) -> Self {
+        let tokens = pattern.tokens().skip(2).map(Box::from).collect();
+        Self { pattern, tokens }
+    }
+
+    /// As [`SubjectPattern::contains`].
+    fn contains(&self, other: &Self) -> bool {
+        let mut others = other.tokens.iter();
+        for token in &self.tokens {
+            match (&**token, others.next()) {
+                (_, None) => return false,
+                (">", Some(_)) => return true,
+                ("*", Some(other)) if **other != *">" => {}
+                (token, Some(other)) if *token == **other => {}
+                _ => return false,
+            }
+        }
+        others.next().is_none()
+    }
+
+    /// As [`SubjectPattern::overlaps`].
+    fn overlaps(&self, other: &Self) -> bool {
+        let (mut ours, mut others) = (self.tokens.iter(), other.tokens.iter());
+        loop {
+            match (
+                ours.next().map(|token| &**token),
+                others.next().map(|token| &**token),
+            ) {
+                (None, None) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+                (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+                (Some(one), Some(other)) if one == other || one == "*" || other == "*" => {}
+                (Some(_), Some(_)) => return false,
+            }
+        }
+    }
+}
 
 impl Scope {
     /// The whole tenant.
@@ -28,7 +75,7 @@ impl Scope {
         if !inside {
             return Err(wrong(format!("`{text}` is not inside in.t.{tenant}")));
         }
-        Ok(Self(Some(pattern)))
+        Ok(Self(Some(Arc::new(Inside::of(pattern)))))
     }
 
     /// Reads the scope of an order: one for `in.t.<tenant>.>` is for the whole tenant.
@@ -47,7 +94,7 @@ impl Scope {
 
     /// The pattern; None for the whole tenant.
     pub fn pattern(&self) -> Option<&SubjectPattern> {
-        self.0.as_ref()
+        self.0.as_ref().map(|inside| &inside.pattern)
     }
 
     /// Whether every subject of `other` is in it. `in.t.<tenant>.>` is as good as the whole tenant.
@@ -57,8 +104,8 @@ impl Scope {
         match (&self.0, &other.0) {
             (None, _) => true,
             // Its first three tokens are `in.t.<tenant>`.
-            (Some(pattern), None) => pattern.tokens().nth(3) == Some(">"),
-            (Some(pattern), Some(other)) => pattern.contains(other),
+            (Some(inside), None) => inside.tokens.get(1).is_some_and(|token| **token == *">"),
+            (Some(inside), Some(other)) => inside.contains(other),
         }
     }
 
@@ -66,7 +113,7 @@ impl Scope {
     /// a scope that contains it, which goes on around it.
     pub fn reaches(&self, other: &Self) -> bool {
         let overlap = match (&self.0, &other.0) {
-            (Some(pattern), Some(other)) => pattern.overlaps(other),
+            (Some(inside), Some(other)) => inside.overlaps(other),
             (None, _) | (_, None) => true,
         };
         overlap && (self.contains(other) || !other.contains(self))
@@ -75,7 +122,7 @@ impl Scope {
     /// Of two scopes that contain the same one, whether requests fall to this one: literals before `*` before `>`, from the
     /// left, as in a [`SubjectTrie`](arqon_message::SubjectTrie).
     pub(crate) fn is_closer_than(&self, other: &Self) -> bool {
-        let rank = |token| match token {
+        let rank = |token: &str| match token {
             ">" => 2,
             "*" => 1,
             _ => 0,
@@ -83,14 +130,16 @@ impl Scope {
         match (&self.0, &other.0) {
             (None, _) => false,
             (Some(_), None) => true,
-            (Some(ours), Some(theirs)) => ours.tokens().map(rank).lt(theirs.tokens().map(rank)),
+            (Some(ours), Some(theirs)) => {
+                let theirs = theirs.tokens.iter().map(|token| rank(token));
+                ours.tokens.iter().map(|token| rank(token)).lt(theirs)
+            }
         }
     }
 
     /// The scope for people.
     pub fn to_name(&self) -> String {
-        self.0
-            .as_ref()
+        self.pattern()
             .map_or_else(|| "the whole tenant".to_owned(), ToString::to_string)
     }
 }
@@ -103,6 +152,30 @@ thread_local! {
 
 impl fmt::Display for Scope {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.0.as_ref().map_or("", SubjectPattern::as_str))
+        formatter.write_str(self.pattern().map_or("", SubjectPattern::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_contain_and_cross_each_other_as_their_patterns_do() {
+        let tenant = TenantId::new("t").unwrap();
+        let suffixes = [
+            ">", "*", "*.>", "a", "a.>", "a.*", "*.b", "a.b", "b.>", "a.b.>", "*.b.>", "a.*.c", "a.b.c",
+            "*.*", "b.*.>",
+        ];
+        let patterns = suffixes.map(|suffix| SubjectPattern::parse(format!("in.t.t.{suffix}")).unwrap());
+        for one in &patterns {
+            for other in &patterns {
+                let scope = |of: &SubjectPattern| Scope::parse(Some(of.as_str()), &tenant).unwrap();
+                let (ours, theirs) = (scope(one), scope(other));
+                assert_eq!(ours.contains(&theirs), one.contains(other), "{one} {other}");
+                let reaches = one.overlaps(other) && (one.contains(other) || !other.contains(one));
+                assert_eq!(ours.reaches(&theirs), reaches, "{one} {other}");
+            }
+        }
     }
 }

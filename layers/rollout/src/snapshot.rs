@@ -11,9 +11,8 @@ use crate::{stats::Stats, variant::Variant, wire::VariantId};
 /// The live decisions of all tenants.
 #[derive(Default)]
 pub(crate) struct Snapshot {
-    tenants: HashMap<TenantId, TenantView>,
-    /// The tenant of a request that names none, when there is only one.
-    sole: Option<TenantView>,
+    /// By the tenant's name: most programs have a few, which are found sooner than a name is hashed.
+    tenants: Box<[TenantView]>,
 }
 
 #[derive(Clone)]
@@ -51,13 +50,24 @@ pub(crate) struct Served {
 }
 
 impl Snapshot {
-    pub(crate) fn new(tenants: HashMap<TenantId, TenantView>) -> Self {
-        let mut views = tenants.values();
-        let sole = match (views.next(), views.next()) {
-            (Some(sole), None) => Some(sole.clone()),
-            _ => None,
-        };
-        Self { tenants, sole }
+    /// Of tenants in the order of their names, none twice.
+    pub(crate) fn new(tenants: Vec<TenantView>) -> Self {
+        debug_assert!(tenants.is_sorted_by(|one, next| one.tenant < next.tenant));
+        Self {
+            tenants: tenants.into(),
+        }
+    }
+
+    #[inline]
+    fn of(&self, tenant: &str) -> Option<&TenantView> {
+        if let [sole] = &*self.tenants {
+            return (sole.tenant.as_str() == tenant).then_some(sole);
+        }
+        let at = self
+            .tenants
+            .binary_search_by(|view| view.tenant.as_str().cmp(tenant))
+            .ok()?;
+        self.tenants.get(at)
     }
 
     /// Whether it serves nobody.
@@ -76,8 +86,12 @@ impl Snapshot {
             .map(TenantId::as_str)
             .or_else(|| subject.and_then(Subject::tenant));
         let view = match tenant {
-            Some(tenant) => self.tenants.get(tenant)?,
-            None => self.sole.as_ref()?,
+            Some(tenant) => self.of(tenant)?,
+            // The tenant of a request that names none, when there is only one.
+            None => match &*self.tenants {
+                [sole] => sole,
+                _ => return None,
+            },
         };
         let scoped = subject.and_then(|subject| view.scoped.find(subject));
         Some((view, scoped.unwrap_or(&view.whole)))

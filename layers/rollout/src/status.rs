@@ -1,5 +1,7 @@
 //! What an operator sees: the state of every scope, since when, and why.
 
+mod orders;
+
 use std::collections::VecDeque;
 
 use serde::Serialize;
@@ -8,7 +10,7 @@ use crate::{
     apply::Accepted,
     envelope::Message,
     latch::Brake,
-    live::Live,
+    live::{Live, alone},
     record::Record,
     state::{ApprovedRollout, Lane, Scope, State},
     stats::Window,
@@ -16,6 +18,8 @@ use crate::{
     watch::Watch,
     wire::{DownstreamMessage, RolloutConfig, UpstreamMessage, VariantId},
 };
+
+pub use self::orders::{HeldBy, OrderStatus};
 
 /// The state of a node, for `/v1/state` and `gov status`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -45,6 +49,10 @@ pub struct TenantStatus {
     pub catalog_version: u64,
     /// The version that waits for a resume.
     pub parked_catalog_version: Option<u64>,
+    /// Every order that stops or pauses something of it, once.
+    pub orders: Vec<OrderStatus>,
+    /// How many of them hold on this node alone, because the log refused them.
+    pub alone: usize,
     /// Its scopes.
     pub scopes: Vec<ScopeStatus>,
     /// The proposals that wait for an approval.
@@ -76,8 +84,8 @@ pub struct ScopeStatus {
     pub durable: Option<bool>,
     /// Whether an order that was not given for the whole tenant stops or pauses it, which a resume of that does not end.
     pub held_alone: bool,
-    /// Every order that stops or pauses it: which, for what, and why.
-    pub held_by: Vec<OrderStatus>,
+    /// Every order that stops or pauses it; its tenant's `orders` say why.
+    pub held_by: Vec<HeldBy>,
     /// The scope whose rollout its subjects are part of, when it has none: one that was approved since it went idle, or that
     /// they are held in by a pause; empty is the whole tenant's.
     pub joins: Option<String>,
@@ -96,25 +104,6 @@ pub struct ScopeStatus {
     /// How the served share came about: a point for every change of state, and whenever it had moved by half a
     /// percent; the last 120.
     pub history: Vec<SharePoint>,
-}
-
-/// An order that stops or pauses a scope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OrderStatus {
-    /// `stop` or `pause`.
-    pub brake: Brake,
-    /// The subject pattern it was given for; empty for the whole tenant. A resume of that ends it.
-    pub scope: String,
-    /// Whether it is latched on this node ahead of the log.
-    pub latched: bool,
-    /// Since when, microseconds since the Unix epoch.
-    pub since_us: u64,
-    /// The reason somebody gave.
-    pub reason: String,
-    /// The names of the keys that signed.
-    pub by: Vec<String>,
-    /// Why the log refused it: it holds on this node alone, until a resume.
-    pub refused: Option<String>,
 }
 
 /// Requests by where they were sent.
@@ -214,6 +203,8 @@ pub struct DecisionStatus {
     pub proposal_id: Option<String>,
     /// The reason somebody gave.
     pub reason: String,
+    /// Whether it holds the whole tenant, because there was no room for its scope.
+    pub widened: bool,
 }
 
 impl DecisionStatus {
@@ -237,6 +228,7 @@ impl DecisionStatus {
             scope: scope.or_else(|| control.scope.clone()).unwrap_or_default(),
             proposal_id,
             reason,
+            widened: accepted.widened,
         }
     }
 }
@@ -316,6 +308,8 @@ fn tenant(live: &Live, state: &State, now_us: u64) -> TenantStatus {
         counter: state.counter(),
         catalog_version: state.catalog().version(),
         parked_catalog_version: state.parked_catalog().map(crate::Catalog::version),
+        orders: orders::orders(live, state),
+        alone: alone(&live.latches, state.tenant()),
         scopes: scopes(live, state, now_us),
         pending: pending.collect(),
         decisions: live
@@ -368,7 +362,7 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
         latched: latch.is_some(),
         durable: latch.map(|latch| latch.saved),
         held_alone: lane.is_held_alone() || live.braked_alone(state.tenant(), scope),
-        held_by: held_by(live, state, scope, lane),
+        held_by: orders::held_by(live, state, scope, lane),
         joins: match &held {
             Some((of, ..)) => Some(of.to_string()),
             None => state
@@ -395,36 +389,6 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
             .get(&key)
             .map_or_else(Vec::new, |history| history.0.iter().copied().collect()),
     }
-}
-
-/// The orders of the log, then those that are only latched here so far.
-fn held_by(live: &Live, state: &State, scope: &Scope, lane: &Lane) -> Vec<OrderStatus> {
-    let by_log = lane.held_by().map(|(brake, order, cause)| OrderStatus {
-        brake,
-        scope: order.to_string(),
-        latched: false,
-        since_us: cause.since_us,
-        reason: cause.reason.clone(),
-        by: cause.by.clone(),
-        refused: None,
-    });
-    let latches = live.latches.iter().filter(|((of, order, brake), latch)| {
-        let known = || {
-            lane.held_by()
-                .any(|(kind, known, _)| kind == *brake && known == order)
-        };
-        of == state.tenant() && latch.holds(order, scope) && !known()
-    });
-    let latched = latches.map(|((_, order, brake), latch)| OrderStatus {
-        brake: *brake,
-        scope: order.to_string(),
-        latched: true,
-        since_us: latch.since_us,
-        reason: latch.reason.clone(),
-        by: latch.by.clone(),
-        refused: latch.refused.clone(),
-    });
-    by_log.chain(latched).collect()
 }
 
 fn rollout(rollout: &ApprovedRollout) -> RolloutStatus {

@@ -49,6 +49,9 @@ pub struct Receipt {
     pub held: Vec<String>,
     /// After a stop or a pause: what it found.
     pub reach: Option<Reach>,
+    /// Whether a stop or a pause holds the whole tenant, because there was no room for one more scope: a resume of the tenant ends
+    /// it.
+    pub widened: bool,
 }
 
 /// What was rolled out where a stop or a pause reaches. When both are empty, nothing: its scope may be mistyped.
@@ -142,7 +145,7 @@ impl Handle {
         shared.latch_order(order, scope, (brake, reason), message);
         let reach = shared.reach(record.channel.tenant(), scope);
         let saved = shared.save_latches_aside().await;
-        self.log_brake(submission, saved, reach).await
+        self.log_brake(submission, brake, saved, reach).await
     }
 
     /// Writes a stop or a pause, which is in force already. What does not succeed soon the executor goes on with. One that
@@ -150,6 +153,7 @@ impl Handle {
     async fn log_brake(
         &self,
         submission: Submission,
+        brake: Brake,
         saved: bool,
         reach: Reach,
     ) -> Result<Receipt, SubmitError> {
@@ -180,6 +184,7 @@ impl Handle {
             durable,
             held: Vec::new(),
             reach: Some(reach),
+            widened: shared.widened(&tenant, &scope, brake),
         })
     }
 
@@ -217,6 +222,7 @@ impl Handle {
             durable: shared.log.is_durable() || shared.audit.is_durable(),
             held: shared.held(tenant, &submission),
             reach: None,
+            widened: false,
         })
     }
 

@@ -158,6 +158,52 @@ async fn a_stop_sent_to_a_node_that_lags_stops_all_or_is_told_to_hold_there_alon
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_that_the_log_refuses_holds_the_node_it_was_sent_to_where_it_was_until_a_resume() {
+    let nodes = cluster();
+    let ((first, _), (lags, up)) = (&nodes[0], &nodes[1]);
+    first.roll_out("p1", (5.0, 10.0, 60.0)).await;
+    first.clock.advance(Duration::from_secs(60));
+    first.settle().await;
+    up.send_replace(false);
+    lags.settle().await;
+    // Signed before a resume that the node has not read.
+    let pause = lags.control(node::enforce(EnforcementAction::PauseAdaptation));
+    let resumed = first.enforce(EnforcementAction::ResumeAdaptation).await.unwrap();
+    assert_eq!(resumed.state, Phase::Ramping, "nothing was paused");
+    let receipt = lags.submit(pause, &lags.ops).await.unwrap();
+    assert_eq!((receipt.state, lags.phase()), (Phase::Paused, Phase::Paused));
+    let held = percent(lags);
+    up.send_replace(true);
+    lags.handle.reached(receipt.seq.unwrap()).await;
+    for _ in 0..3 {
+        first.clock.advance(Duration::from_secs(60));
+        first.settle().await;
+        assert_eq!((first.phase(), lags.phase()), (Phase::Ramping, Phase::Paused));
+        let (is, others) = (percent(lags), percent(first));
+        assert!(
+            (is - held).abs() < 0.01 && is < others,
+            "{is}, was {held}; {others}"
+        );
+    }
+    // People see what holds there alone, and why.
+    let of = |node: &Node| node.handle.status().tenants[0].clone();
+    let (seen, others) = (of(lags), of(first));
+    assert_eq!((seen.alone, others.alone, others.orders.len()), (1, 0, 0));
+    let [order] = &seen.orders[..] else {
+        panic!("{seen:?}")
+    };
+    let refused = order.refused.as_deref().unwrap_or_default();
+    assert!(order.latched && refused.starts_with("stale"), "{order:?}");
+    assert_eq!(seen.scopes[0].held_by.len(), 1);
+
+    first.enforce(EnforcementAction::ResumeAdaptation).await.unwrap();
+    first.settle().await;
+    assert_eq!((first.phase(), lags.phase()), (Phase::Ramping, Phase::Ramping));
+    assert_eq!(percent(lags).to_bits(), percent(first).to_bits());
+    assert_eq!((of(lags).alone, of(lags).orders.len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_partitioned_node_never_rises_and_is_right_at_once_when_healed() {
     let nodes = cluster();
     let ((first, _), (cut_off, up)) = (&nodes[0], &nodes[1]);

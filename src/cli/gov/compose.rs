@@ -3,8 +3,8 @@
 use std::{collections::HashMap, io::Write};
 
 use arqon_rollout::{
-    Clock, Control, Digest, DownstreamMessage, EnforcementAction, Envelope, KeyPair, Message, PinToken,
-    Proposal, RolloutConfig, SystemClock,
+    Clock, Control, Digest, DownstreamMessage, EnforcementAction, Envelope, KeyPair, MAX_REASON_BYTES,
+    Message, PinToken, Proposal, RolloutConfig, SystemClock,
 };
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ fn now_us() -> u64 {
 
 /// The payload around a message.
 fn control(signing: &Signing, target: &Target, message: impl Into<Message>, valid_us: u64) -> Control {
-    let now = now_us();
+    let now = signing.issued_at.unwrap_or_else(now_us);
     let control = Control::new(target.tenant(), now, signing.expires.unwrap_or(valid_us), message);
     let counter = signing.counter.unwrap_or(control.counter);
     control.with_epoch(signing.epoch).with_counter(counter)
@@ -41,6 +41,7 @@ fn signed(control: Control, signing: &Signing) -> Result<Letter, Usage> {
         envelope: control.sign(&pairs.iter().collect::<Vec<_>>())?,
         // A counter that somebody chose is theirs to change.
         draft: signing.counter.is_none().then_some((control, pairs)),
+        note: None,
     })
 }
 
@@ -74,6 +75,7 @@ pub(super) fn sign(sign: &Sign, json: bool, out: &mut impl Write) -> Result<Outc
         let letter = Letter {
             envelope,
             draft: None,
+            note: None,
         };
         return deliver(letter, &sign.target, json, out);
     }
@@ -232,12 +234,49 @@ fn send_action(
     json: bool,
     out: &mut impl Write,
 ) -> Result<Outcome, Usage> {
+    // A stop is not to fail for its reason.
+    let reason = cut(&reasoned.reason);
+    let note = (reason.len() < reasoned.reason.len()).then(|| {
+        format!(
+            "the reason has {} bytes: the first {} were sent",
+            reasoned.reason.len(),
+            reason.len()
+        )
+    });
     let message = DownstreamMessage::Enforce {
         action,
-        reason: reasoned.reason.clone(),
+        reason: reason.to_owned(),
     };
     let mut control = control(&reasoned.signing, &reasoned.target, message, EXPIRES_US);
     control.scope.clone_from(&reasoned.scope);
     control.effective_until_us = lasting.map(|lasting| now_us().saturating_add(lasting));
-    deliver(signed(control, &reasoned.signing)?, &reasoned.target, json, out)
+    let letter = signed(control, &reasoned.signing)?;
+    deliver(Letter { note, ..letter }, &reasoned.target, json, out)
+}
+
+/// As much of a reason as is taken.
+fn cut(reason: &str) -> &str {
+    let mut end = reason.len().min(MAX_REASON_BYTES);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_characters_where_it_is_too_long() {
+        for (length, kept) in [
+            (0, 0),
+            (MAX_REASON_BYTES, MAX_REASON_BYTES),
+            (MAX_REASON_BYTES + 1, MAX_REASON_BYTES),
+        ] {
+            assert_eq!(cut(&"r".repeat(length)).len(), kept);
+        }
+        let wide = format!("r{}", "é".repeat(MAX_REASON_BYTES));
+        assert_eq!(cut(&wide).len(), MAX_REASON_BYTES - 1);
+    }
 }

@@ -18,6 +18,17 @@ pub(super) struct Letter {
     pub(super) envelope: Envelope,
     /// What it is signed anew from, when the counter was not chosen by hand and nobody else has to sign.
     pub(super) draft: Option<(Control, Vec<KeyPair>)>,
+    /// What else there is to say of it.
+    pub(super) note: Option<String>,
+}
+
+/// Why a message was signed anew.
+#[derive(Clone, Copy)]
+enum Anew {
+    /// With this counter.
+    Counter(u64),
+    /// At the log's time; by so many microseconds the clock of this machine is ahead of it.
+    Clock(i64),
 }
 
 impl Letter {
@@ -33,6 +44,23 @@ impl Letter {
         control.counter = last.saturating_add(1);
         self.envelope = control.sign(&keys.iter().collect::<Vec<_>>())?;
         Ok(true)
+    }
+
+    /// The same stop or pause as signed at the log's time, and how far it was ahead of that; None for anything else.
+    fn at(&mut self, log_time_us: u64) -> Result<Option<i64>, Usage> {
+        let Some((control, keys)) = &mut self.draft else {
+            return Ok(None);
+        };
+        if !brakes(control) {
+            return Ok(None);
+        }
+        let valid_us = control.expires_at_us.saturating_sub(control.issued_at_us);
+        let ahead = control.issued_at_us as i128 - i128::from(log_time_us);
+        control.issued_at_us = log_time_us;
+        control.counter = log_time_us;
+        control.expires_at_us = log_time_us.saturating_add(valid_us);
+        self.envelope = control.sign(&keys.iter().collect::<Vec<_>>())?;
+        Ok(Some(i64::try_from(ahead).unwrap_or(i64::MAX)))
     }
 }
 
@@ -51,6 +79,14 @@ fn brakes(control: &Control) -> bool {
 fn overtaken(sent: &Sent) -> Option<u64> {
     match &sent.outcome {
         Delivery::Refused { last, .. } => *last,
+        Delivery::Taken(_) | Delivery::Folded { .. } | Delivery::Logged { .. } | Delivery::Failed(_) => None,
+    }
+}
+
+/// The log's time, where a target refused the message for the signer's clock.
+fn by_the_clock(sent: &Sent) -> Option<u64> {
+    match &sent.outcome {
+        Delivery::Refused { log_time_us, .. } => *log_time_us,
         Delivery::Taken(_) | Delivery::Folded { .. } | Delivery::Logged { .. } | Delivery::Failed(_) => None,
     }
 }
@@ -81,15 +117,25 @@ pub(super) fn deliver(
     let mut sent = runtime()?.block_on(target.send(&letter.envelope, |_| true))?;
     let mut anew = None;
     for _ in 0..AGAIN {
-        let Some(last) = sent.iter().filter_map(overtaken).max() else {
-            break;
+        let clock = sent.iter().filter_map(by_the_clock).max();
+        let counter = sent.iter().filter_map(overtaken).max();
+        let next = match (clock, counter) {
+            // Once: a log whose time runs away is nothing that signing helps.
+            (Some(log_time_us), _) if !matches!(anew, Some(Anew::Clock(_))) => {
+                letter.at(log_time_us)?.map(Anew::Clock)
+            }
+            (_, Some(last)) => letter
+                .after(last)?
+                .then_some(Anew::Counter(last.saturating_add(1))),
+            _ => None,
         };
-        if !letter.after(last)? {
+        if next.is_none() {
             break;
         }
-        anew = Some(last + 1);
+        anew = next;
         // Who has taken the first one keeps it.
-        let late: Vec<bool> = sent.iter().map(|sent| overtaken(sent).is_some()).collect();
+        let refused = |sent: &Sent| overtaken(sent).or(by_the_clock(sent)).is_some();
+        let late: Vec<bool> = sent.iter().map(refused).collect();
         let again = runtime()?.block_on(target.send(&letter.envelope, |at| late[at]))?;
         let late = sent.iter_mut().zip(late).filter(|(_, late)| *late);
         for ((before, _), next) in late.zip(again) {
@@ -102,17 +148,17 @@ pub(super) fn deliver(
         writeln!(
             out,
             "{}",
-            json!({ "accepted": taken, "signed_anew": anew.is_some(), "targets": rows })
+            json!({ "accepted": taken, "signed_anew": anew.is_some(), "note": letter.note, "targets": rows })
         )?;
     } else {
         for sent in &sent {
             writeln!(out, "{}", line(sent))?;
         }
-        if let Some(counter) = anew {
-            writeln!(
-                out,
-                "signed anew with counter {counter}: the one before was used by somebody whose clock is ahead of this one"
-            )?;
+        if let Some(note) = &letter.note {
+            writeln!(out, "{note}")?;
+        }
+        if let Some(anew) = anew {
+            writeln!(out, "{}", said(anew))?;
         } else if let Some(last) = sent.iter().filter_map(overtaken).max() {
             writeln!(
                 out,
@@ -140,6 +186,19 @@ pub(super) fn deliver(
     })
 }
 
+fn said(anew: Anew) -> String {
+    match anew {
+        Anew::Counter(counter) => format!(
+            "signed anew with counter {counter}: the one before was used by somebody whose clock is ahead of this one"
+        ),
+        Anew::Clock(ahead_us) => format!(
+            "signed anew at the log's time: the clock it was signed by is {} s {} it; set it right",
+            ahead_us.unsigned_abs() / 1_000_000,
+            if ahead_us < 0 { "behind" } else { "ahead of" }
+        ),
+    }
+}
+
 fn row(sent: &Sent) -> Value {
     let target = &sent.target;
     match &sent.outcome {
@@ -155,8 +214,14 @@ fn row(sent: &Sent) -> Value {
         Delivery::Logged { seq, why } => json!({
             "target": target, "accepted": null, "seq": seq, "state": null, "durable": true, "detail": why,
         }),
-        Delivery::Refused { reason, detail, last } => json!({
+        Delivery::Refused {
+            reason,
+            detail,
+            last,
+            log_time_us,
+        } => json!({
             "target": target, "accepted": false, "reason": reason, "detail": detail, "last_counter": last,
+            "log_time_us": log_time_us,
         }),
         Delivery::Failed(error) => json!({ "target": target, "accepted": false, "error": error }),
     }
@@ -244,6 +309,11 @@ fn taken_line(target: &str, taken: &Value) -> String {
         };
         line.push_str(&format!("\n  {found}"));
     }
+    if taken["widened"] == true {
+        line.push_str(
+            "\n  there was no room for one more scope with an order of its own: it holds the whole tenant, until `gov resume`",
+        );
+    }
     for scope in texts(&taken["held"]) {
         line.push_str(&match scope {
             "" => "\n  an order for the whole tenant goes on holding some of it: `gov resume` ends it"
@@ -282,6 +352,7 @@ mod tests {
             reason: "role".to_owned(),
             detail: String::new(),
             last: None,
+            log_time_us: None,
         };
         for (outcomes, expected) in [
             (vec![taken()], Some(true)),
@@ -324,6 +395,11 @@ mod tests {
                 "{line}"
             );
         }
+        let line = taken_line(
+            "t",
+            &json!({ "state": "stopped", "seq": 7, "durable": true, "widened": true }),
+        );
+        assert!(line.contains("it holds the whole tenant"), "{line}");
         let held = json!({ "state": "idle", "seq": 8, "durable": true, "held": ["", "in.t.t.a.>"] });
         let line = taken_line("t", &held);
         assert!(

@@ -137,6 +137,7 @@ pub(super) async fn judge(question: Question<'_>) -> Delivery {
             reason: refusal.reason.to_string(),
             detail: refusal.detail,
             last: refusal.last_counter,
+            log_time_us: refusal.log_time_us,
         },
         // The same bytes by another way are as good.
         Some(_) => {
@@ -144,7 +145,7 @@ pub(super) async fn judge(question: Question<'_>) -> Delivery {
             let of = status.scope(tenant, scope).or_else(|| status.scope(tenant, ""));
             let orders = status.tenants.iter().filter(|of| of.tenant == tenant);
             let held = orders.flat_map(|of| &of.scopes).filter(|of| {
-                let by = |order: &arqon_rollout::OrderStatus| order.scope == scope;
+                let by = |order: &arqon_rollout::HeldBy| order.scope == scope;
                 of.scope != scope && of.held_by.iter().any(by)
             });
             Delivery::Folded {

@@ -58,11 +58,17 @@ pub(super) fn scope(scope: &Value, now_us: u64) -> String {
     line
 }
 
-/// The lines below it: the ramp, who approved, the figures.
-pub(super) fn details(scope: &Value) -> Vec<String> {
+/// The lines below it: the orders that hold it, of its tenant's `orders`, the ramp, who approved, the figures.
+pub(super) fn details(scope: &Value, orders: &Value) -> Vec<String> {
     let mut lines = Vec::new();
-    for order in scope["held_by"].as_array().into_iter().flatten() {
-        lines.push(held_by(order));
+    for held in scope["held_by"].as_array().into_iter().flatten() {
+        let named = |of: &&Value| {
+            ["brake", "scope", "latched"]
+                .iter()
+                .all(|key| of[*key] == held[*key])
+        };
+        let order = orders.as_array().into_iter().flatten().find(named);
+        lines.push(held_by(order.unwrap_or(held)));
     }
     for (label, rollout) in [("runs", &scope["rollout"]), ("parked", &scope["parked"])] {
         if !rollout.is_object() {
@@ -126,6 +132,12 @@ fn held_by(order: &Value) -> String {
     if !text("reason").is_empty() {
         let _ = write!(line, ": {}", text("reason"));
     }
+    if let Some(refused) = order["refused"].as_str() {
+        let _ = write!(
+            line,
+            " [on this gateway alone: the log has not taken it, {refused}]"
+        );
+    }
     let _ = match text("scope") {
         "" => write!(line, "; `gov resume` ends it"),
         pattern => write!(line, "; `gov resume --scope '{pattern}'` ends it"),
@@ -167,6 +179,9 @@ pub(super) fn decision(decision: &Value) -> String {
         if !text(key).is_empty() {
             let _ = write!(line, ", {label}{}", text(key));
         }
+    }
+    if decision["widened"] == true {
+        line.push_str(" [for the whole tenant, for want of room]");
     }
     line
 }
@@ -232,12 +247,30 @@ mod tests {
 
     #[test]
     fn each_order_that_holds_a_scope_is_told_with_what_ends_it() {
-        let of = |scope: &str, reason: &str| json!({ "brake": "stop", "scope": scope, "by": ["sre-1"], "since_us": 0, "reason": reason });
-        let held = json!({ "held_by": [of("", "fire"), of("in.t.t.a.>", "")] });
+        let named =
+            |scope: &str, latched: bool| json!({ "brake": "stop", "scope": scope, "latched": latched });
+        let of = |scope: &str, latched: bool, reason: &str, refused: Option<&str>| {
+            let mut order = named(scope, latched);
+            let more = json!({ "by": ["sre-1"], "since_us": 0, "reason": reason, "refused": refused });
+            order
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            order
+        };
+        let orders = json!([
+            of("", false, "fire", None),
+            of("in.t.t.a.>", false, "", None),
+            of("in.t.t.a.>", true, "", Some("stale: late"))
+        ]);
+        let held =
+            json!({ "held_by": [named("", false), named("in.t.t.a.>", true), named("in.t.t.a.>", false)] });
         assert_eq!(
-            details(&held),
+            details(&held, &orders),
             [
                 "stop for the whole tenant, by sre-1: fire; `gov resume` ends it",
+                "stop for in.t.t.a.>, by sre-1 [on this gateway alone: the log has not taken it, stale: late]; \
+                 `gov resume --scope 'in.t.t.a.>'` ends it",
                 "stop for in.t.t.a.>, by sre-1; `gov resume --scope 'in.t.t.a.>'` ends it",
             ]
         );

@@ -3,16 +3,20 @@
 use std::io::Write;
 
 use arqon_rollout::{Clock, SystemClock};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Outcome, Status, Usage, fold,
     print::{ago, details, pending, scope},
     runtime,
+    target::Target,
 };
 
 pub(super) fn status(status: &Status, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
     let target = &status.target;
+    if target.nats.is_none() && target.admin.len() > 1 {
+        return of_each(target, json, out);
+    }
     let mut rollout = match (&target.nats, &target.config) {
         (Some(url), Some(config)) => {
             runtime()?.block_on(fold::status(url, target.creds.as_deref(), config))?
@@ -22,23 +26,65 @@ pub(super) fn status(status: &Status, json: bool, out: &mut impl Write) -> Resul
         ),
         (None, _) => runtime()?.block_on(target.state())?["rollout"].take(),
     };
+    choose(target, &mut rollout)?;
+    if json {
+        writeln!(out, "{rollout}")?;
+    } else {
+        print(&rollout, out)?;
+    }
+    Ok(Outcome::Ok)
+}
+
+/// What each of several gateways says; one that says nothing is named, and is no success.
+fn of_each(target: &Target, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
+    let (mut rows, mut outcome) = (Vec::new(), Outcome::Ok);
+    for (url, state) in runtime()?.block_on(target.states()) {
+        let rollout = state.and_then(|mut state| {
+            let mut rollout = state["rollout"].take();
+            choose(target, &mut rollout).map(|()| rollout)
+        });
+        let row = match rollout {
+            Ok(rollout) if !json => {
+                writeln!(out, "{url}")?;
+                print(&rollout, out)?;
+                continue;
+            }
+            Ok(rollout) => json!({ "target": url, "rollout": rollout }),
+            Err(error) => {
+                outcome = Outcome::Refused;
+                if !json {
+                    writeln!(out, "{url}\n{error:#}")?;
+                }
+                json!({ "target": url, "error": format!("{error:#}") })
+            }
+        };
+        rows.push(row);
+    }
+    if json {
+        writeln!(out, "{}", json!({ "gateways": rows }))?;
+    }
+    Ok(outcome)
+}
+
+/// Leaves the tenant that was asked for, if one was.
+fn choose(target: &Target, rollout: &mut Value) -> Result<(), Usage> {
     if let Some(chosen) = target.chosen_tenant() {
         let tenants = rollout["tenants"].as_array_mut();
         let all = tenants.map(std::mem::take).unwrap_or_default();
         rollout["tenants"] = vec![of_tenant(&all, chosen)?.clone()].into();
     }
-    if json {
-        writeln!(out, "{rollout}")?;
-        return Ok(Outcome::Ok);
-    }
+    Ok(())
+}
+
+fn print(rollout: &Value, out: &mut impl Write) -> Result<(), Usage> {
     let tenants = rollout["tenants"].as_array().map_or(&[][..], Vec::as_slice);
     if tenants.is_empty() {
         writeln!(out, "no rollouts: [platform.rollout] is off")?;
     }
     for tenant in tenants {
-        print_tenant(tenant, &rollout, out)?;
+        print_tenant(tenant, rollout, out)?;
     }
-    Ok(Outcome::Ok)
+    Ok(())
 }
 
 /// The tenant that was asked for.
@@ -73,9 +119,15 @@ fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result
     if let Some(hold) = rollout["hold"].as_str() {
         writeln!(out, "  held: {hold}")?;
     }
+    if let Some(alone) = tenant["alone"].as_u64().filter(|alone| *alone > 0) {
+        writeln!(
+            out,
+            "  {alone} stops or pauses hold on this gateway alone: the log has not taken them; send them to every gateway, or resume"
+        )?;
+    }
     for of in tenant["scopes"].as_array().into_iter().flatten() {
         writeln!(out, "  {}", scope(of, now_us))?;
-        for line in details(of) {
+        for line in details(of, &tenant["orders"]) {
             writeln!(out, "    {line}")?;
         }
     }

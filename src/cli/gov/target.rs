@@ -78,6 +78,8 @@ pub(super) enum Delivery {
         detail: String,
         /// The counter that its issuer has come to, where that is why.
         last: Option<u64>,
+        /// The log's time, where the signer's clock is why.
+        log_time_us: Option<u64>,
     },
     Failed(String),
 }
@@ -177,15 +179,27 @@ impl Target {
     /// `/v1/state` of the first gateway named.
     pub(super) async fn state(&self) -> Result<Value, Usage> {
         let admins = self.admins();
-        let url = admins.first().map_or(ADMIN, String::as_str);
-        let request = request(url, Method::GET, "/v1/state", None, Bytes::new())?;
-        let (status, body) = post(request).await.with_context(|| unreachable(url))?;
-        anyhow::ensure!(
-            status == StatusCode::OK,
-            "{url} answered {status} to /v1/state: is it a gateway's admin listener?"
-        );
-        serde_json::from_slice(&body).with_context(|| format!("{url}: /v1/state is no JSON"))
+        state_of(admins.first().map_or(ADMIN, String::as_str)).await
     }
+
+    /// `/v1/state` of every gateway named, asked at a time.
+    pub(super) async fn states(&self) -> Vec<(String, Result<Value, Usage>)> {
+        let asked = self.admins().into_iter().map(|url| async {
+            let state = state_of(&url).await;
+            (url, state)
+        });
+        join_all(asked).await
+    }
+}
+
+async fn state_of(url: &str) -> Result<Value, Usage> {
+    let request = request(url, Method::GET, "/v1/state", None, Bytes::new())?;
+    let (status, body) = post(request).await.with_context(|| unreachable(url))?;
+    anyhow::ensure!(
+        status == StatusCode::OK,
+        "{url} answered {status} to /v1/state: is it a gateway's admin listener?"
+    );
+    serde_json::from_slice(&body).with_context(|| format!("{url}: /v1/state is no JSON"))
 }
 
 fn unreachable(url: &str) -> String {
@@ -246,6 +260,7 @@ fn judged(answer: Result<(StatusCode, Bytes), Usage>) -> Delivery {
             reason: text("reason"),
             detail: text("detail"),
             last: body["last_counter"].as_u64(),
+            log_time_us: body["log_time_us"].as_u64(),
         },
         StatusCode::UNAUTHORIZED => Delivery::Failed(format!(
             "{}: give --token-file, the file of gateway.control_token_file",

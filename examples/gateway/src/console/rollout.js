@@ -80,7 +80,10 @@ function approved(label, rollout) {
   ];
 }
 
-function scope(of) {
+// An order is told once by its tenant; a scope only names those that hold it.
+const same = (one, other) => one.brake === other.brake && one.scope === other.scope && one.latched === other.latched;
+
+function scope(of, known) {
   const name = of.scope || "whole tenant";
   const by = of.by.length ? ` by ${of.by.join(" and ")}` : "";
   const flags = [
@@ -88,7 +91,8 @@ function scope(of) {
     of.durable === false && "not on disk: it would not survive a restart of this gateway",
     of.guarded && "lowered by the guard",
   ].filter(Boolean);
-  const orders = of.held_by.map((order) => {
+  const orders = of.held_by.map((held) => {
+    const order = known.find((one) => same(one, held)) ?? { ...held, by: [], reason: "", since_us: of.since_us };
     const who = order.by.length ? ` by ${order.by.join(" and ")}` : "";
     const why = order.reason ? `: ${order.reason}` : "";
     return h("p", {}, `${order.brake} for ${order.scope || "the whole tenant"}${who} ${time(order.since_us)}${why}`);
@@ -140,8 +144,19 @@ function tenant(of) {
       `key set ${of.epoch}, catalog ${of.catalog_version}` +
         `${of.parked_catalog_version ? `, catalog ${of.parked_catalog_version} waits for the resume` : ""}`,
     ),
+    of.alone > 0 &&
+      h(
+        "p",
+        { class: "alarm" },
+        count(of.alone),
+        " stops or pauses hold on this gateway alone: the log has not taken them",
+      ),
     of.scopes.length
-      ? h("div", { class: "scopes" }, of.scopes.slice(0, SCOPES).map(scope))
+      ? h(
+          "div",
+          { class: "scopes" },
+          of.scopes.slice(0, SCOPES).map((one) => scope(one, of.orders)),
+        )
       : h("p", { class: "none" }, "Nothing is rolled out: everyone gets the baseline."),
     of.scopes.length > SCOPES && h("p", { class: "small" }, `${of.scopes.length - SCOPES} more scopes: arqon gov status`),
     pending.length > 0 && table("Waiting for an approval", ["proposal", "variant", "proposed by", "why", "digest"], pending),

@@ -42,6 +42,7 @@ const METRICS: &[&str] = &[
     "shield_nats_served_total",
     "shield_nats_slow_consumers_total",
     "shield_reserved_headers_total",
+    "shield_rollout_alone",
     "shield_rollout_decisions_total",
     "shield_rollout_fraction",
     "shield_rollout_refused_total",

@@ -233,7 +233,7 @@ impl State {
                 "expired at {}, recorded at {}",
                 control.expires_at_us, order.stored_at_us
             );
-            return Err(Refusal::new(Reason::Expired, detail));
+            return Err(Refusal::new(Reason::Expired, detail).at(order.stored_at_us));
         }
         if control.issued_at_us > now.saturating_add(self.policy.skew_us) {
             let ahead = (control.issued_at_us - now) / 1_000_000;
@@ -241,7 +241,7 @@ impl State {
                 "issued at {}, recorded at {now}: the clock of who signed is {ahead} s ahead",
                 control.issued_at_us
             );
-            return Err(Refusal::new(Reason::NotYetValid, detail));
+            return Err(Refusal::new(Reason::NotYetValid, detail).at(order.stored_at_us));
         }
         // One far ahead would make everything that its issuer signs later stale. Whoever is told `stale` can sign one more.
         if control.counter > now.saturating_add(self.policy.skew_us) {
@@ -250,7 +250,7 @@ impl State {
                 control.counter,
                 self.policy.skew_us / 1_000_000
             );
-            return Err(Refusal::new(Reason::NotYetValid, detail));
+            return Err(Refusal::new(Reason::NotYetValid, detail).at(order.stored_at_us));
         }
         if !matches!(order.issuer, Issuer::StopKey(_)) && control.epoch != self.keys.epoch {
             let detail = format!(
@@ -327,19 +327,30 @@ impl State {
     fn check_late_brake(&self, brake: Brake, order: &Order, last: u64) -> Result<(), Refusal> {
         let control = &order.control;
         let scope = Scope::of_order(control.scope.as_deref(), self.tenant())?;
-        if !self.is_after_resumes(&scope, control.issued_at_us) {
-            let detail = format!(
-                "signed at {}, and {} was resumed since: sign it anew with a counter above {last}",
-                control.issued_at_us,
-                scope.to_name()
-            );
-            return Err(Refusal::new(Reason::Stale, detail).after(last));
-        }
+        self.check_not_resumed(&scope, order, last)?;
         if self.has_newer(&scope, brake, control.issued_at_us) {
             let detail = format!("{}: in force already", scope.to_name());
             return Err(Refusal::new(Reason::Duplicate, detail));
         }
         Ok(())
+    }
+
+    fn check_not_resumed(&self, scope: &Scope, order: &Order, last: u64) -> Result<(), Refusal> {
+        let issued_us = order.control.issued_at_us;
+        if self.is_after_resumes(scope, issued_us) {
+            return Ok(());
+        }
+        let detail = format!(
+            "signed at {issued_us}, and {} was resumed since: sign it anew with a counter above {last}",
+            scope.to_name()
+        );
+        Err(Refusal::new(Reason::Stale, detail).after(last))
+    }
+
+    /// A late brake for which there is no room holds the whole tenant; where that was resumed since it would hold nothing.
+    pub(crate) fn check_late_and_widened(&self, order: &Order) -> Result<(), Refusal> {
+        let last = self.seen(&order.issuer).map_or(0, |seen| seen.counter);
+        self.check_not_resumed(&Scope::TENANT, order, last)
     }
 }
 

@@ -35,6 +35,9 @@ impl State {
         if brakes && (full || !self.has_room_for_order(&scope)) {
             // Nobody is refused a brake for want of room: it holds more instead.
             scope = Scope::TENANT;
+            if late {
+                self.check_late_and_widened(order)?;
+            }
         }
         if scope != Scope::TENANT && !self.lanes.contains_key(&scope) {
             if full {

@@ -1,5 +1,6 @@
 //! The fold against an independent model, and its invariants after every step.
 
+mod limits;
 mod model;
 mod scopes;
 

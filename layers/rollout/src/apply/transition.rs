@@ -11,8 +11,8 @@ use crate::{
     wire::{DownstreamMessage, UpstreamMessage},
 };
 
-/// Longest reason, in bytes.
-const MAX_REASON: usize = 4_096;
+/// Longest reason of an enforcement, in bytes.
+pub const MAX_REASON_BYTES: usize = 4_096;
 
 impl State {
     /// Ends what has lapsed by the log's clock.
@@ -132,8 +132,8 @@ pub(super) fn unreachable_effect(effect: Effect) -> Result<(), Refusal> {
 }
 
 pub(super) fn check_reason(reason: &str) -> Result<(), Refusal> {
-    if reason.len() > MAX_REASON {
-        let detail = format!("`reason` has {} bytes, at most {MAX_REASON}", reason.len());
+    if reason.len() > MAX_REASON_BYTES {
+        let detail = format!("`reason` has {} bytes, at most {MAX_REASON_BYTES}", reason.len());
         return Err(Refusal::new(Reason::Malformed, detail));
     }
     Ok(())

@@ -1,10 +1,12 @@
 //! One log, one state, however it is read; and how much work many scopes are.
 
+mod nodes;
+
 use arqon_message::Subject;
 
 use super::*;
 use crate::{
-    Control, DownstreamMessage, EnforcementAction, KeyPair, ManualClock, Proposal, RolloutConfig,
+    Control, Digest, DownstreamMessage, EnforcementAction, KeyPair, ManualClock, Proposal, RolloutConfig,
     RolloutLayer, assignment::CoinFlip, scope::COMPARED, state::Lane,
 };
 
@@ -89,7 +91,7 @@ fn log(coin: &CoinFlip) -> Vec<Record> {
                     scope,
                     ..Default::default()
                 };
-                let digest = crate::Digest::of_proposal(&proposal).unwrap().to_string();
+                let digest = Digest::of_proposal(&proposal).unwrap().to_string();
                 let proposed = Control::new("t", at_us, 60 * SECOND_US, proposal);
                 let mut proposed = record(2 * seq, at_us, &proposed, &ops);
                 proposed.channel = Channel::Up(tenant(), "node".parse_node());
@@ -246,7 +248,7 @@ async fn a_thousand_scopes_are_compared_when_the_state_changes_and_not_every_tic
         confidence: 0.5,
         ..Default::default()
     };
-    let digest = crate::Digest::of_proposal(&proposal).unwrap().to_string();
+    let digest = Digest::of_proposal(&proposal).unwrap().to_string();
     let mut proposed = record(1, at_us, &Control::new("t", at_us, SECOND_US, proposal), &ops);
     proposed.channel = Channel::Up(tenant(), "node".parse_node());
     let approval = DownstreamMessage::Approval {
@@ -305,4 +307,65 @@ async fn a_thousand_scopes_are_compared_when_the_state_changes_and_not_every_tic
     // A reason is kept once, however many scopes it holds.
     let state = executor.state(&tenant()).unwrap();
     assert!(state.lanes().len() <= crate::MAX_SCOPES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_latched_scope_too_many_holds_the_tenant_on_this_node_until_a_resume_of_it() {
+    let executor = executor();
+    let (ops, sre) = keys();
+    let handle = executor.handle();
+    let mut at_us = START_US + 3_600 * SECOND_US;
+    let mut order = |action: EnforcementAction, scope: Option<String>, key: &KeyPair| {
+        at_us += 1;
+        let reason = String::new();
+        let enforce = DownstreamMessage::Enforce { action, reason };
+        let mut control = Control::new("t", at_us, 60 * SECOND_US, enforce);
+        control.scope = scope;
+        control.sign(&[key]).unwrap().to_json()
+    };
+    let scoped = |at: usize| Some(format!("in.t.t.s{at}.>"));
+    // Nobody reads the log: all of it is latched here alone.
+    for at in 0..=crate::MAX_ORDERS {
+        let stop = order(EnforcementAction::EmergencyStop, scoped(at), &sre);
+        let receipt = handle.submit(stop.as_bytes()).await.unwrap();
+        assert_eq!(receipt.widened, at == crate::MAX_ORDERS, "{at}");
+        let phase = handle.status().scope("t", "").unwrap().phase.as_str();
+        assert_eq!(phase, if receipt.widened { "stopped" } else { "idle" }, "{at}");
+    }
+    let of = |handle: &crate::Handle| handle.status().tenants[0].clone();
+    let told = of(&handle);
+    assert_eq!((told.orders.len(), told.alone), (crate::MAX_ORDERS + 1, 1));
+    let alone: Vec<_> = told
+        .orders
+        .iter()
+        .filter(|order| order.refused.is_some())
+        .collect();
+    assert_eq!((alone.len(), alone[0].scope.as_str()), (1, ""));
+    // The log has them all, and widens the last one as well.
+    let records = || async {
+        let after = executor.shared.lock().seq;
+        executor
+            .take(executor.shared.log.read(after).await.unwrap())
+            .await;
+    };
+    records().await;
+    let told = of(&handle);
+    assert_eq!((told.orders.len(), told.alone), (crate::MAX_ORDERS + 2, 1));
+    assert!(told.decisions.last().unwrap().widened);
+    // Said again and again it does not fill the log.
+    let length = async || executor.shared.log.read(0).await.unwrap().records.len();
+    let before = length().await;
+    for _ in 0..40 {
+        let stop = order(EnforcementAction::EmergencyStop, scoped(crate::MAX_ORDERS), &sre);
+        assert!(handle.submit(stop.as_bytes()).await.unwrap().widened);
+    }
+    let more = length().await - before;
+    assert!(more <= 16, "{more} stops that stop nothing more");
+    records().await;
+    let resume = order(EnforcementAction::ResumeAdaptation, None, &ops);
+    let _late = handle.submit(resume.as_bytes()).await;
+    records().await;
+    let told = of(&handle);
+    assert_eq!((told.orders.len(), told.alone), (crate::MAX_ORDERS, 0));
+    assert_eq!(handle.status().scope("t", "").unwrap().phase.as_str(), "idle");
 }

@@ -168,7 +168,20 @@ impl Shared {
             durable: saved && (self.log.is_durable() || self.audit.is_durable()),
             held: Vec::new(),
             reach: Brake::of(&submission.control).map(|_| self.reach(tenant, &submission.scope)),
+            widened: Brake::of(&submission.control)
+                .is_some_and(|(brake, _)| self.widened(tenant, &submission.scope, brake)),
         }
+    }
+
+    /// Whether a stop or a pause of a scope holds the whole tenant for want of room: the scope has none of its own.
+    pub(super) fn widened(&self, tenant: &TenantId, scope: &Scope, brake: Brake) -> bool {
+        let live = self.lock();
+        let ordered = |of: &Scope| {
+            let latched = live.latches.contains_key(&(tenant.clone(), of.clone(), brake));
+            let state = live.states.get(tenant);
+            latched || state.is_some_and(|state| state.has_order(of, brake))
+        };
+        !ordered(scope) && ordered(&Scope::TENANT)
     }
 
     /// What is rolled out where a stop or a pause of a scope reaches.
@@ -304,12 +317,13 @@ impl Shared {
             return false;
         };
         let live = self.lock();
-        let latched = live.latches.contains_key(&(tenant.clone(), scope.clone(), brake));
-        latched
-            || live
-                .states
-                .get(&tenant)
-                .is_some_and(|state| state.is_braked(scope, brake))
+        let braked = |of: &Scope| {
+            let latched = live.latches.contains_key(&(tenant.clone(), of.clone(), brake));
+            let state = live.states.get(&tenant);
+            latched || state.is_some_and(|state| state.is_braked(of, brake))
+        };
+        // One for which there is no room asks for the whole tenant.
+        braked(scope) || (!live.has_room_for_latch(&tenant, scope) && braked(&Scope::TENANT))
     }
 
     /// Puts a stop or a pause that was sent to this node in force before its turn in the log.
@@ -327,6 +341,9 @@ impl Shared {
     }
 
     /// Latches an order; true if anything is another than before. `local`: it was sent to this node, else it is in the log.
+    ///
+    /// At 64 scopes with orders the next one latches the whole tenant, as the state does. One that was sent here holds that on this
+    /// node alone, until a resume of it: what the log makes of it may be less, and a later one may not get there.
     pub(crate) fn latch(
         &self,
         live: &mut Live,
@@ -340,7 +357,12 @@ impl Shared {
             return false;
         };
         let now_us = self.clock.now_us();
+        let crowded = !live.has_room_for_latch(&tenant, scope);
+        let scope = if crowded { &Scope::TENANT } else { scope };
         let key = (tenant, scope.clone(), brake);
+        if crowded && local {
+            return live.latch_crowded(key, order, reason, now_us);
+        }
         let known = live.latches.get_mut(&key);
         let since_us = known.as_ref().map_or(now_us, |latch| latch.since_us);
         match known {

@@ -74,7 +74,7 @@ async fn a_replayed_log_gives_the_same_state_although_its_approvals_have_expired
     let file = site.file("p1.json");
     let proposal = r#"{"id":"p1","timestamp_us":1,"variant_id":42,"reason":"","confidence":1}"#;
     std::fs::write(&file, proposal).expect("written");
-    let expires = ["--expires", "3s"];
+    let expires = ["--expires", "5s"];
     site.gov(&gateway, "ops-1", &[&["propose", &file][..], &expires].concat())
         .await;
     let ramp = [
@@ -95,7 +95,7 @@ async fn a_replayed_log_gives_the_same_state_although_its_approvals_have_expired
     .await;
     let users = cohort(&gateway, 50).await;
     // There is no event for an expiry.
-    sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(6)).await;
     // A node without any trail of its own reads everything from the stream.
     let late = Gateway::ready(&site.config(Some(server.url()), "gw-2", &site.catalog()), &[]).await;
     let late_scope = becomes(&late, "holding").await;

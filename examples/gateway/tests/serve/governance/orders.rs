@@ -241,6 +241,77 @@ async fn a_stop_by_a_right_clock_is_taken_although_another_operator_s_was_ahead(
 }
 
 #[tokio::test]
+async fn a_stop_by_a_clock_that_is_an_hour_off_is_signed_once_more_at_the_log_s_time_and_a_resume_is_not() {
+    let site = Site::new().await;
+    let gateway = Gateway::ready(&site.config(None, "gw-1", &site.catalog()), &[]).await;
+    let (sre, ops) = (site.key("sre-1"), site.key("ops-1"));
+    const HOUR_US: u64 = 3_600_000_000;
+    // The answer has the time that the next one is to be signed at.
+    let old = signed(
+        &site,
+        "sre-1",
+        EnforcementAction::PauseAdaptation,
+        -3_600_000_000,
+        None,
+    );
+    let (status, refused) = post(&gateway, old).await;
+    assert_eq!(
+        (status, &refused["reason"]),
+        (409, &"expired".into()),
+        "{refused}"
+    );
+    let log_us = refused["log_time_us"].as_u64().expect("a time");
+    assert!(log_us.abs_diff(now_us()) < HOUR_US, "{refused}");
+
+    for (at_us, said_of_it) in [
+        (now_us() - HOUR_US, "s behind it"),
+        (now_us() + HOUR_US, "s ahead of it"),
+    ] {
+        let at = at_us.to_string();
+        let stop = ["stop", "--issued-at", &at, "--key", &sre];
+        let stopped = said(&site, &gateway, &stop).await;
+        assert!(
+            stopped.code == 0
+                && stopped.out.contains("signed anew at the log's time")
+                && stopped.out.contains(said_of_it),
+            "{stopped:?}"
+        );
+        assert_eq!(scope(&gateway).await["phase"], "stopped");
+        // Who chose the counter signs anew, too; and nothing that loosens is signed by another clock than its operator's.
+        let chosen = ["pause", "--issued-at", &at, "--counter", "9", "--key", &sre];
+        let chosen = said(&site, &gateway, &chosen).await;
+        let late = said(&site, &gateway, &["resume", "--issued-at", &at, "--key", &ops]).await;
+        for refused in [chosen, late] {
+            assert!(
+                refused.code == 1 && !refused.out.contains("signed anew"),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(scope(&gateway).await["phase"], "stopped");
+        let resumed = site.gov(&gateway, "ops-1", &["resume"]).await;
+        assert_eq!(resumed["targets"][0]["state"], "idle", "{resumed}");
+    }
+    // A reason that is too long is cut, and the stop is taken.
+    let long = said(
+        &site,
+        &gateway,
+        &["stop", "--reason", &"r".repeat(5_000), "--key", &sre],
+    )
+    .await;
+    assert!(
+        long.code == 0
+            && long
+                .out
+                .contains("the reason has 5000 bytes: the first 4096 were sent"),
+        "{long:?}"
+    );
+    assert_eq!(
+        scope(&gateway).await["reason"].as_str().map(str::len),
+        Some(4_096)
+    );
+}
+
+#[tokio::test]
 async fn a_counter_far_ahead_is_refused_and_blocks_nobody() {
     let site = Site::new().await;
     let mut gateway = Gateway::ready(&site.config(None, "gw-1", &site.catalog()), &[]).await;

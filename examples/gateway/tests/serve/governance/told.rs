@@ -99,6 +99,50 @@ async fn a_tenant_that_is_asked_for_is_the_only_one_shown_and_one_that_is_not_th
 }
 
 #[tokio::test]
+async fn the_status_of_several_gateways_is_told_of_each() {
+    let site = Site::new().await;
+    let one = Gateway::ready(&site.config(None, "gw-1", &site.catalog()), &[]).await;
+    let other = Gateway::ready(&site.config(None, "gw-2", &site.catalog()), &[]).await;
+    site.gov(&other, "sre-1", &["stop", "--reason", "here alone"])
+        .await;
+    let admins = [one.admin, other.admin].map(|admin| format!("http://{admin}"));
+    let mut words = vec![
+        "gov", "status", "--tenant", "default", "--admin", &admins[0], "--admin", &admins[1],
+    ];
+    let told = site.arqon(&words).await;
+    assert_eq!(
+        (told.code, told.out.matches("tenant default").count()),
+        (0, 2),
+        "{told:?}"
+    );
+    let at = |text: &str| told.out.find(text).expect("told");
+    assert!(
+        at(&admins[0]) < at(&admins[1]) && at(&admins[1]) < at("here alone"),
+        "{told:?}"
+    );
+    // One that does not answer is named, and the others are told all the same.
+    words.extend(["--admin", "http://127.0.0.1:9"]);
+    let told = site.arqon(&words).await;
+    assert!(
+        told.code == 1
+            && told.out.contains("here alone")
+            && told.out.contains("http://127.0.0.1:9 cannot be reached"),
+        "{told:?}"
+    );
+    let told = site.arqon(&[&["--json"][..], &words].concat()).await;
+    let json: Value = serde_json::from_str(&told.out).expect("JSON");
+    let gateways = json["gateways"].as_array().expect("three");
+    assert_eq!((told.code, gateways.len()), (1, 3), "{json}");
+    let phase = |at: usize| &gateways[at]["rollout"]["tenants"][0]["scopes"][0]["phase"];
+    assert_eq!(
+        (phase(0), phase(1)),
+        (&"idle".into(), &"stopped".into()),
+        "{json}"
+    );
+    assert!(gateways[2]["error"].is_string(), "{json}");
+}
+
+#[tokio::test]
 async fn an_embedded_gateway_whose_trail_lost_its_end_does_not_start_until_somebody_has_looked() {
     let site = Site::new().await;
     let mut gateway = Gateway::ready(&site.config(None, "gw-1", &site.catalog()), &[]).await;
@@ -130,6 +174,13 @@ async fn an_embedded_gateway_whose_trail_lost_its_end_does_not_start_until_someb
         told.contains("audit.jsonl.head is missing") && told.contains("audit seal"),
         "{told}"
     );
+    // Nor is the loss of all of it overlooked.
+    std::fs::rename(site.path("head"), &head).expect("moved");
+    std::fs::remove_file(&trail).expect("removed");
+    let gone = site.arqon(&["--json", "audit", "verify", &name]).await;
+    let report: Value = serde_json::from_str(&gone.out).expect("JSON");
+    assert_eq!((gone.code, &report["index"]), (1, &0.into()), "{report}");
+    std::fs::remove_file(&head).expect("removed");
     // With the end put back it is as it was.
     std::fs::write(&trail, &whole).expect("written");
     let sealed = site.arqon(&["audit", "seal", &name]).await;

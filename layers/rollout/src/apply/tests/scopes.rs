@@ -57,10 +57,15 @@ struct Known {
     used: bool,
     forced: bool,
     active_us: Option<u64>,
+    /// When each stop and pause that holds it was signed, the newest of each.
+    issued_us: [[u64; SCOPES.len()]; 2],
+    /// When the newest resume of it was signed, or what that ended.
+    resumed_us: u64,
 }
 
 /// The prose: an order holds what it covers or crosses, now and later. A resume ends, in what it covers, every order that
-/// holds all of it; elsewhere only its like.
+/// holds all of it; elsewhere only its like. An order that others overtook holds what was not resumed since it was signed, unless
+/// that is all of it, or it holds already.
 struct Model {
     bits: Vec<u128>,
     known: [Known; SCOPES.len()],
@@ -130,13 +135,37 @@ impl Model {
         }
     }
 
-    fn brake(&mut self, order: At, brake: Brake, now_us: u64) {
+    fn bits(&self, at: At, brake: Brake) -> u16 {
+        match brake {
+            Brake::Stop => self.known[at].stops,
+            Brake::Pause => self.known[at].pauses,
+        }
+    }
+
+    /// True if it is taken.
+    fn brake(&mut self, order: At, brake: Brake, issued_us: u64, now_us: u64, late: bool) -> bool {
+        let since = |part: &At| self.known[*part].resumed_us >= issued_us && self.contains(order, *part);
+        let parts: Vec<At> = (0..SCOPES.len()).filter(|part| late && since(part)).collect();
+        let freed = |at: At| parts.iter().any(|part| self.contains(*part, at));
+        let reached: Vec<At> = (0..SCOPES.len())
+            .filter(|at| self.reaches(order, *at) && !freed(*at))
+            .collect();
+        let holds = reached
+            .iter()
+            .all(|at| self.bits(*at, brake) & 1 << order != 0 || !self.known[*at].used);
+        let known = self.known[order].used && self.known[order].issued_us[brake as usize][order] >= issued_us;
+        if late && (freed(order) || (known && holds && self.bits(order, brake) & 1 << order != 0)) {
+            return false;
+        }
+        let subjects: Vec<usize> = (0..self.subjects.len())
+            .filter(|at| self.bits[order] & 1 << at != 0)
+            .filter(|at| parts.iter().all(|part| self.bits[*part] & 1 << at == 0))
+            .collect();
         self.take_in_use(order);
-        for at in (0..SCOPES.len())
-            .filter(|at| self.reaches(order, *at))
-            .collect::<Vec<_>>()
-        {
+        for at in reached {
             let known = &mut self.known[at];
+            let issued = &mut known.issued_us[brake as usize][order];
+            *issued = issued_us.max(*issued);
             match brake {
                 Brake::Stop => {
                     known.stops |= 1 << order;
@@ -145,18 +174,18 @@ impl Model {
                 Brake::Pause => known.pauses |= 1 << order,
             }
         }
-        for at in 0..self.subjects.len() {
-            if self.bits[order] & 1 << at != 0 {
-                self.subjects[at][brake as usize] |= 1 << order;
-                if brake == Brake::Stop {
-                    self.stopped_us[at] = now_us;
-                }
+        for at in subjects {
+            self.subjects[at][brake as usize] |= 1 << order;
+            if brake == Brake::Stop {
+                self.stopped_us[at] = now_us;
             }
         }
+        true
     }
 
-    fn resume(&mut self, resumed: At) {
+    fn resume(&mut self, resumed: At, now_us: u64) {
         self.take_in_use(resumed);
+        let mut resumed_us = now_us;
         let around: Vec<At> = (0..SCOPES.len())
             .filter(|of| self.contains(*of, resumed))
             .collect();
@@ -172,9 +201,16 @@ impl Model {
             } else {
                 alike
             };
-            self.known[at].stops &= !ends;
-            self.known[at].pauses &= !ends;
+            let known = &mut self.known[at];
+            for (held, issued) in [known.stops, known.pauses].into_iter().zip(&mut known.issued_us) {
+                for order in (0..SCOPES.len()).filter(|order| held & ends & 1 << order != 0) {
+                    resumed_us = resumed_us.max(std::mem::take(&mut issued[order]));
+                }
+            }
+            known.stops &= !ends;
+            known.pauses &= !ends;
         }
+        self.known[resumed].resumed_us = resumed_us.max(self.known[resumed].resumed_us);
         for at in 0..self.subjects.len() {
             if self.bits[resumed] & 1 << at != 0 {
                 self.subjects[at] = self.subjects[at].map(|orders| orders & !holds_all);
@@ -276,6 +312,8 @@ fn sequence(seed: u64, subjects: &[Subject], bits: &[u128], seen: &mut HashMap<(
     let coin = CoinFlip::seeded(seed);
     let scopes: Vec<Scope> = (0..SCOPES.len()).map(scope).collect();
     let mut state = genesis();
+    // Something can have been signed before the first of it.
+    state.clock_us = 10_000_000_000;
     let mut model = Model {
         bits: bits.to_vec(),
         known: Default::default(),
@@ -299,21 +337,35 @@ fn sequence(seed: u64, subjects: &[Subject], bits: &[u128], seen: &mut HashMap<(
         };
         // An order for all subjects is for the tenant.
         let meant = if at == 1 { 0 } else { at };
+        // What was on its way while others were faster; a pause would also set the share back to when it was signed.
+        let late = coin.flip().is_multiple_of(3);
+        let behind_us = if late { (coin.flip() % 600) * 1_000_000 } else { 0 };
+        let brake = |action, issued_us| {
+            let mut brake = enforce(action, at, counter, now_us);
+            if late {
+                brake.control.counter = 1;
+                brake.payload = Digest::of_bytes(format!("late {step}").as_bytes());
+            }
+            brake.control.issued_at_us = issued_us;
+            brake
+        };
+        let overtaken = late && state.counter() > 0;
         let (what, done, expected) = match coin.flip() % 16 {
             0..=5 => ("roll", roll(&mut state, at, step, now_us), model.roll(at)),
             6..=8 => {
-                let stop = enforce(EnforcementAction::EmergencyStop, at, counter, now_us);
-                model.brake(meant, Brake::Stop, now_us);
-                ("stop", state.obey(stop).is_ok(), true)
+                let issued_us = now_us.saturating_sub(behind_us);
+                let stop = brake(EnforcementAction::EmergencyStop, issued_us);
+                let expected = model.brake(meant, Brake::Stop, issued_us, now_us, overtaken);
+                ("stop", state.obey(stop).is_ok(), expected)
             }
             9 | 10 => {
-                let pause = enforce(EnforcementAction::PauseAdaptation, at, counter, now_us);
-                model.brake(meant, Brake::Pause, now_us);
-                ("pause", state.obey(pause).is_ok(), true)
+                let pause = brake(EnforcementAction::PauseAdaptation, now_us);
+                let expected = model.brake(meant, Brake::Pause, now_us, now_us, overtaken);
+                ("pause", state.obey(pause).is_ok(), expected)
             }
             11..=14 => {
                 let resume = enforce(EnforcementAction::ResumeAdaptation, at, counter, now_us);
-                model.resume(meant);
+                model.resume(meant, now_us);
                 ("resume", state.obey(resume).is_ok(), true)
             }
             _ => {
