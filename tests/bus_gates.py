@@ -54,7 +54,8 @@ EXACT = {"health": 1, "service_crashed": 2, "config_updated": 0, "shutdown": 0, 
 # Throughput may fall by 10 % against the baseline. Only on one worker: with two, a ratio is one of two or
 # three values, by where the host has put the cores (docs/bus/performance.md), so these have the bounds above alone.
 # (p95 + 20 % is the bound of 1.2 above: the figure is the ratio to a raw channel in the same run.)
-RATIOS = [f"{name}.{shape}.w1" for shape in SHAPES for name in ("b1.publish_over_raw", "b2.observed_over_plain", "b2.next_over_plain")]
+# B1 has its bound alone: `publish` is `send` and one instruction, so its ratio is 1, and more than 1 in a baseline is luck.
+RATIOS = [f"{name}.{shape}.w1" for shape in SHAPES for name in ("b2.observed_over_plain", "b2.next_over_plain")]
 RATIOS += [f"b4.batch8_over_single.{shape}.w1" for shape in SHAPES]
 
 
