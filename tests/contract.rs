@@ -2,6 +2,9 @@
 //! early answer frees it, each request has a clone of its own, a future can be dropped at every await, and the inner
 //! error passes untouched.
 
+#[path = "contract/order.rs"]
+mod order;
+
 use std::{
     convert::Infallible,
     future::Future,

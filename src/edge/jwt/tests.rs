@@ -1,6 +1,7 @@
 //! Tokens made by hand, so that each can be wrong in one way. Foreign tokens: `tests/verification/edge_auth.py`.
 
 mod live;
+mod wycheproof;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{

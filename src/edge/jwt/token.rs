@@ -123,24 +123,24 @@ pub(super) struct Limits {
     pub(super) leeway: u64,
 }
 
-/// A token taken apart, its signature not checked yet.
-pub(super) struct Unverified<'a> {
+/// A compact JWS taken apart, its signature not checked yet.
+pub(super) struct Jws<'a> {
     signed: &'a [u8],
+    payload: Vec<u8>,
     signature: Vec<u8>,
     alg: String,
     kid: Option<String>,
-    claims: Map<String, Value>,
 }
 
-impl<'a> Unverified<'a> {
-    /// Takes a compact JWS apart (RFC 7515, 3.1). Of the header only `alg` and `kid` count: `jku`, `x5u`, `jwk` and the
-    /// like are never followed, `crit`, `b64` and encryption are refused.
+impl<'a> Jws<'a> {
+    /// Takes it apart (RFC 7515, 3.1). Of the header only `alg` and `kid` count: `jku`, `x5u`, `jwk` and the like are never
+    /// followed, `crit`, `b64` and encryption are refused.
     pub(super) fn read(token: &'a str, limits: Limits) -> Result<Self, Refused> {
         if token.len() > limits.token_bytes_max {
             return Err(Refused::TooLarge);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(Refused::Malformed)?;
-        let (header, claims) = signed.split_once('.').ok_or(Refused::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(Refused::Malformed)?;
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| Refused::Malformed);
         let mut header = json::object(&decode(header)?).ok_or(Refused::Malformed)?;
         if ["crit", "b64", "zip", "enc", "cty"]
@@ -160,17 +160,49 @@ impl<'a> Unverified<'a> {
         if !header.get("typ").is_none_or(is_jwt) {
             return Err(Refused::Malformed);
         }
-        let claims = decode(claims)?;
-        if claims.len() > limits.claims_bytes_max {
+        let payload = decode(payload)?;
+        if payload.len() > limits.claims_bytes_max {
             return Err(Refused::TooLarge);
         }
         Ok(Self {
             signed: signed.as_bytes(),
+            payload,
             signature: decode(signature)?,
             alg,
             kid,
-            claims: json::object(&claims).ok_or(Refused::Malformed)?,
         })
+    }
+
+    /// Checks the signature with the one key that its `kid` names.
+    pub(super) fn check(&self, keys: &[Key]) -> Result<(), Refused> {
+        let key = match &self.kid {
+            Some(kid) => keys.iter().find(|key| key.kid.as_ref() == Some(kid)),
+            // Without a name there must be no choice.
+            None => Some(keys).filter(|keys| keys.len() == 1).map(|keys| &keys[0]),
+        };
+        let key = key.ok_or(Refused::Key)?;
+        if key.algorithm().as_str() != self.alg {
+            return Err(Refused::Algorithm);
+        }
+        if !key.holds(self.signed, &self.signature) {
+            return Err(Refused::Signature);
+        }
+        Ok(())
+    }
+}
+
+/// A token whose claims are read and not to be believed yet.
+pub(super) struct Unverified<'a> {
+    jws: Jws<'a>,
+    claims: Map<String, Value>,
+}
+
+impl<'a> Unverified<'a> {
+    /// Takes a token apart: a compact JWS whose payload is a JSON object.
+    pub(super) fn read(token: &'a str, limits: Limits) -> Result<Self, Refused> {
+        let jws = Jws::read(token, limits)?;
+        let claims = json::object(&jws.payload).ok_or(Refused::Malformed)?;
+        Ok(Self { jws, claims })
     }
 
     /// The claim `iss`, to choose the keys with; nothing may be believed yet.
@@ -185,20 +217,7 @@ impl<'a> Unverified<'a> {
         limits: Limits,
         now: u64,
     ) -> Result<Verified, Refused> {
-        let key = match &self.kid {
-            Some(kid) => issuer.keys.iter().find(|key| key.kid.as_ref() == Some(kid)),
-            // Without a name there must be no choice.
-            None => Some(issuer.keys)
-                .filter(|keys| keys.len() == 1)
-                .map(|keys| &keys[0]),
-        };
-        let key = key.ok_or(Refused::Key)?;
-        if key.algorithm().as_str() != self.alg {
-            return Err(Refused::Algorithm);
-        }
-        if !key.holds(self.signed, &self.signature) {
-            return Err(Refused::Signature);
-        }
+        self.jws.check(issuer.keys)?;
         let claims = self.claims;
         let time = |name: &str| {
             claims

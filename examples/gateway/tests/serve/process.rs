@@ -5,7 +5,7 @@ use std::{
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -60,7 +60,7 @@ pub(crate) fn run(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 pub(crate) struct Gateway {
-    child: Option<Child>,
+    child: Mutex<Option<Child>>,
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -118,7 +118,7 @@ impl Gateway {
         arguments.extend(more.iter().map(ToString::to_string));
         let client = Client::builder(TokioExecutor::new()).build_http();
         let mut gateway = Self {
-            child: None,
+            child: Mutex::default(),
             public,
             admin,
             client,
@@ -198,7 +198,7 @@ impl Gateway {
             .stderr(log)
             .spawn()
             .expect("the gateway starts");
-        self.child = Some(child);
+        *self.child.get_mut().expect("no test panics with it") = Some(child);
     }
 
     /// Starts the process (again), which is to end by itself; yields why.
@@ -209,9 +209,22 @@ impl Gateway {
         String::from_utf8(ended.stderr).expect("text")
     }
 
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().expect("no test panics with it")
+    }
+
+    /// Panics where the process has ended: nothing is to be waited for.
+    fn must_run(&self) {
+        let ended = self.child().as_mut().expect("it was started").try_wait();
+        if let Some(status) = ended.expect("a child of ours") {
+            panic!("the gateway has ended: {status}");
+        }
+    }
+
     /// Ends the process as a power cut would.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        let child = self.child.get_mut().ok().and_then(Option::take);
+        if let Some(mut child) = child {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -227,6 +240,7 @@ impl Gateway {
     pub(crate) async fn becomes_ready(&self, ready: bool) -> Value {
         let wanted = if ready { 200 } else { 503 };
         eventually(async || {
+            self.must_run();
             let answer = self.try_send(self.admin, Method::GET, "/readyz", &[], "").await?;
             (answer.status == wanted).then(|| answer.json())
         })
@@ -297,17 +311,17 @@ impl Gateway {
 
     /// Sends a signal, such as `HUP`.
     pub(crate) fn signal(&self, signal: &str) {
-        let child = self.child.as_ref().expect("it runs");
+        let process = self.child().as_ref().expect("it runs").id();
         let sent = Command::new("kill")
-            .args(["-s", signal, &child.id().to_string()])
+            .args(["-s", signal, &process.to_string()])
             .status()
             .expect("kill runs");
         assert!(sent.success());
     }
 
     /// Sends SIGTERM and waits for the end.
-    pub(crate) async fn terminate(mut self) -> std::process::ExitStatus {
-        let mut child = self.child.take().expect("it runs");
+    pub(crate) async fn terminate(self) -> std::process::ExitStatus {
+        let mut child = self.child().take().expect("it runs");
         let killed = Command::new("kill")
             .arg(child.id().to_string())
             .status()
