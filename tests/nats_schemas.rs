@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use arqon::{
     nats::schemas::KvSchemas,
-    schema::{Registry, RegistryConfig, SchemaStore, channel},
+    schema::{Compatibility, Registry, RegistryConfig, SchemaStore, channel},
 };
 use arqon_test_support::NatsServer;
 use async_nats::jetstream::{self, consumer::pull, stream::Stream};
@@ -37,6 +37,11 @@ async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
 /// A set with that many fields.
 fn set(fields: u32) -> Vec<u8> {
     let fields: String = (1..=fields).map(|at| format!("int32 f{at} = {at}; ")).collect();
+    text(&fields)
+}
+
+/// A set with those fields.
+fn text(fields: &str) -> Vec<u8> {
     let source = format!("syntax = \"proto3\"; message User {{ {fields} }}");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("user.proto");
@@ -187,5 +192,79 @@ async fn a_heartbeat_that_counts_more_than_came_makes_the_bucket_be_read() -> Re
     let mut connection = tokio::net::TcpStream::connect(address).await?;
     connection.write_all(spoken.as_bytes()).await?;
     eventually(async || (followed.registry.lost() == [ID]).then_some(())).await;
+    Ok(())
+}
+
+/// What happened between the first revision and the last while the store was not followed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Between {
+    MeantBreak,
+    Deletion,
+    Break,
+}
+
+#[tokio::test]
+async fn who_was_away_takes_what_follows_a_meant_break_or_a_deletion_and_nothing_else() -> Result<(), Error> {
+    let server = NatsServer::start().await?;
+    for between in [Between::MeantBreak, Between::Deletion, Between::Break] {
+        let (registry, writer) = channel(RegistryConfig {
+            compatibility: Some(Compatibility::Backward),
+            ..RegistryConfig::default()
+        })?;
+        let client = server.client().await?;
+        let bucket = format!("SCHEMAS_{}_{between:?}", server.unique());
+        let follow = || {
+            let store = KvSchemas::new(client.clone(), &bucket, registry.config());
+            let writer = writer.clone();
+            tokio::spawn(async move { drop(store.run(writer).await) })
+        };
+        let revision = || registry.schemas().first().map(|one| one.revision);
+        let jetstream = jetstream::new(client.clone());
+        let put = async |set: Vec<u8>, headers: &[(&str, &str)]| {
+            let mut all = async_nats::HeaderMap::new();
+            for (name, value) in headers {
+                all.insert(*name, *value);
+            }
+            let subject = format!("$KV.{bucket}.{ID}");
+            let sent = jetstream.publish_with_headers(subject, all, set.into()).await?;
+            Ok::<_, Error>(sent.await?.sequence)
+        };
+        let following = follow();
+        eventually(async || registry.is_ready().then_some(())).await;
+        let first = put(set(1), &[]).await?;
+        eventually(async || (revision() == Some(first)).then_some(())).await;
+        following.abort();
+        let _ = following.await;
+
+        let marks: &[(&str, &str)] = match between {
+            Between::MeantBreak => &[("Arqon-Compatibility", "NONE")],
+            Between::Deletion => &[("KV-Operation", "DEL")],
+            Between::Break => &[],
+        };
+        put(text("string f1 = 1;"), marks).await?;
+        let last = put(text("string f1 = 1; string f2 = 2;"), &[]).await?;
+        let following = follow();
+        if between == Between::Break {
+            eventually(async || {
+                registry
+                    .refused()
+                    .iter()
+                    .any(|one| one.revision == last)
+                    .then_some(())
+            })
+            .await;
+            assert_eq!(revision(), Some(first));
+            // And what is meant later is taken.
+            let meant = put(
+                text("string f1 = 1; string f2 = 2;"),
+                &[("Arqon-Compatibility", "NONE")],
+            )
+            .await?;
+            eventually(async || (revision() == Some(meant)).then_some(())).await;
+        } else {
+            eventually(async || (revision() == Some(last)).then_some(())).await;
+        }
+        following.abort();
+    }
     Ok(())
 }

@@ -130,6 +130,14 @@ async fn a_push_makes_the_bucket_gzips_the_set_and_writes_only_what_is_new() -> 
     // A tenant's own stands beside it.
     let own = site.run(&["push", "v1.users.proto", "--tenant", "acme"]).await?;
     assert!(own.out.starts_with("t.acme.v1.users: revision 3"), "{own:?}");
+    // Of what is there already it can be said, once, that its break is meant.
+    for expected in [
+        "v1.users: revision 4 after 2 (NONE, wire_json)\n",
+        "v1.users: unchanged, revision 4 says the same\n",
+    ] {
+        let marked = site.run(&["push", "v1.users.proto", "--compat", "NONE"]).await?;
+        assert_eq!((marked.code, marked.out.as_str()), (Some(0), expected));
+    }
     Ok(())
 }
 

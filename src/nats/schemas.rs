@@ -225,14 +225,14 @@ impl KvSchemas {
         subjects: BTreeSet<String>,
     ) -> Result<(Vec<Entry>, Vec<(String, u64)>), BoxError> {
         let (mut entries, mut gone) = (Vec::new(), Vec::new());
-        for record in bucket.last_of(subjects).await? {
+        let in_force = writer.revisions();
+        for record in bucket.last_of(subjects, &in_force).await? {
             if record.deleted {
                 gone.push((record.key, record.revision));
             } else {
                 entries.push(entry(record));
             }
         }
-        let in_force = writer.revisions();
         for (id, revision) in writer.pins().iter() {
             let there = |entry: &Entry| entry.id == *id && entry.revision == *revision;
             if in_force.get(id) == Some(revision) && !entries.iter().any(|entry| entry.id == *id) {

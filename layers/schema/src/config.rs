@@ -102,7 +102,7 @@ pub struct MappingConfig {
     /// How much is checked.
     #[serde(default)]
     pub level: Level,
-    /// The encoding of payloads whose media type does not say; payloads whose media type says another are refused.
+    /// The encoding of payloads without a media type, or of `application/octet-stream`; any other type than its own is refused.
     #[serde(default)]
     pub encoding: Option<Encoding>,
     /// Paths that must be present: `user_id`, `user.email`, `items[].sku`. Checked at every level.

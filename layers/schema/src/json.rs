@@ -26,6 +26,10 @@ use crate::{
     wire::DEPTH_MAX,
 };
 
+/// How many times the document's length may be read ahead of its turn, in all: an `Any` is known by its `@type`, which may
+/// stand last, and `Any`s may be nested a hundred deep.
+const AHEAD: usize = 2;
+
 /// Collects what is wrong with the document.
 pub(crate) fn check(plan: &Plan, payload: &[u8], found: &mut Findings) {
     run(plan, payload, found, ());
@@ -45,6 +49,7 @@ fn run<O: Output>(plan: &Plan, payload: &[u8], found: &mut Findings, out: O) -> 
     let mut pass = Pass {
         plan,
         lexer: Lexer::new(text),
+        ahead_left: AHEAD * text.len(),
         found,
         out,
         slot: Slot {

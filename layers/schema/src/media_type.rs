@@ -92,8 +92,10 @@ fn of_text(media_type: &HeaderValue, mapped: Option<Encoding>) -> Result<Encodin
         (Some(Encoding::Proto), Some(Encoding::Json)) => {
             Err("this subject takes JSON only: send application/json")
         }
-        (Some(encoding), _) | (None, Some(encoding)) => Ok(encoding),
-        (None, None) => Err("send application/x-protobuf or application/json"),
+        (Some(encoding), _) => Ok(encoding),
+        // Bytes, it says: which, the mapping knows.
+        (None, Some(encoding)) if essence.eq_ignore_ascii_case("application/octet-stream") => Ok(encoding),
+        (None, _) => Err("send application/x-protobuf or application/json"),
     }
 }
 
@@ -206,6 +208,18 @@ mod tests {
             encoding(&HeaderMap::new(), Some(Encoding::Json)),
             Ok(Encoding::Json)
         );
+        for encoding in [Encoding::Json, Encoding::Proto] {
+            for name in [
+                "text/plain",
+                "text/html",
+                "multipart/form-data; boundary=x",
+                "application/connect+proto",
+                "image/png",
+                "",
+            ] {
+                assert!(of(name, Some(encoding)).is_err(), "{name}");
+            }
+        }
         assert!(of("application/json", Some(Encoding::Proto)).is_err());
         assert!(of("application/x-protobuf", Some(Encoding::Json)).is_err());
     }

@@ -333,3 +333,86 @@ fn imports_that_lead_on_and_on_are_followed_to_a_bound_and_never_out_of_the_fold
     let error = Descriptors::load(folder.path().join("large.proto")).unwrap_err();
     assert!(error.to_string().contains("more than 4194304 bytes"), "{error}");
 }
+
+#[test]
+fn anys_in_one_another_are_read_once_if_their_type_stands_first_and_never_often() {
+    let source = "syntax = \"proto3\"; package c; import \"google/protobuf/any.proto\";
+        message A { google.protobuf.Any any = 1; repeated int32 n = 2; }";
+    let any = validator(source, "c.A", Level::Strict, &[]);
+    let inner = |type_first: bool| {
+        let numbers = format!("\"n\":[{}1]", "1,".repeat(20_000));
+        let own = "\"@type\":\"t/c.A\"";
+        if type_first {
+            format!("{{{own},{numbers}}}")
+        } else {
+            format!("{{{numbers},{own}}}")
+        }
+    };
+    let nested = |levels: usize, type_first: bool| {
+        let own = "\"@type\":\"t/google.protobuf.Any\"";
+        let within = (0..levels).fold(inner(type_first), |inner, _| {
+            if type_first {
+                format!("{{{own},\"value\":{inner}}}")
+            } else {
+                format!("{{\"value\":{inner},{own}}}")
+            }
+        });
+        format!("{{\"any\":{within}}}")
+    };
+    for (levels, type_first, accepted) in [
+        (0, false, true),
+        (1, false, true),
+        (40, true, true),
+        (40, false, false),
+    ] {
+        let text = nested(levels, type_first);
+        assert_eq!(
+            any.validate_json(text.as_bytes()).is_ok(),
+            accepted,
+            "{levels} {type_first}"
+        );
+        assert_eq!(
+            any.transcode(text.as_bytes()).is_ok(),
+            accepted,
+            "{levels} {type_first}"
+        );
+    }
+    let found = any.validate_json(nested(40, false).as_bytes()).unwrap_err();
+    assert!(found.to_string().contains("has to stand first"), "{found}");
+    // What follows the type is read all the same.
+    for (text, expected) in [
+        (
+            r#"{"any":{"@type":"t/c.A","@type":"t/c.A"}}"#,
+            "any.@type json.duplicate",
+        ),
+        (
+            r#"{"any":{"@type":"t/c.A","n":[1],"@type":1}}"#,
+            "any.@type json.duplicate",
+        ),
+        (
+            r#"{"any":{"@type":"t/c.A","n":["x"]},"n":[1]}"#,
+            "any.n[0] json.format",
+        ),
+        (
+            r#"{"any":{"@type":"t/c.Nope","n":[1]},"n":[true]}"#,
+            "any.@type json.format",
+        ),
+        (r#"{"any":{"@type":"t/c.A""#, "any json.syntax"),
+        (r#"{"any":{"@type":"t/c.Nope","n":[}}"#, "any json.syntax"),
+        (r#"{"any":{"n":[1]},"n":[true]}"#, "any json.format"),
+    ] {
+        assert_eq!(
+            verdict(any.validate_json(text.as_bytes()))
+                .first()
+                .map(String::as_str),
+            Some(expected),
+            "{text}"
+        );
+    }
+    let both = verdict(any.validate_json(br#"{"any":{"@type":"t/c.Nope","n":[1]},"n":[true]}"#));
+    assert_eq!(
+        both,
+        ["any.@type json.format", "n[0] json.type"],
+        "the rest of the document is judged too"
+    );
+}

@@ -166,7 +166,9 @@ async fn one(push: &Push, bucket: Option<&Bucket>, item: Item) -> Result<Fate, U
         .rposition(|record| record.deleted)
         .map_or(0, |at| at + 1);
     let older = &history[since..];
-    if let Some(last) = older.last()
+    // Somebody may say of what is there already that its break is meant.
+    let says_more = |last: &Record| push.compat == Compatibility::None && !last.breaking;
+    if let Some(last) = older.last().filter(|last| !says_more(last))
         && Descriptors::decode(&last.value).is_ok_and(|current| current.declares_the_same(&new))
     {
         return Ok(Fate::Unchanged {

@@ -1,6 +1,6 @@
 //! `arqon schema list|get|diff|rm|rollback`: what is in the bucket.
 
-use std::{fs, io::Write, path::PathBuf, time::SystemTime};
+use std::{collections::HashMap, fs, io::Write, path::PathBuf, time::SystemTime};
 
 use anyhow::Context;
 use arqon_schema::{Break, Compatibility, Descriptors, KV_BUCKET, Profile};
@@ -134,7 +134,7 @@ fn load(record: &Record) -> Result<Descriptors, Usage> {
 pub(in crate::cli) async fn list(at: &At, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
     let bucket = at.open().await?;
     let subjects = bucket.subjects().await.map_err(failed)?;
-    let mut records = bucket.last_of(subjects).await.map_err(failed)?;
+    let mut records = bucket.last_of(subjects, &HashMap::new()).await.map_err(failed)?;
     records.retain(|record| !record.deleted);
     records.sort_by(|a, b| a.key.cmp(&b.key));
     let mut schemas = Vec::new();

@@ -1,6 +1,6 @@
 //! A KV bucket of schemas, as the stream it is: revisions are sequences, and what was written says how it was checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 #[cfg(feature = "cli")]
 use std::{sync::Arc, time::SystemTime};
 
@@ -180,8 +180,27 @@ impl Bucket {
     }
 
     /// The newest record of each subject; from the leader, so that nothing written is missed.
-    pub(crate) async fn last_of(&self, subjects: BTreeSet<String>) -> Result<Vec<Record>, BoxError> {
-        let reads = streams::iter(subjects).map(|subject| async move { within(self.last(&subject)).await });
+    ///
+    /// A record that a break was meant before, since the revision that is `known` of its key, says so too: who was away or
+    /// slow takes it as those did who saw the break itself.
+    pub(crate) async fn last_of(
+        &self,
+        subjects: BTreeSet<String>,
+        known: &HashMap<String, u64>,
+    ) -> Result<Vec<Record>, BoxError> {
+        let reads = streams::iter(subjects).map(|subject| async move {
+            let Some(mut record) = within(self.last(&subject)).await? else {
+                return Ok(None);
+            };
+            if let Some(&before) = known.get(&record.key)
+                && before < record.revision
+                && !record.deleted
+                && !record.breaking
+            {
+                record.breaking = within(self.breaks_between(&subject, before, record.revision)).await?;
+            }
+            Ok::<_, BoxError>(Some(record))
+        });
         let found: Vec<Option<Record>> = reads.buffer_unordered(READS).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
@@ -193,6 +212,28 @@ impl Bucket {
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether a break was meant between those revisions of a subject, or the key was deleted: then nothing binds what
+    /// follows.
+    async fn breaks_between(&self, subject: &str, after: u64, before: u64) -> Result<bool, BoxError> {
+        let mut next = after + 1;
+        while next < before {
+            let read = self.stream.raw_message_builder().sequence(next);
+            match read.next_by_subject(subject).send().await {
+                Ok(message) if message.sequence >= before => break,
+                Ok(message) => {
+                    next = message.sequence + 1;
+                    let between = record(message);
+                    if between.breaking || between.deleted {
+                        return Ok(true);
+                    }
+                }
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
     }
 
     /// That revision of a key, if the bucket still has it.

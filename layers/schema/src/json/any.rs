@@ -16,12 +16,27 @@ impl<'a, O: Output> Pass<'_, 'a, '_, O> {
             return self.mistyped(path, "expected an object", depth_left);
         }
         let start = self.lexer.clone();
-        let Some(url) = self.find_type(path, depth_left)? else {
+        let found = self.find_type(path, depth_left)?;
+        let ahead = self.lexer.position() - start.position();
+        let Some(url) = found else {
             return Ok(());
         };
+        let Some(left) = self.ahead_left.checked_sub(ahead) else {
+            let place = Path::Field(path, "@type");
+            self.report(
+                &place,
+                rule::JSON_FORMAT,
+                "\"@type\" has to stand first where so much follows",
+            )?;
+            return Err(Stop);
+        };
+        self.ahead_left = left;
         let name = url.rsplit_once('/').map(|(_, name)| name);
         let plan = self.plan;
-        let Some(node) = name.and_then(|name| plan.anywhere(plan.table.message(name)?)) else {
+        let node = name.and_then(|name| plan.anywhere(plan.table.message(name)?));
+        self.lexer = start;
+        let Some(node) = node else {
+            self.skip(path, depth_left)?;
             let place = Path::Field(path, "@type");
             return self.report(
                 &place,
@@ -29,7 +44,6 @@ impl<'a, O: Output> Pass<'_, 'a, '_, O> {
                 "the type is not in the schema's descriptor set",
             );
         };
-        self.lexer = start;
         let left = self.down(path, depth_left, 1)?;
         self.put(1, Form::Filled, Kind::String, Scalar::Bytes(url.as_bytes()));
         if plan.well_known(&plan.nodes[node as usize]).is_some() {
@@ -42,29 +56,26 @@ impl<'a, O: Output> Pass<'_, 'a, '_, O> {
         }
     }
 
-    /// Reads the object through and returns its `@type`; `None` for the empty object, or when the lack was reported.
+    /// Reads the object up to its `@type` and returns it; `None` for the empty object, or when the lack was reported. What
+    /// follows is read in its turn, another `@type` too.
     fn find_type(&mut self, path: &Path<'_>, depth_left: u32) -> Result<Option<Cow<'a, str>>, Stop> {
         self.lexed(path, |lexer| lexer.expect(b'{'))?;
         if self.lexed(path, |lexer| lexer.take(b'}'))? {
             return Ok(None);
         }
-        let mut url = None;
         loop {
             let name = self.string(path)?;
             self.lexed(path, |lexer| lexer.expect(b':'))?;
-            if name == "@type" && url.is_none() && self.peek(path)? == b'"' {
-                url = Some(self.string(path)?);
-            } else {
-                self.skip(path, depth_left)?;
+            if name == "@type" && self.peek(path)? == b'"' {
+                return Ok(Some(self.string(path)?));
             }
+            self.skip(path, depth_left)?;
             if !self.lexed(path, |lexer| lexer.more(b'}'))? {
                 break;
             }
         }
-        if url.is_none() {
-            self.report(path, rule::JSON_FORMAT, "an Any needs \"@type\"")?;
-        }
-        Ok(url)
+        self.report(path, rule::JSON_FORMAT, "an Any needs \"@type\"")?;
+        Ok(None)
     }
 
     /// An `Any` of a type with a JSON form of its own: exactly `@type` and `value`.

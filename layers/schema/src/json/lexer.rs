@@ -27,6 +27,11 @@ impl<'a> Lexer<'a> {
         Self { text, at: 0 }
     }
 
+    /// How many bytes are consumed.
+    pub(crate) const fn position(&self) -> usize {
+        self.at
+    }
+
     /// The next byte that is not white space, not consumed.
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<u8, Syntax> {

@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Pass<'p, 'a, 'f, O> {
     pub(super) plan: &'p Plan,
     pub(super) lexer: Lexer<'a>,
+    /// How many bytes may still be read ahead of their turn.
+    pub(super) ahead_left: usize,
     pub(super) found: &'f mut Findings,
     pub(super) out: O,
     /// Where the value that is read next goes. A message's own values go into it.

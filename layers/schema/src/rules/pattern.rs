@@ -69,6 +69,18 @@ impl Patterns {
     }
 }
 
+/// The classes that have a name.
+const CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space",
+    "upper", "word", "xdigit",
+];
+
+/// A class so far ends in a dash that may begin the end of a range.
+fn ends_in_dash(class: &str) -> bool {
+    let first = ["[-", "[^-", r"\-"];
+    class.ends_with('-') && !first.iter().any(|first| class.ends_with(first))
+}
+
 /// The same pattern in the words of the `regex` crate.
 fn rewrite(pattern: &str) -> Result<String, &'static str> {
     let mut out = String::with_capacity(pattern.len() + 16);
@@ -80,9 +92,13 @@ fn rewrite(pattern: &str) -> Result<String, &'static str> {
         let was_first = std::mem::replace(&mut first, false);
         match letter {
             '\\' => match letters.next().ok_or("it ends in a backslash")? {
+                'd' | 's' | 'w' | 'D' | 'S' | 'W' | 'p' | 'P' if in_class && ends_in_dash(&out) => {
+                    return Err(r"write \- for a dash before a class");
+                }
                 'd' if in_class => out.push_str("0-9"),
-                's' if in_class => out.push_str(r"\t\n\x0C\r "),
-                'w' if in_class => out.push_str("0-9A-Za-z_"),
+                // Each ends in a range, so that a dash after it is a dash.
+                's' if in_class => out.push_str(r" \t-\n\x0C-\r"),
+                'w' if in_class => out.push_str("_0-9A-Za-z"),
                 'd' => out.push_str("[0-9]"),
                 's' => out.push_str(r"[\t\n\x0C\r ]"),
                 'w' => out.push_str("[0-9A-Za-z_]"),
@@ -103,11 +119,25 @@ fn rewrite(pattern: &str) -> Result<String, &'static str> {
                     }
                     out.push_str(&regex::escape(&quoted));
                 }
-                other => {
+                // Bounds of words to the crate, letters to RE2.
+                letter @ ('<' | '>') => out.push(letter),
+                other if other.is_ascii_punctuation() || "0123456789 aftnrvxpPAz".contains(other) => {
                     out.push('\\');
                     out.push(other);
                 }
+                _ => return Err("an escape that RE2 does not have"),
             },
+            '(' if !in_class => {
+                out.push('(');
+                let mut ahead = letters.clone();
+                if ahead.next_if_eq(&'?').is_some()
+                    && ahead
+                        .take_while(|letter| letter.is_ascii_alphabetic() || *letter == '-')
+                        .any(|flag| !"imsUP-".contains(flag))
+                {
+                    return Err("a flag that RE2 does not have");
+                }
+            }
             '[' if !in_class => {
                 in_class = true;
                 first = true;
@@ -118,13 +148,14 @@ fn rewrite(pattern: &str) -> Result<String, &'static str> {
             }
             '[' if letters.peek() == Some(&':') => {
                 // `[:alpha:]`: up to its own bracket.
-                out.push('[');
-                for letter in letters.by_ref() {
-                    out.push(letter);
-                    if letter == ']' {
-                        break;
-                    }
+                let name: String = letters.by_ref().take_while(|letter| *letter != ']').collect();
+                let bare = name.trim_start_matches(":^").trim_matches(':');
+                if !CLASSES.contains(&bare) || !name.ends_with(':') {
+                    return Err("a class that RE2 does not have");
                 }
+                out.push('[');
+                out.push_str(&name);
+                out.push(']');
             }
             '[' => out.push_str(r"\["),
             ']' if in_class && was_first => out.push_str(r"\]"),
@@ -174,8 +205,46 @@ mod tests {
     }
 
     #[test]
+    fn angle_brackets_are_letters_and_a_dash_after_a_class_is_a_dash() {
+        assert!(matches(r"^\<b\>$", "<b>") && !matches(r"^\<b\>$", "b"));
+        assert!(matches(r"^[\<\>]+$", "<>") && !matches(r"^\<[a-z]+$", "ab"));
+        for (pattern, letters, others) in [
+            (r"^[\w-z]$", "-z_a0", "`+"),
+            (r"^[\s-z]$", "-z \t\r", "A!\u{b}"),
+            (r"^[\d-z]$", "-z09", "a:"),
+            (r"^[-\d]$", "-09", "+,./"),
+            (r"^[+\-\d]$", "+-09", ",./"),
+            (r"^[[:alpha:]-]$", "-aZ", "0"),
+            (r"^[[:^alpha:]]$", "-0", "a"),
+        ] {
+            for (all, is_there) in [(letters, true), (others, false)] {
+                for letter in all.chars() {
+                    assert_eq!(
+                        matches(pattern, &letter.to_string()),
+                        is_there,
+                        "{pattern} {letter:?}"
+                    );
+                }
+            }
+        }
+        assert!(matches(r"^(?i)a(?s-m:.)(?P<n>b)(?:c)(?U:d+)$", "A\nbcd"));
+    }
+
+    #[test]
     fn what_is_hostile_or_cannot_be_said_is_refused_in_words() {
         for (pattern, says) in [
+            ("(?x)a b", "flag"),
+            ("(?u:a)", "flag"),
+            ("(?i-u:a)", "flag"),
+            ("(?R)", "flag"),
+            (r"\u0041", "escape"),
+            (r"\U00000041", "escape"),
+            (r"\q", "escape"),
+            (r"\ä", "escape"),
+            ("[[:foo:]]", "class"),
+            ("[[:alpha]]", "class"),
+            (r"[+-\d]", "dash"),
+            (r"[a-z-\w]", "dash"),
             ("(", "unclosed group"),
             (r"\C", "any byte"),
             ("(?=a)", "look-around"),
