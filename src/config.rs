@@ -230,6 +230,16 @@ impl Config {
                 .iter()
                 .map(|found| nested("mirroring", &found.key, found)),
         );
+        if platform.mirroring.compare.is_none() {
+            let rules = platform.mirroring.rules.iter().enumerate();
+            findings.extend(rules.filter(|(_, rule)| rule.compare).map(|(at, _)| {
+                let key = format!("platform.mirroring.rules[{at}].compare");
+                Finding::new(
+                    key,
+                    "there is no candidate to compare with; write [platform.mirroring.compare]",
+                )
+            }));
+        }
         findings.extend(self.absent());
         if platform.registry.enabled && platform.registry.kv_bucket.is_some() && self.nats.is_none() {
             findings.push(Finding::new(

@@ -15,6 +15,7 @@ pub use self::{
     governance::NatsControlLog,
     publish::Publish,
     serve::serve,
+    sink::is_shadow,
 };
 
 /// The connections of a program. All that publishes through one client waits in the same queue, so what must not wait

@@ -145,6 +145,18 @@ fn the_limits_hold_at_their_borders() {
 }
 
 #[test]
+fn a_rule_that_compares_needs_a_candidate() {
+    let rule = "rules = [{ prefix = \"in.t.*.>\", percent = 1.0, compare = true, methods = [\"POST\"] }]";
+    let found = load(&format!("[platform.mirroring]\n{rule}")).expect_err("nothing to compare with");
+    assert!(
+        found.len() == 1 && found[0].contains("platform.mirroring.rules[0].compare"),
+        "{found:?}"
+    );
+    let table = "compare = { candidate = \"http://candidate\", methods = [\"POST\"] }";
+    load(&format!("[platform.mirroring]\n{table}\n{rule}")).expect("valid");
+}
+
+#[test]
 fn a_file_that_is_not_toml_is_one_finding_with_its_place() {
     let findings = load("[gateway\n").expect_err("broken");
     assert_eq!(findings.len(), 1, "{findings:?}");

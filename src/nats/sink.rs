@@ -35,6 +35,23 @@ pub const SINK_TIMEOUT: Duration = Duration::from_millis(800);
 /// client is connected, and this one may be a moment later.
 const FIRST_CONNECTION: Duration = Duration::from_secs(2);
 
+/// Whether a NATS message is a shadow copy, by its headers: [`arqon_shadow::is_shadow`] for a consumer.
+///
+/// ```
+/// let mut headers = async_nats::HeaderMap::new();
+/// assert!(!arqon::nats::is_shadow(&headers));
+/// headers.insert("X_Arqon.Shadow", "true");
+/// assert!(arqon::nats::is_shadow(&headers));
+/// ```
+#[must_use]
+pub fn is_shadow(headers: &HeaderMap) -> bool {
+    headers.iter().any(|(name, values)| {
+        values
+            .iter()
+            .any(|value| arqon_shadow::is_shadow_field(name.as_ref(), value.as_str().as_bytes()))
+    })
+}
+
 /// Publishes each copy to its `shadow.` subject, at most once, in order, without an acknowledgement.
 ///
 /// Give it a client of its own: the client's queue of commands is shared by everything that publishes through it, so a

@@ -70,7 +70,7 @@ def compared(tmp_path):
         gateway = Gateway(tmp_path, "", plain=True, rest=f"""
 [platform.mirroring]
 compare = {{ candidate = "http://127.0.0.1:{candidate.server_port}", control = "http://127.0.0.1:{control.server_port}", methods = ["POST"] }}
-rules = [{{ prefix = "in.t.default.>", percent = 1.0, compare = true }}]
+rules = [{{ prefix = "in.t.default.>", percent = 1.0, compare = true, methods = ["POST"] }}]
 """)
         gateway.start()
         try:

@@ -70,7 +70,8 @@ impl ShadowStats {
 pub struct ShadowState {
     /// Whether anything is mirrored.
     pub enabled: bool,
-    /// The seed of the sample.
+    /// The seed of the sample. Not serialized: who knows it can choose keys that are in, or out.
+    #[serde(skip)]
     pub seed: u64,
     /// The share of each rule's sample that is kept; below 1.0 overload is being shed.
     pub kept: f64,
@@ -93,7 +94,7 @@ pub struct RuleState {
     pub prefix: String,
     /// The share that is chosen.
     pub percent: f64,
-    /// The share that is mirrored now: `percent` less what is shed.
+    /// The share that is mirrored now: `percent` less what is shed, nothing when mirroring is not enabled.
     pub effective: f64,
     /// Requests chosen.
     pub sampled: u64,
@@ -183,13 +184,14 @@ impl ShadowHandle {
     pub fn state(&self) -> ShadowState {
         let rules = self.core.rules.load();
         let kept = self.core.shed.kept();
+        let live = if rules.enabled { kept } else { 0.0 };
         let each = |rule: &Arc<crate::rule::Rule>| {
             let percent = rule.terms.fraction.get();
             let (sampled, mirrored) = rule.counts();
             RuleState {
                 prefix: rule.terms.pattern.to_string(),
                 percent,
-                effective: percent * kept,
+                effective: percent * live,
                 sampled,
                 mirrored,
             }

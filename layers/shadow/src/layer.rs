@@ -70,7 +70,7 @@ impl ShadowLayer {
             .rules
             .load()
             .replaced(config.enabled, sampler, compiled.terms);
-        rules.list.iter().for_each(|rule| rule.tell_effective(1.0));
+        rules.tell_effective(1.0);
         core.replace(rules);
         let (sender, queue) = mpsc::channel(config.queue_messages);
         let (orders, ordered) = watch::channel(None);

@@ -112,7 +112,7 @@ pub use self::{
     future::ResponseFuture,
     handle::{RuleState, ShadowHandle, ShadowState, ShadowStats},
     layer::ShadowLayer,
-    marker::{SHADOW, SHADOW_OF, is_shadow},
+    marker::{SHADOW, SHADOW_OF, is_shadow, is_shadow_field},
     pin::SessionPin,
     reason::Reason,
     service::Shadow,

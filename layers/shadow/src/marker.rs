@@ -25,10 +25,21 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 /// ```
 #[must_use]
 pub fn is_shadow(headers: &HeaderMap) -> bool {
-    headers.iter().any(|(name, value)| {
-        is_named(name.as_str(), SHADOW.as_str())
-            && value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"true")
-    })
+    headers
+        .iter()
+        .any(|(name, value)| is_shadow_field(name.as_str(), value.as_bytes()))
+}
+
+/// [`is_shadow`] of one header, for protocols whose headers are no [`HeaderMap`].
+///
+/// ```
+/// assert!(arqon_shadow::is_shadow_field("X-Arqon_Shadow", b" TRUE"));
+/// assert!(!arqon_shadow::is_shadow_field("x-arqon-shadow", b"false"));
+/// assert!(!arqon_shadow::is_shadow_field("x-arqon-shadow-of", b"true"));
+/// ```
+#[must_use]
+pub fn is_shadow_field(name: &str, value: &[u8]) -> bool {
+    is_named(name, SHADOW.as_str()) && value.trim_ascii().eq_ignore_ascii_case(b"true")
 }
 
 /// Whether `name` is `wanted` (lower case, with `-`) after normalising.

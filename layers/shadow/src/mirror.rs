@@ -39,7 +39,11 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn replace(&self, rules: Rules) {
         let (sampler, reach) = (rules.sampler, rules.reach());
-        self.rules.store(Arc::new(rules));
+        let rules = Arc::new(rules);
+        let before = self.rules.swap(Arc::clone(&rules));
+        // What is no longer a rule mirrors nothing.
+        before.list.iter().for_each(|rule| rule.tell_effective(0.0));
+        rules.tell_effective(self.shed.kept());
         self.gate.set(sampler, reach);
     }
 }

@@ -46,6 +46,12 @@ impl Rules {
         !self.enabled || self.reach == Threshold::Never
     }
 
+    /// Tells each gauge which share is mirrored while `kept` of the sample is kept.
+    pub(crate) fn tell_effective(&self, kept: f64) {
+        let kept = if self.enabled { kept } else { 0.0 };
+        self.list.iter().for_each(|rule| rule.tell_effective(kept));
+    }
+
     /// The threshold beyond which no request can be chosen.
     pub(crate) fn reach(&self) -> Threshold {
         if self.is_idle() {

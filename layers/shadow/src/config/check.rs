@@ -5,7 +5,7 @@ use std::fmt;
 use arqon_message::{Fraction, SubjectPattern};
 use http::{HeaderName, Method};
 
-use super::{Compiled, RuleConfig, ShadowConfig, Share, When};
+use super::{CompareConfig, Compiled, RuleConfig, ShadowConfig, Share, When};
 use crate::{ConfigFinding, InvalidConfig, rule::Terms};
 
 /// The most copies a queue may be told to hold.
@@ -58,10 +58,38 @@ pub(super) fn compile(config: &ShadowConfig) -> Result<Compiled, InvalidConfig> 
     );
     if let Some(compare) = &config.compare {
         compare.check(&mut findings);
+        comparable(config, compare, &mut findings);
     }
     match high_water {
         Some(high_water) if findings.is_empty() => Ok(Compiled { terms, high_water }),
         _ => Err(InvalidConfig { findings }),
+    }
+}
+
+/// Copies of a rule that compares go to the candidate alone, so what the candidate is not sent would be lost.
+fn comparable(config: &ShadowConfig, compare: &CompareConfig, findings: &mut Vec<ConfigFinding>) {
+    for (n, rule) in config.rules.iter().enumerate().filter(|(_, rule)| rule.compare) {
+        let sent = compare.methods.join(", ");
+        let (given, why) = match rule
+            .methods
+            .iter()
+            .find(|method| !compare.methods.contains(method))
+        {
+            Some(method) => (
+                method.as_str(),
+                format!("is compared, but the candidate is sent {sent} only"),
+            ),
+            None if rule.methods.is_empty() => {
+                ("", format!("means all, but the candidate is sent {sent} only"))
+            }
+            None => continue,
+        };
+        findings.push(ConfigFinding::new(
+            format!("rules[{n}].methods"),
+            Quoted(given),
+            why,
+            "list the rule's methods, all of which are in compare.methods",
+        ));
     }
 }
 

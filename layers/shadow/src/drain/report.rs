@@ -52,11 +52,7 @@ impl Report {
             .in_flight
             .set(sampled.saturating_sub(mirrored + dropped.iter().sum::<u64>()) as f64);
         let kept = core.shed.kept();
-        core.rules
-            .load()
-            .list
-            .iter()
-            .for_each(|rule| rule.tell_effective(kept));
+        core.rules.load().tell_effective(kept);
         if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
             self.tell_all(core);
         }

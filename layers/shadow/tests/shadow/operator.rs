@@ -160,6 +160,7 @@ async fn the_state_is_json_with_every_reason_in_it() {
     let state = serde_json::to_value(rig.handle.state()).expect("json");
     assert_eq!(state["rules"][0]["prefix"], "in.>");
     assert_eq!(state["rules"][0]["effective"], 1.0);
+    assert!(state.get("seed").is_none(), "who knows it can choose to be in");
     assert_eq!(
         (&state["sampled"], &state["dropped"]["queue_full"]),
         (&2.into(), &0.into())

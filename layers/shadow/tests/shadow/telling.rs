@@ -1,6 +1,6 @@
 //! Metrics stand at 0 from the start.
 
-use arqon_shadow::Reason;
+use arqon_shadow::{Reason, RuleConfig, ShadowConfig};
 use bytes::Bytes;
 use http_body_util::Full;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -46,4 +46,28 @@ async fn every_series_is_there_at_zero_and_counts_what_happens() {
     ] {
         assert!(end.lines().any(|shown| shown == line), "{line}\n{end}");
     }
+}
+
+#[tokio::test]
+async fn the_effective_share_is_nothing_when_off_and_of_a_rule_that_is_gone() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    let shown = |rule: &str, share: &str| {
+        let line = format!("shield_mirror_effective_fraction{{rule=\"{rule}\"}} {share}");
+        let page = page.render();
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    };
+    let rig = metrics::with_local_recorder(&recorder, || rig(&all()));
+    shown("in.>", "1");
+    metrics::with_local_recorder(&recorder, || {
+        rig.handle.set_enabled(false);
+        shown("in.>", "0");
+        assert_eq!(rig.handle.state().rules[0].effective, 0.0);
+        rig.handle.set_enabled(true);
+        shown("in.>", "1");
+        let other = ShadowConfig::default().rule(RuleConfig::new("out.>", 0.25));
+        rig.handle.reload(&other).expect("valid");
+    });
+    shown("in.>", "0");
+    shown("out.>", "0.25");
 }

@@ -145,3 +145,29 @@ fn what_is_wrong_with_a_comparison_is_named() {
         Some(crate::CompareConfig::new("http://candidate:80/v2"))
     );
 }
+
+#[test]
+fn a_rule_is_compared_in_what_the_candidate_is_sent() {
+    let findings = |methods: &str, sent: &str| -> Vec<String> {
+        let text = format!(
+            "rules = [{{ prefix = \"in.>\", percent = 1.0, compare = true, methods = {methods} }}]\n\
+             [compare]\ncandidate = \"http://candidate\"\n{sent}"
+        );
+        let config: ShadowConfig = toml::from_str(&text).expect("types");
+        config.validate().iter().map(ToString::to_string).collect()
+    };
+    assert!(findings(r#"["GET"]"#, "").is_empty());
+    assert!(findings(r#"["POST"]"#, r#"methods = ["GET", "POST"]"#).is_empty());
+    for (methods, sent, why) in [
+        ("[]", "", "means all, but the candidate is sent GET, HEAD only"),
+        (
+            r#"["GET", "POST"]"#,
+            "",
+            "\"POST\": is compared, but the candidate is sent GET, HEAD only",
+        ),
+    ] {
+        let found = findings(methods, sent);
+        assert!(found.len() == 1 && found[0].contains(why), "{found:?}");
+        assert!(found[0].contains("rules[0].methods"), "{found:?}");
+    }
+}
