@@ -193,7 +193,7 @@ mod tests {
     fn brackets_are_counted_where_they_are_code() {
         for (source, depth) in [
             ("", 0),
-            ("message M { map<string, M> m = 1 [(o) = {a: [{}]}]; }", 4),
+            ("message M { map<string, M> m = 1 [(o) = {a: [{}]}]; }", 5),
             ("}}}{{", 2),
             ("// {{{{\n{}", 1),
             ("/* {{{{ // */ {}", 1),
