@@ -1,6 +1,10 @@
 //! The bus: a tokio broadcast channel with a number for every batch.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Instant,
+};
 
 use tokio::sync::broadcast;
 
@@ -201,6 +205,11 @@ impl Bus {
         self.tx.same_channel(&other.tx)
     }
 
+    /// To know this bus again without keeping it.
+    pub(crate) fn former(&self) -> FormerBus {
+        FormerBus(Arc::downgrade(&self.shared))
+    }
+
     #[cold]
     fn renumber(&self, batch: &Event) -> Result<usize, BusError> {
         self.publish_batch(batch.facts().to_vec())
@@ -210,6 +219,21 @@ impl Bus {
     fn unheard(&self, events: u64) -> BusError {
         self.shared.metrics.add_unheard(events);
         BusError::Closed
+    }
+}
+
+/// A bus that a switch has had.
+pub(crate) struct FormerBus(Weak<Shared>);
+
+impl FormerBus {
+    /// Whether this is a handle of it.
+    pub(crate) fn is(&self, bus: &Bus) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&bus.shared))
+    }
+
+    /// False once no [`Bus`] of it and no subscriber is left.
+    pub(crate) fn may_have_handles(&self) -> bool {
+        self.0.strong_count() > 0
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::{
 };
 
 use crate::{
+    bus::FormerBus,
     subscriber::{Taken, YieldOnce},
     sync::{lock, read, step, write, Mutex, RwLock},
     Bus, BusError, Event, Notice, Subscriber,
@@ -56,6 +57,8 @@ pub struct BusSwitch {
 
 struct State {
     bus: Bus,
+    /// Buses before it of which a handle may be left: none of them comes back.
+    former: Vec<FormerBus>,
     followers: Vec<(&'static str, Weak<Slot>)>,
 }
 
@@ -73,6 +76,7 @@ impl BusSwitch {
         Self {
             state: Arc::new(RwLock::new(State {
                 bus,
+                former: Vec::new(),
                 followers: Vec::new(),
             })),
         }
@@ -124,12 +128,18 @@ impl BusSwitch {
     ///
     /// # Errors
     ///
-    /// [`BusError::Cutover`] when `new` is the current bus, or when a follower is still four cutovers
-    /// behind; then nothing has changed.
+    /// [`BusError::Cutover`] when `new` is the current bus or one that this switch has had (its followers may
+    /// still read that one: to go back to a capacity, make a new bus of it), or when a follower is still
+    /// four cutovers behind; then nothing has changed.
     pub fn cutover(&self, new: Bus) -> Result<(), BusError> {
         let mut state = write(&self.state);
         if state.bus.is(&new) {
             return Err(BusError::Cutover("the new bus is the current one".to_owned()));
+        }
+        state.former.retain(FormerBus::may_have_handles);
+        if state.former.iter().any(|former| former.is(&new)) {
+            let text = "this switch has had the new bus before: make a new one";
+            return Err(BusError::Cutover(text.to_owned()));
         }
         state.followers.retain(|(_, slot)| slot.strong_count() > 0);
         let followers: Vec<_> = state
@@ -149,6 +159,7 @@ impl BusSwitch {
             lock(&slot.queue).push_back(new.observe(name));
         }
         let old = std::mem::replace(&mut state.bus, new);
+        state.former.push(old.former());
         drop(state);
         drop(old);
         for (_, slot) in followers {

@@ -55,6 +55,34 @@ fn what_a_kept_clone_of_the_old_bus_sends_still_arrives_once() {
     assert_eq!(versions(&drain_follower(&mut follower).0), [4]);
 }
 
+#[test]
+fn a_bus_that_the_switch_has_had_does_not_come_back() {
+    let first = bus(8);
+    let switch = BusSwitch::new(first.clone());
+    let mut follower = switch.follow("f");
+    switch.publish(version(1)).expect("a follower");
+    switch.cutover(bus(64)).expect("nobody is behind");
+    switch.publish(version(2)).expect("a follower");
+    for _ in 0..2 {
+        assert_eq!(
+            switch.cutover(first.clone()),
+            Err(BusError::Cutover(
+                "this switch has had the new bus before: make a new one".into()
+            ))
+        );
+        assert_eq!(switch.bus().capacity(), 64);
+    }
+    assert_eq!(first.subscribers(), 1, "nobody subscribed to it again");
+    switch.publish(version(3)).expect("a follower");
+    drop(first);
+    assert_eq!(versions(&drain_follower(&mut follower).0), [1, 2, 3]);
+    switch
+        .cutover(bus(8))
+        .expect("another bus of the first one's capacity");
+    switch.publish(version(4)).expect("a follower");
+    assert_eq!(versions(&drain_follower(&mut follower).0), [4]);
+}
+
 #[tokio::test]
 async fn a_parked_follower_wakes_for_the_new_bus_though_the_old_one_lives() {
     let switch = BusSwitch::new(bus(8));
