@@ -5,7 +5,8 @@
 
 Part one: the same POSTs of 1 KiB through a bare axum server, ShadowLayer to NATS and to HTTP, a naive `tokio::spawn`
 mirror and nginx `mirror`, with the sink healthy, dead (nobody listens) and stalled (SIGSTOP). Part two: rounds of layer
-off, off again (the run's own noise), dead, stalled and a sink that takes a tenth of what it is sent, in turn.
+off, off again (the run's own noise), dead, stalled and a sink that takes a tenth of what it is sent, shuffled; and how many
+of the kept traces are whole then.
 
 The primary has one core and one thread, load and sink the other core. A tenth of the requests is mirrored: by trace where
 the layer does it, by chance elsewhere, as those mirrors do. Needs cargo, nats-server (TEST_NATS_SERVER names one that is
@@ -17,6 +18,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -201,61 +203,71 @@ def measure(program: str, system: str, state: str, seconds: float, folder: pathl
         return {"system": system, "state": state, **result, **report}
 
 
+def spread(values: list[float]) -> dict:
+    """The median, and between what it lies in 19 of 20 runs like this one (by drawing the rounds again)."""
+    draw = random.Random(6)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2_000))
+    return {"median": statistics.median(values), "low": medians[50], "high": medians[-51]}
+
+
 def overload(program: str, rounds: int, seconds: float, folder: pathlib.Path) -> dict:
-    """Rounds of each case in turn, all against servers that stay up."""
+    """Rounds of each case, shuffled, all against servers that stay up."""
     with contextlib.ExitStack() as stack:
         rig = Rig(program, folder, stack)
         _, idle_port = rig.nats()
         idle = {"kind": "layer", "nats": f"nats://127.0.0.1:{idle_port}", "percent": 0}
         off, off_port = rig.part("serve", rig.primary_core, **idle)
         twin, twin_port = rig.part("serve", rig.primary_core, **idle)
+        rig.load(off_port, 0.5)
         calm = rig.load(off_port, seconds)["per_second"]
         ports, pids, targets = {"off": off_port, "off again": twin_port}, {"off": off.pid, "off again": twin.pid}, {}
         for state in ["dead", "stalled"]:
             targets[state], nats_port = rig.nats()
             process, ports[state] = rig.part("serve", rig.primary_core, kind="layer", nats=f"nats://127.0.0.1:{nats_port}")
             pids[state] = process.pid
-        # Eight at once, each so slow that the sink takes a tenth of the copies.
-        delay = 8 * 1_000 * OVERLOAD / (calm * 0.1)
-        _, sink_port = rig.part("sink", rig.other_core, delay_ms=f"{delay:.2f}")
-        process, ports["slow sink"] = rig.part("serve", rig.primary_core, kind="layer", http=f"http://127.0.0.1:{sink_port}", in_flight=8)
+
+        def slow(share: float) -> tuple[subprocess.Popen, int, int]:
+            """A primary, and its sink that takes a tenth of the copies: eight at once, each as slow as that makes it."""
+            delay = 8 * 1_000 * OVERLOAD / (calm * share)
+            _, sink = rig.part("sink", rig.other_core, delay_ms=f"{delay:.2f}")
+            return *rig.part("serve", rig.primary_core, kind="layer", http=f"http://127.0.0.1:{sink}", in_flight=8, percent=share), sink
+
+        process, ports["slow sink"], sink_port = slow(0.1)
         pids["slow sink"] = process.pid
         for port in ports.values():
             rig.load(port, 0.5)
-        # Overload begins: shedding finds its level, which is not what is counted.
-        rig.load(ports["slow sink"], 1.5 * seconds)
-        empty(ports["slow sink"])
-        settled(sink_port)
-        get(sink_port, "/report", "DELETE")
         targets["dead"].kill()
         targets["dead"].wait()
         targets["stalled"].send_signal(signal.SIGSTOP)
-        order, seen = list(ports), {case: [] for case in ports}
-        for turn in range(rounds):
-            for case in (order if turn % 2 == 0 else reversed(order)):
+        order, seen, shuffle = list(ports), {case: [] for case in ports}, random.Random(6)
+        for _ in range(rounds):
+            shuffle.shuffle(order)
+            for case in order:
                 before = worked(pids[case])
                 run = rig.load(ports[case], seconds)
                 seen[case].append({**run, "cpu_us": (worked(pids[case]) - before) / run["requests"] * 1e6})
-        # And long enough to see it move: what is whole of what is kept.
-        before, long = get(ports["slow sink"], "/state"), 10 * seconds
-        rig.load(ports["slow sink"], long)
-        after = get(ports["slow sink"], "/state")
-        empty(ports["slow sink"])
-        result = {"rounds": rounds, "seconds": seconds, "long": long, "offered": (after["sampled"] - before["sampled"]) / long,
-                  "taken": (after["mirrored"] - before["mirrored"]) / long, "cases": {}}
+        # All of the traffic is chosen, and ten times too much: what is whole of what is kept, when it begins, and then.
+        process, port, whole_port = slow(1.0)
+        result = {"rounds": rounds, "seconds": seconds, "cases": {}, "all": []}
+        for length in [2 * seconds, 20 * seconds]:
+            get(whole_port, "/report", "DELETE")
+            before, run = get(port, "/state"), rig.load(port, length)
+            empty(port)
+            after = get(port, "/state")
+            dropped = {reason: count - before["dropped"].get(reason, 0) for reason, count in after["dropped"].items()}
+            result["all"].append({"seconds": run["seconds"], "failed": run["failed"], "memory": peak([process.pid]),
+                                  "sampled": after["sampled"] - before["sampled"], "mirrored": after["mirrored"] - before["mirrored"],
+                                  "dropped": dropped, **settled(whole_port)})
         for case, runs in seen.items():
-            rates, tails = [run["per_second"] for run in runs[:rounds]], [run["p99_us"] for run in runs[:rounds]]
-            paired = [other["per_second"] / base["per_second"] for other, base in zip(runs, seen["off"])]
-            tail = [other["p99_us"] / base["p99_us"] for other, base in zip(runs, seen["off"])]
-            work = [other["cpu_us"] / base["cpu_us"] for other, base in zip(runs, seen["off"])]
-            result["cases"][case] = {
-                "per_second": statistics.median(rates), "p99_us": statistics.median(tails), "ratio": statistics.median(paired),
-                "ratio_low": min(paired), "ratio_high": max(paired), "p99_ratio": statistics.median(tail), "p99_low": min(tail),
-                "p99_high": max(tail), "cpu_us": statistics.median(run["cpu_us"] for run in runs), "cpu_ratio": statistics.median(work),
-                "cpu_low": min(work), "cpu_high": max(work), "memory": peak([pids[case]]), "failed": sum(run["failed"] for run in runs)}
+            found = {"memory": peak([pids[case]]), "failed": sum(run["failed"] for run in runs)}
+            for key in ["per_second", "p99_us", "cpu_us"]:
+                found[key] = statistics.median(run[key] for run in runs)
+                found[f"{key}_ratio"] = spread([run[key] / base[key] for run, base in zip(runs, seen["off"])])
             if case not in ("off", "off again"):
-                result["cases"][case]["books"] = get(ports[case], "/state")
-        result["slow"] = settled(sink_port)
+                found["books"] = get(ports[case], "/state")
+            result["cases"][case] = found
+        empty(ports["slow sink"])
+        result["cases"]["slow sink"]["books"] = {**get(ports["slow sink"], "/state"), **settled(sink_port)}
         return result
 
 
@@ -263,7 +275,7 @@ def picture(rows: list[dict]) -> str:
     """Bars of requests a second and of p99, a group for each system; an SVG by hand, so that nothing has to be installed."""
     colours = {"healthy": "#2f7d5b", "dead": "#3a66a8", "stalled": "#c2542d"}
     width, left, group, bar = 960, 190, 84, 20
-    height = 84 + len(SYSTEMS) * group
+    height = 66 + len(SYSTEMS) * group
 
     def panel(x: int, span: int, key: str, title: str, log: bool) -> list[str]:
         import math
@@ -272,8 +284,8 @@ def picture(rows: list[dict]) -> str:
         out = [f'<text x="{x}" y="52" class="h">{title}</text>']
         for row in rows:
             y = 66 + SYSTEMS.index(row["system"]) * group + STATES.index(row["state"]) * (bar + 3)
-            size = max(1.0, value(row[key]) / most * (span - 70))
-            shown = f'{row[key]:,.0f}' if key == "per_second" else (f'{row[key] / 1000:,.1f} ms' if row[key] >= 1000 else f'{row[key]:,.0f} µs')
+            size = max(1.0, value(row[key]) / most * (span - 90))
+            shown = f'{row[key]:,.0f}' if key == "per_second" else micros(row[key])
             out += [f'<rect x="{x}" y="{y}" width="{size:.1f}" height="{bar}" fill="{colours[row["state"]]}"/>',
                     f'<text x="{x + size + 6:.1f}" y="{y + 15}">{shown}</text>']
         return out
@@ -290,7 +302,7 @@ def picture(rows: list[dict]) -> str:
 
 
 def micros(value: float) -> str:
-    return f"{value / 1000:,.1f} ms" if value >= 1000 else f"{value:,.0f} µs"
+    return f"{value:,.0f} µs" if value < 1_000 else f"{value / 1_000:,.1f} ms" if value < 100_000 else f"{value / 1_000:,.0f} ms"
 
 
 def percent(ratio: float) -> str:
@@ -308,6 +320,8 @@ The same POSTs of 1 KiB over 32 connections, as fast as answers come; a tenth is
 thread, load and sink the other core. ShadowLayer mirrors one trace in ten, whole. The naive mirror (a task for each copy,
 10 s patience) and nginx (`split_clients`, its usual recipe) mirror one request in ten. nginx is a proxy, so it is compared
 with itself without a mirror. Work is the processor time that the mirroring process (axum's, or nginx') spends on one request.
+A share of what ShadowLayer and the naive mirror add to it is axum's own: each layer of a router boxes service and body anew.
+What the mirror itself adds stands below, measured against the same server with its share at 0.
 
 ![requests a second and p99](mirrors.svg)
 
@@ -319,35 +333,49 @@ with itself without a mirror. Work is the processor time that the mirroring proc
         lines.append(f"| {row['system']} | {row['state']} | {row['per_second']:,.0f} | {micros(row['p50_us'])} | {micros(row['p99_us'])} | "
                      f"{row['cpu_us']:.1f} µs | {row['failed']} | {row['memory']:.0f} MiB | " + (f"{row['copies']:,} | {row['traces']:,} | {whole} |" if mirrors else " | | |"))
     cases = under["cases"]
-    again = cases["off again"]
     lines.append(f"""
 With a sink that is dead nothing can be kept. With one that is stalled, what is kept is what was on its way when it
 stopped, and what is delivered after it goes on.
 
 ## Under overload
 
-{under['rounds']} rounds of {under['seconds']:g} s of each case in turn, against servers that stay up; ratios are those of one round's
-neighbours, their median, and the least and the most. Off: the same server, its share set to 0. "off again" is a second one of them:
-what it differs by is the run's own noise. Dead and stalled: a nats-server, killed and stopped with SIGSTOP. Slow sink: an HTTP service that
-takes {under['taken']:,.0f} copies a second of {under['offered']:,.0f} that are chosen. Work is the processor time of the primary's process for one request, mirroring
-included: what the load and the sink do on the other core does not blur it.
+{under['rounds']} rounds of {under['seconds']:g} s of each case, shuffled, against servers that stay up. Off: the same server, its share set to 0.
+"off again" is a second one of them: what it differs by is the run's own noise. Dead and stalled: a nats-server, killed
+and stopped with SIGSTOP. Slow sink: an HTTP service that takes a tenth of what is chosen. A ratio is the median of the
+rounds' (in brackets: between what it lies in 19 of 20 such runs). Work is the processor time of the primary's process for
+one request, mirroring included: what load and sink do on the other core does not blur it.
 
 | case | requests/s | against off | p99 | against off | work | against off | failed | peak memory |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |""")
-    for case, found in cases.items():
-        against = "" if case == "off" else f"{percent(found['ratio'])} ({percent(found['ratio_low'])} to {percent(found['ratio_high'])})"
-        tail = "" if case == "off" else f"{percent(found['p99_ratio'])} ({percent(found['p99_low'])} to {percent(found['p99_high'])})"
-        work = "" if case == "off" else f"{percent(found['cpu_ratio'])} ({percent(found['cpu_low'])} to {percent(found['cpu_high'])})"
-        lines.append(f"| {case} | {found['per_second']:,.0f} | {against} | {micros(found['p99_us'])} | {tail} | {found['cpu_us']:.1f} µs | {work} | "
-                     f"{found['failed']} | {found['memory']:.0f} MiB |")
-    slow, books = under["slow"], cases["slow sink"]["books"]
-    lines.append(f"""
-The budget of the queue is 32 MiB and 4,096 copies. Of the {slow['traces']:,} traces that the slow sink saw anything of
-(in the rounds, and in {under['long']:g} s more), {slow['whole']:,} are whole: {slow['whole'] / max(slow['traces'], 1) * 100:.2f} %. Chosen {books['sampled']:,}, mirrored {books['mirrored']:,}, dropped: {', '.join(f'{reason} {count:,}' for reason, count in books['dropped'].items())}.
-Where a tenth of twenty copies were kept by chance, not one trace in 10^20 would be whole.
 
-nginx {head}, {server.stdout.strip()}, {os.cpu_count()} cores, Linux {os.uname().release}; noise of the run: {percent(again['ratio_low'])} to {percent(again['ratio_high'])} in requests a second,
-{percent(again['p99_low'])} to {percent(again['p99_high'])} in p99.
+    def against(ratio: dict) -> str:
+        return f"{percent(ratio['median'])} ({percent(ratio['low'])} to {percent(ratio['high'])})"
+
+    for case, found in cases.items():
+        ratios = [against(found[f"{key}_ratio"]) if case != "off" else "" for key in ("per_second", "p99_us", "cpu_us")]
+        lines.append(f"| {case} | {found['per_second']:,.0f} | {ratios[0]} | {micros(found['p99_us'])} | {ratios[1]} | {found['cpu_us']:.1f} µs | {ratios[2]} | "
+                     f"{found['failed']} | {found['memory']:.0f} MiB |")
+    lines.append(f"""
+The budget of the queue is 32 MiB and 4,096 copies.
+
+## What is whole of what is kept
+
+Two hundred traces of twenty requests are under way at any time; the sink takes a tenth of what is chosen. Slow sink: all
+rounds above, from the first request on. "All": a server that mirrors all of its traffic. In the first seconds more is
+under way than the queue has room for.
+
+| load | chosen | mirrored | dropped | failed | peak memory | traces kept | of them whole |
+| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |""")
+    slow = cases["slow sink"]
+    for name, found in [("slow sink", {**slow["books"], "failed": slow["failed"], "memory": slow["memory"]}),
+                        *((f"all, {'the first' if at == 0 else 'then'} {row['seconds']:.0f} s", row) for at, row in enumerate(under["all"]))]:
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in found["dropped"].items() if count)
+        lines.append(f"| {name} | {found['sampled']:,} | {found['mirrored']:,} | {dropped} | {found['failed']} | {found['memory']:.0f} MiB | {found['traces']:,} | "
+                     f"{found['whole'] / max(found['traces'], 1) * 100:.2f} % |")
+    lines.append(f"""
+Were a tenth of the copies kept by chance, not one trace in 10^20 would be whole.
+
+nginx {head}, {server.stdout.strip()}, {os.cpu_count()} cores, Linux {os.uname().release}.
 """)
     return "\n".join(lines)
 
@@ -360,7 +388,7 @@ def main() -> int:
     kept = pathlib.Path(os.environ.get("MIRRORS_JSON") or DOCS / "mirrors.json")
     found = json.loads(kept.read_text()) if kept.exists() and given.part and not given.check else {}
     program = built() if given.part != "page" else ""
-    seconds, rounds = (0.5, 1) if given.check else (4.0, 6)
+    seconds, rounds = (0.5, 1) if given.check else (4.0, 12)
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         if given.part in (None, "peers"):
@@ -372,7 +400,7 @@ def main() -> int:
                     print(json.dumps(row), flush=True)
                     found["peers"].append(row)
         if given.part in (None, "overload"):
-            found["overload"] = overload(program, rounds, seconds / 2, pathlib.Path(folder))
+            found["overload"] = overload(program, rounds, seconds / 4, pathlib.Path(folder))
             print(json.dumps(found["overload"], indent=1), flush=True)
     if given.check:
         broken = [row for row in found["peers"] if row["failed"] and "nginx" not in row["system"] and row["system"] != "tokio::spawn"]

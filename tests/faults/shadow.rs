@@ -35,6 +35,16 @@ pub(crate) fn mirror(client: Client) -> Result<(ShadowLayer, ShadowHandle), Erro
 
 /// One request through an echoing primary, which has to answer as if there were no mirror.
 pub(crate) async fn send(layer: &ShadowLayer, subject: &str, body: impl Into<Bytes>) -> Result<(), Error> {
+    send_of(layer, subject, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, body).await
+}
+
+/// The same, of another trace.
+pub(crate) async fn send_of(
+    layer: &ShadowLayer,
+    subject: &str,
+    trace: u128,
+    body: impl Into<Bytes>,
+) -> Result<(), Error> {
     let body = body.into();
     let primary = layer.layer(tower::service_fn(|request: Request<_>| async move {
         let body = http_body_util::BodyExt::collect(request.into_body())
@@ -43,10 +53,7 @@ pub(crate) async fn send(layer: &ShadowLayer, subject: &str, body: impl Into<Byt
         Ok::<_, Infallible>(Response::new(body))
     }));
     let mut request = Request::post("/")
-        .header(
-            "traceparent",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        )
+        .header("traceparent", format!("00-{trace:032x}-b7ad6b7169203331-01"))
         .header("authorization", "Bearer secret")
         .header("nats-msg-id", "1")
         .body(Full::new(body.clone()).boxed())?;

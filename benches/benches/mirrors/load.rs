@@ -95,7 +95,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         taken.get(place).map_or(0.0, |nanos| *nanos as f64 / 1e3)
     };
     println!(
-        "{{\"requests\":{},\"failed\":{failed},\"per_second\":{:.1},\"p50_us\":{:.1},\"p99_us\":{:.1},\"p999_us\":{:.1}}}",
+        "{{\"requests\":{},\"seconds\":{elapsed:.2},\"failed\":{failed},\"per_second\":{:.1},\"p50_us\":{:.1},\"p99_us\":{:.1},\"p999_us\":{:.1}}}",
         taken.len(),
         (taken.len() as u64 - failed) as f64 / elapsed,
         at(0.50),

@@ -15,6 +15,8 @@ pub struct Answer {
     pub body: Bytes,
     /// Whether `body` is the whole body: it was within the cap and the budget, and was read to its end.
     pub complete: bool,
+    /// Whether the body broke off: its sender failed in the middle of it.
+    pub broken: bool,
 }
 
 impl Answer {
@@ -26,6 +28,7 @@ impl Answer {
             content_type: None,
             body: body.into(),
             complete: true,
+            broken: false,
         }
     }
 

@@ -50,10 +50,9 @@ where
         if let Some(tee) = this.tee {
             match &polled {
                 Some(Ok(frame)) => {
-                    if let Some(trailers) = frame.trailers_ref() {
-                        tee.trailers(trailers);
-                    }
-                    if frame.data_ref().is_some_and(|data| !tee.data(data)) {
+                    let goes_on = frame.trailers_ref().is_none_or(|trailers| tee.trailers(trailers))
+                        && frame.data_ref().is_none_or(|data| tee.data(data));
+                    if !goes_on {
                         *this.tee = None;
                     } else if this.inner.is_end_stream() {
                         // Many readers stop here, without asking for the end.

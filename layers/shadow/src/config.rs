@@ -48,8 +48,8 @@ pub struct ShadowConfig {
     pub timeout_ms: u64,
     /// The share of the queue (messages or bytes) above which whole traces are shed. Default 0.5.
     pub high_water: Share,
-    /// How long it takes to come back from a tenth of the sample to all of it, in seconds; before, the share stays as it is
-    /// for a third of that. Default 30.
+    /// How long it takes to come back from a tenth of the sample to all of it, in seconds. For a third of that the share
+    /// stays as it is before it grows, and a trace is kept or shed as its first request was. Default 30.
     pub recover_seconds: u64,
     /// Where the answers of rules with `compare = true` are compared. Default: nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -12,6 +12,7 @@ use crate::{
     ledger::Ticket,
     marker,
     rule::Rule,
+    shed::Fate,
 };
 
 /// The copy of one request, as a [`Sink`](crate::Sink) gets it: marked, and without what a copy must not carry.
@@ -133,6 +134,15 @@ impl Frames {
         };
     }
 
+    /// The same bytes in a buffer of their own. A frame holds on to all of the buffer that a server read it into.
+    pub(crate) fn unpin(&mut self) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::None,
+            Self::One(frame) => Self::One(Bytes::copy_from_slice(&frame)),
+            many @ Self::Many(_) => Self::One(many.join()),
+        };
+    }
+
     pub(crate) fn join(self) -> Bytes {
         match self {
             Self::None => Bytes::new(),
@@ -159,6 +169,10 @@ pub(crate) struct Draft {
     pub(crate) frames: Frames,
     pub(crate) trailers: Option<Box<HeaderMap>>,
     pub(crate) answer: Option<Box<Answer>>,
+    /// Of the key.
+    pub(crate) hash: u64,
+    /// Why it was not shed.
+    pub(crate) fate: Fate,
 }
 
 impl Draft {
@@ -174,6 +188,8 @@ impl Draft {
             frames,
             trailers,
             answer,
+            hash: _,
+            fate: _,
         } = self;
         let rule = Arc::clone(ticket.rule());
         let key = *ticket.key();

@@ -1,11 +1,11 @@
-//! The decision: is this request mirrored? A pure function of the rules, the kept share and the request's head.
+//! The decision: is this request in the sample? A pure function of the rules and the request's head.
 
 use std::sync::Arc;
 
 use arqon_message::{KeySource, Subject, TraceKey};
-use http::{Extensions, HeaderMap, Method, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, header};
 
-use crate::{is_shadow, rule::Rule, rules::Rules, shed::Shedder};
+use crate::{is_shadow, rule::Rule, rules::Rules};
 
 /// What was decided, with what it takes to go on.
 #[derive(Debug)]
@@ -16,12 +16,12 @@ pub(crate) enum Decision<'r> {
     NoKey,
     /// It is a shadow copy itself.
     Loop { source: KeySource },
-    /// It is in the sample; `kept` unless overload lowered the threshold below its key.
+    /// It is in the sample; whether overload lets it go is another question.
     Chosen {
         rule: &'r Arc<Rule>,
         subject: &'r Subject,
         key: TraceKey,
-        kept: bool,
+        hash: u64,
     },
 }
 
@@ -30,7 +30,6 @@ const PASS: Decision<'static> = Decision::Pass { source: None };
 /// Decides. Allocates nothing; hashes once at most, and asks for the rule only when some rule would take the key.
 pub(crate) fn decide<'r>(
     rules: &'r Rules,
-    shed: &Shedder,
     method: &Method,
     headers: &HeaderMap,
     extensions: &'r Extensions,
@@ -62,13 +61,21 @@ pub(crate) fn decide<'r>(
         rule,
         subject,
         key,
-        kept: shed.keeps(rule.threshold, hash),
+        hash,
     }
 }
 
-/// Tunnels and upgrades pass untouched: what flows afterwards is not this request's body.
+/// Tunnels and WebSockets pass untouched: what flows afterwards is not this request's body. Other upgrades are offers that a
+/// server may pass over (clients offer `h2c` with any request), so they hide nothing from the mirror.
 fn is_tunnel(method: &Method, headers: &HeaderMap) -> bool {
-    method == Method::CONNECT || headers.contains_key(header::UPGRADE)
+    let is_websocket = |value: &HeaderValue| {
+        let protocols = value.as_bytes().split(|byte| *byte == b',');
+        protocols
+            .map(<[u8]>::trim_ascii)
+            .any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+    };
+    method == Method::CONNECT
+        || (method == Method::GET && headers.get_all(header::UPGRADE).iter().any(is_websocket))
 }
 
 #[cfg(test)]

@@ -31,8 +31,8 @@ use crate::{
 
 /// Copies taken out of the queue at once, and delivered in a row before the task looks at its clock and its orders again.
 const BATCH: usize = 64;
-/// How long the task leaves an empty queue alone. A copy that comes meanwhile wakes nobody: waking a task costs a request
-/// more than all the rest of its copy.
+/// How long the task leaves an empty queue alone, for each thousand that it holds (4 at most). A copy that comes meanwhile
+/// wakes nobody: waking a task costs a request more than all the rest of its copy.
 const LINGER: Duration = Duration::from_millis(1);
 
 /// The task behind a [`ShadowLayer`](crate::ShadowLayer): spawn [`run`](Self::run) once.
@@ -94,7 +94,8 @@ impl DrainTask {
         let mut shadows = Shadows::default();
         let mut deadline: Option<Instant> = None;
         let (mut commanded, mut open, mut lingering) = (true, true, false);
-        let mut linger = pin!(sleep(LINGER));
+        let leave = LINGER * (self.queue.max_capacity() / 1_000).clamp(1, 4) as u32;
+        let mut linger = pin!(sleep(leave));
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !flying.is_empty() || !taken.is_empty() {
@@ -133,7 +134,7 @@ impl DrainTask {
                     taken.extend(arrived.drain(..));
                     if self.queue.is_empty() && deadline.is_none() {
                         lingering = true;
-                        linger.as_mut().reset(Instant::now() + LINGER);
+                        linger.as_mut().reset(Instant::now() + leave);
                     }
                 }
             }

@@ -36,6 +36,9 @@
 //! # }
 //! ```
 //!
+//! A request that carries the mark is taken for a copy, and its primary for one that causes no effects: where clients are not
+//! trusted, something outside of this layer takes the mark off them (in `arqon` that is `ReservedHeadersLayer`).
+//!
 //! Rules name subject patterns; the most specific one decides. Percents, methods, caps and the time of the copy are the
 //! rule's, and a percent changes at run time:
 //!

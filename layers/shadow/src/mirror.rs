@@ -20,7 +20,7 @@ use crate::{
     ledger::{Ledger, Ticket},
     pin,
     rules::Rules,
-    shed::{FULL, Shedder},
+    shed::{FULL, Fate, Shedder},
     tap::Wanted,
     tee::{Pending, Tee},
 };
@@ -93,13 +93,13 @@ impl Mirror {
         let core = &*self.core;
         let metrics = &core.ledger.metrics;
         let current = core.rules.load();
-        let pinned = request
-            .extensions()
-            .get::<SessionPin>()
-            .and_then(|pin| pin.rules(&self.core));
+        let pin = pin::any()
+            .then(|| request.extensions().get::<SessionPin>())
+            .flatten();
+        let pinned = pin.and_then(|pin| pin.rules(&self.core));
         let rules = pinned.unwrap_or(&current);
         let (method, headers) = (request.method(), request.headers());
-        let (rule, subject, key) = match decide(rules, &core.shed, method, headers, request.extensions()) {
+        let (rule, subject, key, hash) = match decide(rules, method, headers, request.extensions()) {
             Decision::Chosen { subject, key, .. } if pinned.is_some() && !current.mirrors(subject) => {
                 metrics.source(key.source());
                 return None;
@@ -121,23 +121,18 @@ impl Mirror {
             }
             Decision::Chosen {
                 rule,
-                key,
-                kept: false,
-                ..
-            } => {
-                metrics.source(key.source());
-                Ticket::open(Arc::clone(&core.ledger), Arc::clone(rule), key).dropped(Reason::Shed);
-                return None;
-            }
-            Decision::Chosen {
-                rule,
                 subject,
                 key,
-                kept: true,
-            } => (rule, subject, key),
+                hash,
+            } => (rule, subject, key, hash),
         };
         metrics.source(key.source());
         let mut ticket = Ticket::open(Arc::clone(&core.ledger), Arc::clone(rule), key);
+        let fate = core.shed.fate(rule.threshold, hash, self.fill());
+        if fate == Fate::Shed {
+            ticket.dropped(Reason::Shed);
+            return None;
+        }
         if announced(request) > rule.terms.max_body_bytes as u64 {
             ticket.dropped(Reason::BodyTooLarge);
             return None;
@@ -145,6 +140,7 @@ impl Mirror {
         // What a copy costs besides its body: the draft, the joint state and the headers.
         let head = Head::size(headers);
         if !ticket.reserve(head + request.uri().path().len() + DRAFT_BYTES) {
+            core.shed.lost(rule.threshold, hash);
             ticket.dropped(Reason::ByteBudget);
             return None;
         }
@@ -157,6 +153,8 @@ impl Mirror {
             frames: Frames::None,
             trailers: None,
             answer: None,
+            hash,
+            fate,
             ticket,
         });
         let accepted = rule.terms.when == When::Arrival;
@@ -188,13 +186,18 @@ impl Mirror {
         if body_bytes > core.sink_bytes_max.load(Ordering::Relaxed) {
             return draft.ticket.dropped(Reason::MaxPayload);
         }
+        if self.queue.max_capacity() - self.queue.capacity() >= PINNED_MAX {
+            draft.frames.unpin();
+        }
+        let fate = draft.fate;
         // If the drain task dies with the copy in the queue, that is what happened to it.
         draft.ticket.if_lost(Reason::Shutdown);
         match self.queue.try_send(draft) {
-            Ok(()) => core.shed.filled(self.fill()),
+            Ok(()) => core.shed.filled(self.fill(), fate),
             Err(TrySendError::Full(draft)) => {
-                draft.ticket.dropped(Reason::QueueFull);
                 core.shed.overflowed();
+                core.shed.lost(draft.ticket.rule().threshold, draft.hash);
+                draft.ticket.dropped(Reason::QueueFull);
             }
             Err(TrySendError::Closed(draft)) => draft.ticket.dropped(Reason::Shutdown),
         }
@@ -208,6 +211,9 @@ impl Mirror {
     }
 }
 
+/// So many copies may wait with frames that hold on to a server's read buffer (hyper's has up to 400 KiB); the bodies of those
+/// behind them are copied.
+const PINNED_MAX: usize = 64;
 /// What a copy under way costs besides its headers and body, in bytes, about.
 const DRAFT_BYTES: usize = 768;
 

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use crate::{
     Answer, Reason,
     copy::{Draft, Frames},
+    head::Head,
     mirror::Mirror,
 };
 
@@ -59,15 +60,16 @@ impl Pending {
         }
     }
 
-    /// The body ended, having `bytes` bytes that are reserved.
+    /// The body ended; `bytes` are reserved for it and its trailers.
     pub(crate) fn body_ended(&self, frames: Frames, bytes: usize, trailers: Option<Box<HeaderMap>>) {
         let mut late = bytes;
+        let body = bytes - trailers.as_deref().map_or(0, Head::size);
         self.meet(|stage| {
             if let Some(draft) = &mut stage.draft {
                 draft.ticket.adopt(std::mem::take(&mut late));
                 draft.frames = frames;
                 draft.trailers = trailers;
-                stage.body = Some(bytes);
+                stage.body = Some(body);
             }
         });
         self.mirror.core.ledger.release(late);
@@ -100,6 +102,10 @@ impl Pending {
         self.over.store(true, Ordering::Relaxed);
         let draft = self.stage().draft.take();
         if let Some(draft) = draft {
+            if reason == Reason::ByteBudget {
+                let threshold = draft.ticket.rule().threshold;
+                self.mirror.core.shed.lost(threshold, draft.hash);
+            }
             draft.ticket.dropped(reason);
         }
     }
@@ -154,7 +160,7 @@ impl Tee {
         if self.pending.over.load(Ordering::Relaxed) {
             return false;
         }
-        if frame.len() > self.bytes_max - self.bytes {
+        if frame.len() > self.bytes_max.saturating_sub(self.bytes) {
             self.pending.give_up(Reason::BodyTooLarge);
             return false;
         }
@@ -169,9 +175,16 @@ impl Tee {
         true
     }
 
-    /// The trailers passed.
-    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+    /// The trailers passed. False: there will be no copy.
+    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) -> bool {
+        let size = Head::size(trailers);
+        if !self.pending.mirror.core.ledger.reserve(size) {
+            self.pending.give_up(Reason::ByteBudget);
+            return false;
+        }
+        self.bytes += size;
         self.trailers = Some(Box::new(trailers.clone()));
+        true
     }
 
     /// The body ended as it should.

@@ -32,7 +32,7 @@ function line(kind, points) {
 function picture(name, history) {
   const first = history[0].at, last = Math.max(history.at(-1).at, first + 4 * SPAN);
   const rates = history.map((span) => {
-    const field = span.fields[name] ?? { different: 0, noise: 0 };
+    const field = Object.hasOwn(span.fields, name) ? span.fields[name] : { different: 0, noise: 0 };
     return { at: span.at, different: share(field.different, span.compared), noise: share(field.noise, span.controlled) };
   });
   const most = Math.min(1, Math.max(0.01, ...rates.flatMap((rate) => [rate.different ?? 0, rate.noise ?? 0])) * 1.1);
@@ -76,6 +76,7 @@ function show(found) {
   const known = Object.entries(report.fields);
   const diverging = known.filter(([, field]) => field.diverges).length;
   summary.textContent = `${report.compared.toLocaleString("en")} answers compared, ${report.controlled.toLocaleString("en")} with a control. ` +
+    (report.incomplete ? `Of ${report.incomplete.toLocaleString("en")} the bodies could not be compared. ` : "") +
     (known.length ? `${diverging} of ${known.length} fields that ever differed diverge.` : "No field ever differed.");
   const rank = ([, field]) => (field.diverges ? 2 : 0) + field.rate[0];
   const open = new Set([...fields.querySelectorAll("section:has(details[open])")].map((one) => one.dataset.field));

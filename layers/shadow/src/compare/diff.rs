@@ -9,6 +9,10 @@ use crate::Answer;
 
 /// The most fields that one comparison reports.
 const FIELDS_MAX: usize = 64;
+/// The longest path that is told, in bytes; of longer ones the beginning.
+const PATH_MAX: usize = 200;
+/// The longest name that is told, and the longest media type.
+const NAME_MAX: usize = 64;
 
 /// A field that differs, with what stands there on both sides: kinds and lengths, never values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,7 +26,8 @@ pub struct Difference {
 /// What counts as a difference.
 ///
 /// Fields are named by path: `status`, `content-type`, `body` (when not both bodies can be read), `total`, `items[].sku`. Of
-/// Protobuf they are the names in the schema; a field that the schema does not know is `#<number>`.
+/// Protobuf they are the names in the schema; a field that the schema does not know is `#<number>`. Names are shown, values
+/// never: a key that is no identifier (`alice@example.com`, `4711`, more than 64 bytes) is data, and stands as `*`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Differ {
     ignore: Vec<String>,
@@ -46,7 +51,8 @@ impl Differ {
         self
     }
 
-    /// The items of this list are a set: they are compared in an order of their own.
+    /// The items of this list are a set: they are compared in the order of what is not ignored of them. A body that is a list
+    /// itself is `body`.
     #[must_use]
     pub fn unordered(mut self, path: impl Into<String>) -> Self {
         self.unordered.push(path.into());
@@ -70,7 +76,7 @@ impl Differ {
         self
     }
 
-    /// The fields that differ, at most 64. Bodies are compared only when both are complete.
+    /// The fields that differ, at most 64. Bodies are compared only when both are complete; one that broke off differs.
     #[must_use]
     pub fn diff(&self, primary: &Answer, other: &Answer) -> BTreeMap<String, Difference> {
         let mut found = BTreeMap::new();
@@ -84,12 +90,16 @@ impl Differ {
         }
         let types = (primary.media_type(), other.media_type());
         if !types.0.eq_ignore_ascii_case(types.1) {
-            let (a, b) = (types.0.to_owned(), types.1.to_owned());
+            let short = |text: &str| text.chars().take(NAME_MAX).collect();
+            let (a, b) = (short(types.0), short(types.1));
             self.note(&mut found, "content-type", a, b);
         }
-        if primary.complete && other.complete && primary.body != other.body {
+        if primary.complete && other.broken {
+            let whole = format!("{} bytes", primary.body.len());
+            self.note(&mut found, "body", whole, "broken off".to_owned());
+        } else if primary.complete && other.complete && primary.body != other.body {
             match (self.read(primary), self.read(other)) {
-                (Some(a), Some(b)) => self.walk(&mut found, &mut String::new(), &a, &b),
+                (Some(a), Some(b)) => self.walk(&mut found, &mut Place::default(), &a, &b),
                 _ => {
                     let size = |answer: &Answer| format!("{} bytes", answer.body.len());
                     self.note(&mut found, "body", size(primary), size(other));
@@ -111,7 +121,7 @@ impl Differ {
     }
 
     /// Recursion ends at serde_json's own limit of 128, and at prost's of 100.
-    fn walk(&self, found: &mut BTreeMap<String, Difference>, path: &mut String, a: &Value, b: &Value) {
+    fn walk(&self, found: &mut BTreeMap<String, Difference>, place: &mut Place, a: &Value, b: &Value) {
         match (a, b) {
             (Value::Object(a), Value::Object(b)) => {
                 let only_b = b
@@ -123,70 +133,159 @@ impl Differ {
                     .map(|(name, a)| (name, Some(a), b.get(name)))
                     .chain(only_b);
                 for (name, a, b) in fields {
-                    let before = path.len();
-                    if before > 0 {
-                        path.push('.');
-                    }
-                    path.push_str(name);
+                    let before = place.name(name);
                     match (a, b) {
-                        (Some(a), Some(b)) => self.walk(found, path, a, b),
-                        (a, b) => self.note(found, path, kind(a), kind(b)),
+                        (Some(a), Some(b)) => self.walk(found, place, a, b),
+                        (a, b) => self.note_at(found, place, kind(a), kind(b)),
                     }
-                    path.truncate(before);
+                    place.back(before);
                 }
             }
             (Value::Array(a_items), Value::Array(b_items)) => {
                 if a_items.len() != b_items.len() {
-                    self.note(
-                        found,
-                        if path.is_empty() { "body" } else { path },
-                        kind(Some(a)),
-                        kind(Some(b)),
-                    );
+                    self.note_at(found, place, kind(Some(a)), kind(Some(b)));
                 }
                 let (mut a_items, mut b_items): (Vec<_>, Vec<_>) =
                     (a_items.iter().collect(), b_items.iter().collect());
-                if self.unordered.iter().any(|known| known == path) {
-                    a_items.sort_by_cached_key(ToString::to_string);
-                    b_items.sort_by_cached_key(ToString::to_string);
+                let unordered = self.unordered.iter().any(|known| known == or_body(&place.path));
+                let before = place.items();
+                if unordered {
+                    a_items.sort_by_cached_key(|item| self.text(&place.path, item));
+                    b_items.sort_by_cached_key(|item| self.text(&place.path, item));
                 }
-                let before = path.len();
-                path.push_str("[]");
                 a_items
                     .into_iter()
                     .zip(b_items)
-                    .for_each(|(a, b)| self.walk(found, path, a, b));
-                path.truncate(before);
+                    .for_each(|(a, b)| self.walk(found, place, a, b));
+                place.back(before);
             }
             (Value::Number(a_number), Value::Number(b_number)) if self.near(a_number, b_number) => {}
             _ if a == b => {}
-            _ => self.note(
-                found,
-                if path.is_empty() { "body" } else { path },
-                kind(Some(a)),
-                kind(Some(b)),
-            ),
+            _ => self.note_at(found, place, kind(Some(a)), kind(Some(b))),
         }
     }
 
     fn near(&self, a: &serde_json::Number, b: &serde_json::Number) -> bool {
+        // Whole numbers above 2^53 are not what they look like as floats.
+        if self.tolerance == 0.0
+            && let (Some(x), Some(y)) = (whole(a), whole(b))
+        {
+            return x == y;
+        }
         match (a.as_f64(), b.as_f64()) {
             (Some(x), Some(y)) => a == b || x == y || (x - y).abs() <= self.tolerance * x.abs().max(y.abs()),
             _ => a == b,
         }
     }
 
-    fn note(&self, found: &mut BTreeMap<String, Difference>, path: &str, primary: String, other: String) {
-        let ignored = self.ignore.iter().any(|ignored| {
-            path.strip_prefix(ignored.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        });
-        if !ignored && (found.len() < FIELDS_MAX || found.contains_key(path)) {
-            found
-                .entry(path.to_owned())
-                .or_insert(Difference { primary, other });
+    /// What is not ignored of a value, as text.
+    fn text(&self, path: &str, value: &Value) -> String {
+        match value {
+            _ if self.ignores(path) => String::new(),
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(name, value)| {
+                    let below = format!("{path}.{name}");
+                    format!("{name:?}:{},", self.text(&below, value))
+                })
+                .collect(),
+            Value::Array(items) => items
+                .iter()
+                .map(|item| self.text(&format!("{path}[]"), item) + ",")
+                .collect(),
+            other => other.to_string(),
         }
     }
+
+    fn ignores(&self, path: &str) -> bool {
+        self.ignore.iter().any(|ignored| {
+            path.strip_prefix(ignored.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
+    }
+
+    fn note_at(
+        &self,
+        found: &mut BTreeMap<String, Difference>,
+        place: &Place,
+        primary: String,
+        other: String,
+    ) {
+        if !self.ignores(or_body(&place.path)) {
+            let told = or_body(&place.told);
+            // What is told is ASCII.
+            tell(found, told.get(..PATH_MAX).unwrap_or(told), primary, other);
+        }
+    }
+
+    fn note(&self, found: &mut BTreeMap<String, Difference>, name: &str, primary: String, other: String) {
+        if !self.ignores(name) {
+            tell(found, name, primary, other);
+        }
+    }
+}
+
+fn tell(found: &mut BTreeMap<String, Difference>, path: &str, primary: String, other: String) {
+    if found.len() < FIELDS_MAX || found.contains_key(path) {
+        found
+            .entry(path.to_owned())
+            .or_insert(Difference { primary, other });
+    }
+}
+
+/// A body that is no object has no path.
+fn or_body(path: &str) -> &str {
+    if path.is_empty() { "body" } else { path }
+}
+
+/// Where a comparison is: the path as an operator writes it to have it ignored, and as it is told.
+#[derive(Default)]
+struct Place {
+    path: String,
+    told: String,
+}
+
+impl Place {
+    /// Goes to a field; what [`Place::back`] takes.
+    fn name(&mut self, name: &str) -> (usize, usize) {
+        let before = (self.path.len(), self.told.len());
+        for (path, name) in [(&mut self.path, name), (&mut self.told, shown(name))] {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(name);
+        }
+        before
+    }
+
+    fn items(&mut self) -> (usize, usize) {
+        let before = (self.path.len(), self.told.len());
+        self.path.push_str("[]");
+        self.told.push_str("[]");
+        before
+    }
+
+    fn back(&mut self, before: (usize, usize)) {
+        self.path.truncate(before.0);
+        self.told.truncate(before.1);
+    }
+}
+
+/// A key as it is shown: names are told, data is not.
+fn shown(key: &str) -> &str {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-$#".contains(&byte);
+    let named = !key.is_empty() && key.len() <= NAME_MAX && key.bytes().all(plain);
+    if named && !key.starts_with(|first: char| first.is_ascii_digit()) {
+        key
+    } else {
+        "*"
+    }
+}
+
+/// A whole number, exactly.
+fn whole(number: &serde_json::Number) -> Option<i128> {
+    let signed = number.as_i64().map(i128::from);
+    signed.or_else(|| number.as_u64().map(i128::from))
 }
 
 /// What stands there, without the value.
@@ -265,6 +364,59 @@ mod tests {
             )
             .is_empty()
         );
+    }
+
+    #[test]
+    fn whole_numbers_are_compared_exactly() {
+        for (a, b) in [
+            ("9007199254740993", "9007199254740992"),
+            ("18446744073709551615", "18446744073709551000"),
+            ("-9007199254740993", "-9007199254740992"),
+        ] {
+            assert_eq!(paths(&Differ::new(), a, b), ["body"]);
+            assert!(paths(&Differ::new().tolerance(0.01), a, b).is_empty());
+        }
+    }
+
+    #[test]
+    fn keys_that_are_data_and_long_paths_are_not_told() {
+        let all = Differ::new();
+        let (a, b) = (
+            r#"{"by":{"alice@example.com":1,"4711":1,"a.b":1,"ok-1":1}}"#,
+            r#"{"by":{"alice@example.com":2,"4711":2,"a.b":2,"ok-1":2}}"#,
+        );
+        assert_eq!(paths(&all, a, b), ["by.*", "by.ok-1"]);
+        let long = "k".repeat(60_000);
+        assert_eq!(paths(&all, &format!(r#"{{"{long}":1}}"#), "{}"), ["*"]);
+        let deep = format!("{}1{}", r#"{"abcdefgh":"#.repeat(100), "}".repeat(100));
+        assert_eq!(paths(&all, &deep, &deep.replace('1', "2"))[0].len(), PATH_MAX);
+        // They are ignored by what they are called all the same.
+        let ignored = Differ::new().ignore("@time").ignore("by.4711");
+        let body = r#"{"@time":1,"by":{"4711":1,"12":1}}"#;
+        assert_eq!(paths(&ignored, body, r#"{"by":{}}"#), ["by.*"]);
+    }
+
+    #[test]
+    fn a_body_that_broke_off_differs() {
+        let broken = Answer {
+            broken: true,
+            ..Answer::of_status(StatusCode::OK)
+        };
+        let found = Differ::new().diff(&answer("{}"), &broken);
+        assert_eq!(found["body"].other, "broken off");
+        let unknown = Answer::of_status(StatusCode::OK);
+        assert!(Differ::new().diff(&unknown, &broken).is_empty());
+    }
+
+    #[test]
+    fn what_is_ignored_does_not_order_a_set() {
+        let differ = Differ::new().unordered("tags").ignore("tags[].at");
+        let (a, b) = (
+            r#"{"tags":[{"at":1,"k":"a"},{"at":2,"k":"b"}]}"#,
+            r#"{"tags":[{"at":9,"k":"a"},{"at":3,"k":"b"}]}"#,
+        );
+        assert!(paths(&differ, a, b).is_empty());
+        assert!(paths(&Differ::new().unordered("body"), "[1,2]", "[2,1]").is_empty());
     }
 
     #[test]

@@ -34,6 +34,7 @@ impl<C> CompareSink<C> {
     /// Measures the noise with a second copy of the primary's own version.
     #[must_use]
     pub fn control(mut self, control: HttpSink<C>) -> Self {
+        self.comparison.expect_control();
         self.control = Some(control);
         self
     }

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -34,12 +37,17 @@ pub struct Comparison {
 struct Shared {
     differ: Differ,
     tally: Mutex<Tally>,
+    /// There is a control, whether it answers or not.
+    control: AtomicBool,
 }
 
 #[derive(Default)]
 struct Tally {
     compared: u64,
+    incomplete: u64,
     controlled: u64,
+    /// Controlled comparisons with both bodies.
+    controlled_whole: u64,
     fields: BTreeMap<String, Field>,
     history: History,
 }
@@ -68,6 +76,8 @@ pub struct Example {
 pub struct ComparisonReport {
     /// Candidate and primary were compared so often.
     pub compared: u64,
+    /// Comparisons without the bodies: one of them was too large, or the primary's was not read to its end.
+    pub incomplete: u64,
     /// Control and primary were compared so often.
     pub controlled: u64,
     /// Fields that differed at least once, by path; at most 256, then `other`.
@@ -82,7 +92,7 @@ pub struct FieldReport {
     pub different: u64,
     /// How often the control did.
     pub noise: u64,
-    /// The 99 % interval of the candidate's rate (Wilson's).
+    /// The 99 % interval of the candidate's rate (Wilson's); of a field of the body, among those compared with bodies.
     pub rate: [f64; 2],
     /// The 99 % interval of the control's rate.
     pub noise_rate: [f64; 2],
@@ -105,8 +115,14 @@ impl Comparison {
             shared: Arc::new(Shared {
                 differ,
                 tally: Mutex::default(),
+                control: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// There is a control: until it answers, any difference may be noise.
+    pub(super) fn expect_control(&self) {
+        self.shared.control.store(true, Ordering::Relaxed);
     }
 
     /// Counts one comparison.
@@ -134,7 +150,10 @@ impl Comparison {
         let noisy = control.map(|control| differ.diff(primary, control));
         let mut tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.compared += 1;
+        tally.incomplete += u64::from(!primary.complete || !(candidate.complete || candidate.broken));
         tally.controlled += u64::from(noisy.is_some());
+        let whole = |other: &Answer| primary.complete && (other.complete || other.broken);
+        tally.controlled_whole += u64::from(control.is_some_and(whole));
         let span = tally.history.at(now);
         span.compared += 1;
         span.controlled += u64::from(noisy.is_some());
@@ -169,14 +188,16 @@ impl Comparison {
     /// What was found so far.
     #[must_use]
     pub fn report(&self) -> ComparisonReport {
+        let expected = self.shared.control.load(Ordering::Relaxed);
         let tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
         let fields = tally
             .fields
             .iter()
-            .map(|(path, field)| (path.clone(), tally.report(field)))
+            .map(|(path, field)| (path.clone(), tally.report(path, field, expected)))
             .collect();
         ComparisonReport {
             compared: tally.compared,
+            incomplete: tally.incomplete,
             controlled: tally.controlled,
             fields,
         }
@@ -200,20 +221,24 @@ impl Tally {
         (name, field)
     }
 
-    fn report(&self, field: &Field) -> FieldReport {
-        let rate = wilson(field.different, self.compared);
-        // Without a control nothing is known to be noise.
-        let noise_rate = if self.controlled == 0 {
+    fn report(&self, path: &str, field: &Field, expected: bool) -> FieldReport {
+        let (compared, controlled) = match path {
+            "status" | "content-type" | "other" => (self.compared, self.controlled),
+            _ => (self.compared - self.incomplete, self.controlled_whole),
+        };
+        let rate = wilson(field.different, compared);
+        // Without a control nothing is known to be noise; while there is one that has not answered, everything may be.
+        let noise_rate = if self.controlled == 0 && !expected {
             [0.0, 0.0]
         } else {
-            wilson(field.noisy, self.controlled)
+            wilson(field.noisy, controlled)
         };
         FieldReport {
             different: field.different,
             noise: field.noisy,
             rate,
             noise_rate,
-            diverges: self.compared >= SAMPLE_MIN && rate[0] > noise_rate[1].max(RATE_MIN),
+            diverges: compared >= SAMPLE_MIN && rate[0] > noise_rate[1].max(RATE_MIN),
             examples: field.examples.clone(),
         }
     }
@@ -323,6 +348,58 @@ mod tests {
             comparison.record(&key(), &answer("1".into()), &answer("2".into()), None);
         }
         assert!(comparison.report().fields["body"].diverges);
+    }
+
+    #[test]
+    fn pairs_without_bodies_do_not_thin_a_rate() {
+        let comparison = Comparison::new(Differ::new());
+        let gone = Answer::of_status(StatusCode::OK);
+        for _ in 0..SAMPLE_MIN {
+            comparison.record(&key(), &answer("1".into()), &gone, None);
+            assert!(comparison.report().fields.is_empty());
+        }
+        comparison.record(&key(), &answer("1".into()), &answer("2".into()), None);
+        let report = comparison.report();
+        assert_eq!((report.compared, report.incomplete), (SAMPLE_MIN + 1, SAMPLE_MIN));
+        assert_eq!(report.fields["body"].rate, wilson(1, 1));
+        assert!(!report.fields["body"].diverges, "one is no sample");
+    }
+
+    #[test]
+    fn noise_stays_noise_where_some_bodies_are_too_large() {
+        let comparison = Comparison::new(Differ::new());
+        for n in 0..200_u32 {
+            let body = |at: u32| answer(format!(r#"{{"at":{at}}}"#));
+            comparison.record(&key(), &body(3 * n), &body(3 * n + 1), Some(&body(3 * n + 2)));
+            let large = Answer::of_status(StatusCode::OK);
+            comparison.record(&key(), &large, &body(3 * n + 1), Some(&body(3 * n + 2)));
+        }
+        let report = comparison.report();
+        assert_eq!((report.compared, report.incomplete), (400, 200));
+        let at = &report.fields["at"];
+        assert_eq!((at.rate, at.diverges), (at.noise_rate, false));
+    }
+
+    #[test]
+    fn a_rate_that_is_higher_by_chance_is_no_divergence() {
+        let comparison = Comparison::new(Differ::new());
+        for n in 0..200 {
+            let body = |differs: bool| answer(format!(r#"{{"total":{}}}"#, u8::from(differs)));
+            comparison.record(&key(), &body(false), &body(n < 30), Some(&body(n >= 175)));
+        }
+        let total = &comparison.report().fields["total"];
+        assert_eq!((total.different, total.noise, total.diverges), (30, 25, false));
+    }
+
+    #[test]
+    fn while_a_control_does_not_answer_everything_may_be_noise() {
+        let comparison = Comparison::new(Differ::new());
+        comparison.expect_control();
+        for _ in 0..2 * SAMPLE_MIN {
+            comparison.record(&key(), &answer("1".into()), &answer("2".into()), None);
+        }
+        let field = &comparison.report().fields["body"];
+        assert_eq!((field.noise_rate, field.diverges), ([0.0, 1.0], false));
     }
 
     #[test]

@@ -33,17 +33,11 @@ fn request(subject: &str, trace: &str) -> Request<()> {
 }
 
 fn decided<'r>(rules: &'r Rules, request: &'r Request<()>) -> Decision<'r> {
-    decide(
-        rules,
-        &Shedder::new(0.5, 300),
-        request.method(),
-        request.headers(),
-        request.extensions(),
-    )
+    decide(rules, request.method(), request.headers(), request.extensions())
 }
 
 fn chosen(rules: &Rules, request: &Request<()>) -> bool {
-    matches!(decided(rules, request), Decision::Chosen { kept: true, .. })
+    matches!(decided(rules, request), Decision::Chosen { .. })
 }
 
 /// Hash 0x6BDF..., 42.1 % of the range (notes 4.2).
@@ -153,7 +147,19 @@ fn copies_tunnels_other_methods_and_disabled_rules_pass() {
         );
     }
     assert!(chosen(&rules, &marked("x-arqon-shadow", "false")));
-    assert!(!chosen(&rules, &marked("upgrade", "websocket")));
+    // A WebSocket is none of ours; any other offer to upgrade is a request like others.
+    let upgrading = |method: Method, protocol| {
+        let mut request = marked("upgrade", protocol);
+        *request.method_mut() = method;
+        chosen(&rules, &request)
+    };
+    for protocol in ["websocket", "WebSocket", "h2c, websocket"] {
+        assert!(!upgrading(Method::GET, protocol), "{protocol}");
+        assert!(upgrading(Method::POST, protocol), "{protocol}");
+    }
+    for protocol in ["h2c", "x", "", "websockets"] {
+        assert!(upgrading(Method::GET, protocol), "{protocol}");
+    }
     let mut connect = request("in.t.a.b", AT_42);
     *connect.method_mut() = Method::CONNECT;
     assert!(!chosen(&rules, &connect));

@@ -161,7 +161,7 @@ where
 {
     fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
         Box::pin(async move {
-            let response = self.respond(copy).await?;
+            let response = self.respond(self.request(copy)?).await?;
             read(response.into_body(), |_| ()).await;
             Ok(())
         })
@@ -173,13 +173,12 @@ where
 }
 
 impl<C> HttpSink<C> {
-    /// Sends a copy; the response has its head.
-    async fn respond<R>(&self, copy: ShadowCopy) -> Result<Response<R>, SinkError>
+    /// Sends what was made of a copy; the response has its head.
+    async fn respond<R>(&self, request: Request<CopyBody>) -> Result<Response<R>, SinkError>
     where
         C: Service<Request<CopyBody>, Response = Response<R>> + Clone,
         C::Error: Into<BoxError>,
     {
-        let request = self.request(copy)?;
         // Dropped before it succeeded, which is what a timeout does, an attempt has failed.
         let attempt = self.breaker.attempt().ok_or(SinkError::Disconnected)?;
         let mut ready = self.client.clone();
@@ -199,20 +198,32 @@ impl<C> HttpSink<C> {
         C::Error: Into<BoxError>,
         R: Body<Data = bytes::Bytes>,
     {
-        let (head, body) = self.respond(copy).await?.into_parts();
+        let mut request = self.request(copy)?;
+        // Bodies are compared as they are, so nobody is asked to compress one.
+        request.headers_mut().remove(header::ACCEPT_ENCODING);
+        let (head, body) = self.respond(request).await?.into_parts();
         let mut frames = crate::copy::Frames::None;
-        let complete = read(body, |data| frames.push(data)).await;
-        let answer = if complete {
-            crate::Answer::new(head.status, frames.join())
-        } else {
-            crate::Answer::of_status(head.status)
+        let answer = match read(body, |data| frames.push(data)).await {
+            End::Whole => crate::Answer::new(head.status, frames.join()),
+            end => crate::Answer {
+                broken: end == End::Broken,
+                ..crate::Answer::of_status(head.status)
+            },
         };
         Ok(answer.typed(&head.headers))
     }
 }
 
-/// Reads a response up to the cap, so that its connection can be used again. True: that was all of it.
-async fn read<R: Body>(body: R, mut each: impl FnMut(R::Data)) -> bool {
+/// How a response ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Whole,
+    Broken,
+    TooLarge,
+}
+
+/// Reads a response up to the cap, so that its connection can be used again.
+async fn read<R: Body>(body: R, mut each: impl FnMut(R::Data)) -> End {
     let mut body = pin!(body);
     let mut bytes = 0;
     while bytes <= RESPONSE_BYTES_MAX {
@@ -223,11 +234,12 @@ async fn read<R: Body>(body: R, mut each: impl FnMut(R::Data)) -> bool {
                     each(data);
                 }
             }
-            Some(Err(_)) => return false,
-            None => return bytes <= RESPONSE_BYTES_MAX,
+            Some(Err(_)) => return End::Broken,
+            None if bytes <= RESPONSE_BYTES_MAX => return End::Whole,
+            None => return End::TooLarge,
         }
     }
-    false
+    End::TooLarge
 }
 
 impl<C> fmt::Debug for HttpSink<C> {

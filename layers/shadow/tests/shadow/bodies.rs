@@ -80,6 +80,24 @@ async fn one_frame_is_counted_by_reference_and_not_copied() {
 }
 
 #[tokio::test]
+async fn copies_that_have_to_wait_let_go_of_the_servers_buffers() {
+    let rig = rig(&all());
+    // A frame of one byte of a large buffer. Nothing runs but this test until `settled`, so all of them wait.
+    let buffer = Bytes::from(vec![7_u8; 400_000]);
+    for _ in 0..80 {
+        let body = Full::new(buffer.slice(1_000..1_001));
+        send(&rig.layer, request(body), echo).await;
+    }
+    let (stats, copies) = rig.settled().await;
+    assert_eq!(stats.mirrored, 80);
+    let pinning = copies
+        .iter()
+        .filter(|copy| copy.body.as_ptr() == buffer[1_000..].as_ptr());
+    assert_eq!(pinning.count(), 64);
+    assert!(copies.iter().all(|copy| copy.body == buffer[1_000..1_001]));
+}
+
+#[tokio::test]
 async fn a_request_that_announces_too_much_is_skipped_at_once() {
     let rig = rig(&capped(8));
     // By the body's hint, and by the header alone.

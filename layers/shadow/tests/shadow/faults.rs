@@ -92,8 +92,8 @@ async fn a_full_queue_drops_the_newest() {
     let mut config = all().with_queue(8, 1 << 20);
     config.high_water = 1.0.into();
     let (layer, handle, _drain) = with_sink(&config, gate.clone());
-    // Nothing runs but this test. 8 fit; being full halves the share that is kept: a key at 0.42 of the range stays in
-    // and finds the queue full, one at 0.85 is shed.
+    // Nothing runs but this test. 8 fit; being full halves the share that is kept: a key at 0.42 of the range stays in,
+    // finds the queue full, and is shed from there on; one at 0.85 is shed at once.
     for _ in 0..20 {
         send(&layer, traced("4bf92f3577b34da6a3ce929d0e0e4736", body()), echo).await;
     }
@@ -105,7 +105,7 @@ async fn a_full_queue_drops_the_newest() {
             stats.dropped_by(Reason::QueueFull),
             stats.dropped_by(Reason::Shed)
         ),
-        (8, 12, 5)
+        (8, 1, 16)
     );
     assert_eq!(handle.state().rules[0].effective, 0.5);
     gate.open.add_permits(100);
@@ -114,12 +114,13 @@ async fn a_full_queue_drops_the_newest() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_are_bounded_too_and_bodies_on_their_way_count() {
-    let config = ShadowConfig::default()
+    let mut config = ShadowConfig::default()
         .rule(rule().with_max_body_bytes(2_000))
         .with_queue(1_000, 20_000);
+    config.high_water = 1.0.into();
     let (layer, handle, _drain) = with_sink(&config, Gate::shut(1));
     let mut held = Vec::new();
-    for _ in 0..30 {
+    for n in 0..30 {
         let (hand, taken) = std::sync::mpsc::channel();
         let frames = Frames::of([""; 1]);
         let mut frames = frames;
@@ -128,10 +129,14 @@ async fn bytes_are_bounded_too_and_bodies_on_their_way_count() {
             None,
         ]
         .into();
-        send(&layer, request(frames), move |request| {
-            hand.send(request.into_body()).expect("handed");
-            async { status(200) }
-        })
+        send(
+            &layer,
+            traced(&format!("{:032x}", n + 1), frames),
+            move |request| {
+                hand.send(request.into_body()).expect("handed");
+                async { status(200) }
+            },
+        )
         .await;
         let mut body = taken.recv().expect("body");
         http_body_util::BodyExt::frame(&mut body)

@@ -281,13 +281,27 @@ async fn upgrades_pass_untouched() {
     let mut stream = TcpStream::connect(hyper_server(&rig).await)
         .await
         .expect("connected");
-    let head = format!("{HEAD}connection: upgrade\r\nupgrade: websocket\r\ncontent-length: 0\r\n\r\n");
+    let upgrade = "connection: upgrade, http2-settings\r\nhttp2-settings: AAMAAABk\r\n";
+    let get = HEAD.replacen("POST", "GET", 1);
+    let head = format!("{get}{upgrade}upgrade: websocket\r\n\r\n");
     assert!(
         converse(&mut stream, &head, "\r\n\r\n")
             .await
             .starts_with("HTTP/1.1 200")
     );
-    assert_eq!(rig.settled().await.0.sampled, 0);
+    assert_eq!(rig.handle.stats().sampled, 0);
+    // What `curl --http2` sends: an offer beside an ordinary request.
+    let offer = format!("{HEAD}{upgrade}upgrade: h2c\r\ncontent-length: 5\r\n\r\nhello");
+    assert!(
+        converse(&mut stream, &offer, "hello")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    let (stats, copies) = rig.settled().await;
+    assert_eq!((stats.sampled, copies.len()), (1, 1));
+    let headers = copies[0].headers();
+    assert_eq!(copies[0].body, "hello");
+    assert!(!headers.contains_key("upgrade") && !headers.contains_key("http2-settings"));
 }
 
 #[tokio::test]
