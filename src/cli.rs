@@ -87,7 +87,8 @@ enum PolicyCommand {
     /// Calls one module many times on one request, a fresh instance each time: nanoseconds and fuel.
     Bench(PolicyBench),
     /// Replays recorded requests (`platform.overseer.record`) against one module: where its verdict differs, and, if it is
-    /// the module that was recorded, its fuel.
+    /// the module that was recorded, its fuel. Name, configuration and limits are those of the record. Exit code 2 where
+    /// nothing could be compared.
     Replay(PolicyReplay),
 }
 
@@ -119,13 +120,16 @@ struct PolicyReplay {
     /// Only what this policy decided.
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
-    /// The policy's configuration.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    config: String,
-    /// Functions that are granted, such as `rewrite`.
+    /// The policy's configuration, instead of the recorded one.
+    #[arg(long, value_name = "TEXT")]
+    config: Option<String>,
+    /// Functions that are granted, such as `rewrite`, instead of the recorded ones.
     #[arg(long)]
     grant: Vec<String>,
-    /// Fuel of one call, as configured where it was recorded.
+    /// A header that it may edit, instead of the recorded ones; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    header: Vec<String>,
+    /// Fuel of one call, instead of the recorded limit.
     #[arg(long, value_name = "UNITS")]
     fuel_limit: Option<u64>,
 }

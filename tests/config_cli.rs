@@ -325,7 +325,7 @@ fn a_module_that_cannot_be_loaded_and_a_key_nobody_knows_are_told() -> Result<()
     fs::write(folder.path().join("r.json"), "{}")?;
     let run = ["--json", "policy", "run", "bad.wat", "--request", "r.json"];
     let ran = arqon(folder.path(), &run, &[])?;
-    assert_eq!(ran.code, Some(1), "{}", ran.errors);
+    assert_eq!(ran.code, Some(2), "{}", ran.errors);
     let told: Value = serde_json::from_str(&ran.out)?;
     assert_eq!(
         (&told["verdict"], &told["cause"], &told["status"]),

@@ -82,7 +82,9 @@ fn records_are_held_against_any_module() -> Result<(), Box<dyn Error>> {
     assert_eq!(code, Some(0));
     assert_eq!(
         said,
-        json!({ "replayed": 2, "same": 2, "differs": 0, "skipped": 1, "differences": [] })
+        json!({
+            "replayed": 2, "same": 2, "differs": 0, "skipped": 1, "skipped_masked": 0, "masked_read": [], "differences": []
+        })
     );
 
     let (code, said, _) = replay("deny.wat")?;
@@ -111,6 +113,137 @@ fn records_are_held_against_any_module() -> Result<(), Box<dyn Error>> {
     );
     fs::write(folder.path().join("records.jsonl"), "no record")?;
     assert_eq!(replay("block_me.wat")?.0, Some(2));
+    Ok(())
+}
+
+#[test]
+fn a_replay_that_compared_nothing_is_an_error() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("deny.wat"), DENY)?;
+    let late = json!({ "verdict": "reject", "status": 503, "cause": "deadline", "fuel": 1 });
+    fs::write(folder.path().join("late.jsonl"), record("p", json!({}), late))?;
+    fs::write(folder.path().join("empty.jsonl"), "")?;
+    for (file, policy, said) in [
+        ("late.jsonl", "p", "all 1 records were skipped"),
+        (
+            "late.jsonl",
+            "typo",
+            "no record is of a policy called `typo`; there are: p",
+        ),
+        ("empty.jsonl", "p", "empty.jsonl holds no record"),
+    ] {
+        let words = [
+            "policy",
+            "replay",
+            "deny.wat",
+            "--records",
+            file,
+            "--policy",
+            policy,
+        ];
+        let (code, _, errors) = arqon(folder.path(), &words)?;
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(errors.contains(said), "{errors}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_replay_skips_what_a_module_read_masked() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let reads = r#"(module (import "arqon_host_v1" "host_get_header" (func $get (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1) (global (export "arqon_abi_v1") i32 (i32.const 1))
+      (data (i32.const 0) "Cookie")
+      (func (export "on_request") (result i32)
+        (drop (call $get (i32.const 0) (i32.const 6) (i32.const 64) (i32.const LEN)))
+        (i32.eq (i32.load8_u (i32.const 64)) (i32.const 120))))"#;
+    fs::write(folder.path().join("reads.wat"), reads.replace("LEN", "64"))?;
+    fs::write(folder.path().join("asks.wat"), reads.replace("LEN", "0"))?;
+    let mut masked: Value = serde_json::from_str(&record(
+        "p",
+        json!({ "cookie": "xxx" }),
+        json!({ "verdict": "allow", "fuel": 1 }),
+    ))?;
+    masked["request"]["masked"] = json!(["cookie"]);
+    let plain = record(
+        "p",
+        json!({ "cookie": "abc" }),
+        json!({ "verdict": "allow", "fuel": 1 }),
+    );
+    fs::write(
+        folder.path().join("records.jsonl"),
+        format!("{masked}\n{plain}\n"),
+    )?;
+    for (module, skipped, names) in [("reads.wat", 1, json!(["cookie"])), ("asks.wat", 0, json!([]))] {
+        let words = ["--json", "policy", "replay", module, "--records", "records.jsonl"];
+        let (code, said, errors) = arqon(folder.path(), &words)?;
+        assert_eq!(code, Some(0), "{said} {errors}");
+        let said: Value = serde_json::from_str(&said)?;
+        assert_eq!(
+            (&said["skipped_masked"], &said["masked_read"], &said["same"]),
+            (&json!(skipped), &names, &json!(2 - skipped))
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_missing_file_hides_no_other_and_a_wrong_option_is_no_refusal() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("block_me.wat"), BLOCK_ME)?;
+    fs::write(folder.path().join("r.json"), "{}")?;
+    let (code, said, errors) = arqon(folder.path(), &["policy", "check", "block_me.wat", "missing.wat"])?;
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(
+        said.contains("block_me.wat: ok") && said.contains("missing.wat: refused"),
+        "{said}"
+    );
+    for json in [&[][..], &["--json"][..]] {
+        let words = [
+            "policy",
+            "run",
+            "block_me.wat",
+            "--request",
+            "r.json",
+            "--grant",
+            "rewrote",
+        ];
+        let (code, said, errors) = arqon(folder.path(), &[json, &words].concat())?;
+        assert_eq!((code, said.as_str()), (Some(2), ""), "{errors}");
+        assert!(errors.contains("config.invalid"), "{errors}");
+    }
+    Ok(())
+}
+
+#[test]
+fn names_in_a_module_cannot_drive_the_terminal() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let module = r#"(module (import "evil\1b[2J\0d\0aok" "x\1b[31m\0anext line: ok" (func))
+      (memory (export "memory") 1) (global (export "arqon_abi_v1") i32 (i32.const 1))
+      (func (export "on_request") (result i32) i32.const 0)
+      (func (export "e\1b[2J\0aok")))"#;
+    let traps = r#"(module (memory (export "memory") 1) (global (export "arqon_abi_v1") i32 (i32.const 1))
+      (func $"f\1b[2J\0aok" (export "on_request") (result i32) unreachable))"#;
+    fs::write(folder.path().join("esc.wat"), module)?;
+    fs::write(folder.path().join("traps.wat"), traps)?;
+    fs::write(folder.path().join("r.json"), "{}")?;
+    for words in [
+        &["policy", "check", "esc.wat"][..],
+        &["--json", "policy", "check", "esc.wat"],
+        &["policy", "run", "esc.wat", "--request", "r.json"],
+        &["policy", "run", "traps.wat", "--request", "r.json"],
+    ] {
+        let (code, said, errors) = arqon(folder.path(), words)?;
+        assert_ne!(code, Some(0));
+        let all = format!("{said}{errors}");
+        assert!(!all.contains(['\u{1b}', '\r']), "{all:?}");
+        assert!(
+            !all.lines()
+                .any(|line| line.starts_with("ok") || line.starts_with("next")),
+            "{all:?}"
+        );
+        assert!(all.contains("u{1b}"), "{all:?}");
+    }
     Ok(())
 }
 

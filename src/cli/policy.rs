@@ -22,10 +22,11 @@ pub(super) fn check(
     out: &mut impl Write,
 ) -> Result<Outcome, Usage> {
     let engine = PolicyEngine::new()?;
-    let mut reports = Vec::new();
-    for file in files {
-        reports.push(engine.check(&policy(file, grants, config)?));
-    }
+    // A file that cannot be read has a report too, so that the others are told.
+    let reports: Vec<_> = files
+        .iter()
+        .map(|file| engine.check(&policy(file, grants, config)))
+        .collect();
     let ok = reports.iter().all(|report| report.ok);
     if json {
         writeln!(out, "{}", json!({ "ok": ok, "reports": reports }))?;
@@ -34,6 +35,9 @@ pub(super) fn check(
             print(report, out)?;
         }
     }
+    for file in files {
+        exists(file)?;
+    }
     Ok(if ok { Outcome::Ok } else { Outcome::Refused })
 }
 
@@ -41,7 +45,7 @@ fn print(report: &LoadReport, out: &mut impl Write) -> Result<(), Usage> {
     writeln!(
         out,
         "{}: {}",
-        report.source,
+        shown(&report.source),
         if report.ok { "ok" } else { "refused" }
     )?;
     for finding in &report.findings {
@@ -52,7 +56,10 @@ fn print(report: &LoadReport, out: &mut impl Write) -> Result<(), Usage> {
         writeln!(
             out,
             "  {severity} {} {}: {}; {}",
-            finding.code, finding.item, finding.message, finding.fix
+            finding.code,
+            shown(&finding.item),
+            shown(&finding.message),
+            shown(&finding.fix)
         )?;
     }
     let Some(facts) = &report.facts else { return Ok(()) };
@@ -89,7 +96,7 @@ fn listed(names: &[String]) -> String {
     if names.is_empty() {
         "none".to_owned()
     } else {
-        names.join(" ")
+        shown(&names.join(" "))
     }
 }
 
@@ -105,14 +112,14 @@ pub(super) fn run(run: &PolicyRun, json: bool, out: &mut impl Write) -> Result<O
     }
     let policy = match load(&engine, &run.file, &run.grant, &run.config) {
         Ok(policy) => policy,
-        // Whoever reads JSON gets JSON, with all keys.
+        // Whoever reads JSON gets JSON, with all keys; the exit code is the same without.
         Err(error) if json && error.is::<Unloadable>() => {
             let told = json!({
                 "verdict": "reject", "status": 503, "reason": error.to_string(), "cause": "load", "headers": [],
                 "body_base64": null, "logs": [], "fuel": 0,
             });
             writeln!(out, "{told}")?;
-            return Ok(Outcome::Refused);
+            return Err(error);
         }
         Err(error) => return Err(error),
     };
@@ -127,7 +134,7 @@ pub(super) fn run(run: &PolicyRun, json: bool, out: &mut impl Write) -> Result<O
             write!(
                 out,
                 " {status} {cause}: {}",
-                outcome.reason.as_deref().unwrap_or_default()
+                shown(outcome.reason.as_deref().unwrap_or_default())
             )?;
         }
         writeln!(out, " (fuel {})", outcome.fuel)?;
@@ -137,12 +144,12 @@ pub(super) fn run(run: &PolicyRun, json: bool, out: &mut impl Write) -> Result<O
                 "  {what} {name}{}",
                 value
                     .as_ref()
-                    .map(|value| format!(": {value}"))
+                    .map(|value| format!(": {}", shown(value)))
                     .unwrap_or_default()
             )?;
         }
         for line in &outcome.logs {
-            writeln!(out, "  log {}: {}", line.level, line.message)?;
+            writeln!(out, "  log {}: {}", line.level, shown(&line.message))?;
         }
     }
     Ok(if outcome.allows() {
@@ -192,17 +199,33 @@ pub(super) fn load(
     grants: &[String],
     config: &str,
 ) -> Result<LoadedPolicy, Usage> {
-    engine.load(&policy(file, grants, config)?).map_err(|report| {
+    exists(file)?;
+    load_as(engine, file, &policy(file, grants, config))
+}
+
+/// Loads the module as the policy that `config` says.
+pub(super) fn load_as(
+    engine: &PolicyEngine,
+    file: &Path,
+    config: &PolicyConfig,
+) -> Result<LoadedPolicy, Usage> {
+    engine.load(config).map_err(|report| {
         let lines: Vec<_> = report
             .errors()
             .map(|e| format!("{} {}: {}; {}", e.code, e.item, e.message, e.fix))
             .collect();
-        Unloadable(format!(
+        let is_config = report.errors().any(|e| e.code == "config.invalid");
+        let text = shown(&format!(
             "{} cannot be loaded: {}",
             file.display(),
             lines.join("; ")
-        ))
-        .into()
+        ));
+        if is_config {
+            // A mistake in the command, not in the module.
+            anyhow::Error::msg(text)
+        } else {
+            Unloadable(text).into()
+        }
     })
 }
 
@@ -211,7 +234,28 @@ pub(super) fn load(
 #[error("{0}")]
 struct Unloadable(String);
 
-fn policy(file: &Path, grants: &[String], config: &str) -> Result<PolicyConfig, Usage> {
+/// Says that a file is not there: a mistake in the command, not in a policy.
+pub(super) fn exists(file: &Path) -> Result<(), Usage> {
+    fs::metadata(file).with_context(|| shown(&file.display().to_string()))?;
+    Ok(())
+}
+
+/// `text` on one line, what a terminal would obey escaped: names and messages may be a stranger's.
+pub(super) fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        let reorders =
+            matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if character.is_control() || reorders {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+fn policy(file: &Path, grants: &[String], config: &str) -> PolicyConfig {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let name: String = stem
         .chars()
@@ -225,11 +269,9 @@ fn policy(file: &Path, grants: &[String], config: &str) -> Result<PolicyConfig, 
         .take(64)
         .collect();
     let mut policy = PolicyConfig::from_path(if name.is_empty() { "policy" } else { &name }, file);
-    // Said here, since a file that is not there is a mistake in the command, not in a policy.
-    fs::metadata(file).with_context(|| file.display().to_string())?;
     policy.grants = grants.to_vec();
     policy.config = (!config.is_empty()).then(|| config.to_owned());
-    Ok(policy)
+    policy
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Usage> {

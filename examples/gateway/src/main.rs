@@ -165,11 +165,28 @@ async fn run(serve: &Serve) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// A line each, but for a report on a policy: its heading and its facts are no findings.
+fn count(findings: &str) -> usize {
+    let lines: Vec<_> = findings.lines().collect();
+    let is_finding = |at: usize| {
+        let inner = |line: &&str| line.starts_with("  ");
+        if inner(&lines[at]) {
+            !["  facts:", "  dry run of", "  warning "]
+                .iter()
+                .any(|start| lines[at].starts_with(start))
+        } else {
+            !lines.get(at + 1).is_some_and(inner)
+        }
+    };
+    (0..lines.len()).filter(|at| is_finding(*at)).count()
+}
+
 fn refuse(findings: &str) -> ExitCode {
     // One finding is one sentence; more are a line each.
-    match findings.lines().count() {
-        1 => eprintln!("arqon-gateway: not started: {findings}"),
-        count => eprintln!("arqon-gateway: not started, {count} findings:\n{findings}"),
+    match (findings.lines().count(), count(findings)) {
+        (1, _) => eprintln!("arqon-gateway: not started: {findings}"),
+        (_, 1) => eprintln!("arqon-gateway: not started, 1 finding:\n{findings}"),
+        (_, count) => eprintln!("arqon-gateway: not started, {count} findings:\n{findings}"),
     }
     ExitCode::from(EXIT_USAGE)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     abi::arqon_host_v1::visible,
     chain::{Policy, Snapshot},
+    conditions::EngineLimits,
     config::{Fuel, OverseerConfig, Parsed},
     engine::Engine,
     error::{BuildError, EngineError},
@@ -51,7 +52,8 @@ pub(crate) fn assemble(config: &OverseerConfig, on_event: &OnEvent) -> Result<Op
     }
     let recorder = parsed.record.map(|record| {
         let path = record.path.display().to_string();
-        Recorder::open(record).map_err(|source| EngineError::Record { path, source })
+        Recorder::open(record, EngineLimits::of(loader.engine.settings()))
+            .map_err(|source| EngineError::Record { path, source })
     });
     let snapshot = Snapshot {
         recorder: recorder.transpose()?.map(Arc::new),

@@ -266,7 +266,7 @@ impl Snapshot {
             policy.metrics.log_lines_dropped(call.logs_dropped);
         }
         if let Some((recorder, seen)) = record {
-            recorder.after(seen, &policy.spec.guest.name, loaded, &call);
+            recorder.after(seen, &policy.spec, loaded, &call);
         }
         if let (Some(candidate), Some(twin)) = (&policy.candidate, twin) {
             let compared = policy.divergences.compare(

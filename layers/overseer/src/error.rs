@@ -4,7 +4,7 @@ use std::{fmt, io, path::Path, time::Duration};
 
 use serde::Serialize;
 
-use crate::report::LoadReport;
+use crate::{abi::arqon_host_v1::visible, report::LoadReport};
 
 /// One thing wrong with the configuration: the key, its value, and the fix. All of them are reported at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
@@ -134,12 +134,14 @@ impl CompileError {
 
 /// An error and what it came of, on one line.
 pub(crate) fn chain(error: &wasmtime::Error) -> String {
-    error
+    let text = error
         .chain()
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(": ")
-        .replace('\n', " ")
+        .replace('\n', " ");
+    // Names of functions are the module's.
+    visible(text.as_bytes(), text.len())
 }
 
 /// Why a change through the handle was refused. The policies that were active stay active.

@@ -25,6 +25,27 @@ pub(crate) struct Exchange {
     pub(crate) edits: Edits,
     /// Where guest log lines are kept, if anybody wants them.
     pub(crate) logs: Option<Vec<LogLine>>,
+    /// What of the request is masked, where it is a record.
+    pub(crate) masked: Option<Box<Masked>>,
+}
+
+/// Names of what a record does not tell (headers in lower case, `:query`), and those that a guest was given all the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Masked {
+    pub(crate) names: Vec<String>,
+    pub(crate) read: Vec<String>,
+}
+
+impl Masked {
+    /// A guest was given the value of `name`.
+    pub(crate) fn gave(&mut self, name: &str) {
+        let known = self.names.iter().find(|known| known.eq_ignore_ascii_case(name));
+        if let Some(known) = known
+            && !self.read.contains(known)
+        {
+            self.read.push(known.clone());
+        }
+    }
 }
 
 impl Exchange {
@@ -102,6 +123,7 @@ impl Lent {
         self.body = None;
         self.response = None;
         self.logs = None;
+        self.masked = None;
         self.rewritten = false;
         self.edits.truncate(0);
         let _kept = SPARE.try_with(|spare| {

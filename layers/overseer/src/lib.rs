@@ -79,6 +79,7 @@ mod abi;
 mod assemble;
 mod candidate;
 mod chain;
+mod conditions;
 mod config;
 mod edit;
 mod engine;
@@ -107,6 +108,7 @@ mod watch;
 
 pub use self::{
     candidate::{DIVERGENCES_MAX, Divergence},
+    conditions::Conditions,
     config::{FailureConfig, OverseerConfig, POLICIES_MAX, PolicyConfig, RecordConfig},
     error::{BuildError, ConfigError, EngineError, HandleError},
     event::{Event, OnEvent},
@@ -117,7 +119,7 @@ pub use self::{
     metrics::EXECUTION_SECONDS_BUCKETS,
     record::{HeaderValues, InvalidRecord, RecordedRequest},
     recorder::Recording,
-    replay::{LoadedPolicy, Outcome, PolicyEngine, Timing},
+    replay::{LoadedPolicy, Outcome, PolicyEngine, Replayed, Timing},
     report::{DryRun, Facts, Finding, LoadReport, Severity},
     service::Overseer,
     status::{CandidateStatus, FuelBucket, FuelStatus, PolicyStatus},

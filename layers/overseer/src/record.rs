@@ -1,12 +1,16 @@
 //! A request as recorded.
 
+mod redact;
+
 use std::{collections::BTreeMap, fmt};
 
 use arqon_message::{Claims, Protocol, RemoteAddr, Subject, TenantId};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request::Parts};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::redact::QUERY;
 
 /// A request as recorded, `R.json` of `arqon policy run`. Every key may be left out; one that is not
 /// known is an error, for it would be a request other than the one that was meant.
@@ -19,6 +23,16 @@ pub struct RecordedRequest {
     pub path: Option<String>,
     /// Header values by name.
     pub headers: BTreeMap<String, HeaderValues>,
+    /// Values in base64 by name, of headers that have one that is not ASCII text. A name is here or in `headers`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers_base64: BTreeMap<String, HeaderValues>,
+    /// Headers of which a value is masked, and `:query` where a value of the query is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub masked: Vec<String>,
+    /// The trace, 32 hex digits, where the headers do not say it: that of a WebSocket's upgrade. Empty is none, whatever
+    /// the headers say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// The subject.
     pub subject: Option<String>,
     /// The tenant.
@@ -74,29 +88,55 @@ fn invalid(key: impl Into<String>, problem: impl fmt::Display) -> InvalidRecord 
 }
 
 impl RecordedRequest {
-    /// Records a request and its body (leave it empty for a policy that does not look at it). Values of `authorization`,
-    /// `proxy-authorization`, `cookie` and of the headers named are masked with `x`, length kept, so that a policy that
-    /// only asks whether they are there uses the same fuel on the record. Claims are recorded as they are.
+    /// Records a request and its body (leave it empty for a policy that does not look at it). Masked with `x`, length kept,
+    /// so that a policy that only asks whether they are there uses the same fuel on the record, are: values of
+    /// `authorization`, `proxy-authorization`, `cookie`, `set-cookie`, `x-api-key`, `x-auth-token` and of the headers
+    /// named; the token in `sec-websocket-protocol`; query parameters whose names look like secrets (`access_token`,
+    /// `api_key`, `password`, `sig`). Claims are recorded as they are.
     #[must_use]
     pub fn record(request: &Parts, body: &[u8], masked: &[HeaderName]) -> Self {
-        let secret = |name: &HeaderName| {
-            [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name)
-                || masked.contains(name)
-        };
-        let mut headers = BTreeMap::new();
+        let mut seen = HeaderMap::new();
+        let (mut headers, mut headers_base64) = (BTreeMap::new(), BTreeMap::new());
+        let mut less = Vec::new();
         for name in request.headers.keys() {
-            let text = |value: &HeaderValue| match value.to_str() {
-                Ok(text) if !secret(name) => text.to_owned(),
-                _ => "x".repeat(value.len()),
+            let all = request.headers.get_all(name).iter();
+            let (values, hidden): (Vec<_>, Vec<_>) =
+                all.map(|value| redact::header(name, value, masked)).unzip();
+            if hidden.contains(&true) {
+                less.push(name.to_string());
+            }
+            let as_text = values.iter().map(|bytes| {
+                let is_text = |byte: &u8| *byte == b'\t' || (b' '..=b'~').contains(byte);
+                let text = std::str::from_utf8(bytes).ok()?;
+                bytes.iter().all(is_text).then(|| text.to_owned())
+            });
+            match as_text.collect() {
+                Some(texts) => headers.insert(name.to_string(), HeaderValues::Many(texts)),
+                None => {
+                    let coded = values.iter().map(|bytes| STANDARD.encode(bytes)).collect();
+                    headers_base64.insert(name.to_string(), HeaderValues::Many(coded))
+                }
             };
-            let values = request.headers.get_all(name).iter().map(text).collect();
-            headers.insert(name.to_string(), HeaderValues::Many(values));
+            for value in values {
+                if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+                    // A copy of a map that held as many.
+                    let _fits = seen.try_append(name, value);
+                }
+            }
         }
+        let path = request.uri.path_and_query().map(|path| {
+            let (path, hidden) = redact::path(path.as_str());
+            less.extend(hidden.then(|| QUERY.to_owned()));
+            path
+        });
         let extensions = &request.extensions;
         Self {
             method: Some(request.method.to_string()),
-            path: request.uri.path_and_query().map(ToString::to_string),
+            path,
             headers,
+            headers_base64,
+            masked: less,
+            trace_id: redact::trace_id(request, &seen),
             subject: extensions.get::<Subject>().map(ToString::to_string),
             tenant: extensions.get::<TenantId>().map(ToString::to_string),
             remote_addr: extensions.get::<RemoteAddr>().map(ToString::to_string),
@@ -122,16 +162,29 @@ impl RecordedRequest {
         if let Some(path) = &self.path {
             parts.uri = path.parse::<Uri>().map_err(|error| invalid("path", error))?;
         }
-        for (name, values) in &self.headers {
-            let key = || format!("headers.{name}");
+        let texts = self.headers.iter().map(|entry| (entry, false));
+        let coded = self.headers_base64.iter().map(|entry| (entry, true));
+        for ((name, values), is_coded) in texts.chain(coded) {
+            let key = || format!("headers{}.{name}", if is_coded { "_base64" } else { "" });
             let header = HeaderName::from_bytes(name.as_bytes()).map_err(|error| invalid(key(), error))?;
             for value in values.iter() {
-                let value = HeaderValue::from_str(value).map_err(|error| invalid(key(), error))?;
+                let bytes = if is_coded {
+                    STANDARD.decode(value).map_err(|error| invalid(key(), error))?
+                } else {
+                    value.as_bytes().to_vec()
+                };
+                let value = HeaderValue::from_maybe_shared(Bytes::from(bytes))
+                    .map_err(|error| invalid(key(), error))?;
                 parts
                     .headers
                     .try_append(header.clone(), value)
                     .map_err(|error| invalid(key(), error))?;
             }
+        }
+        if let Some(id) = &self.trace_id {
+            let key = redact::trace_key(id)
+                .ok_or_else(|| invalid("trace_id", "write 32 lower-case hex digits, not all 0"))?;
+            parts.extensions.insert(key);
         }
         if let Some(subject) = &self.subject {
             parts
@@ -206,6 +259,7 @@ mod tests {
         );
         assert_eq!(replayed.headers["authorization"], "xxxxxxxxxx");
         assert_eq!(replayed.headers["x-key"], "xxxxxx");
+        assert_eq!(replayed.headers["x-raw"], &b"\xff"[..]);
         assert_eq!(
             replayed.extensions.get::<Claims>(),
             parts.extensions.get::<Claims>()

@@ -9,6 +9,7 @@ use std::{
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{
+        Arc,
         atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -20,9 +21,12 @@ use metrics::Counter;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    abi::arqon_host_v1::Guest,
+    conditions::{Conditions, EngineLimits},
     exchange::Lent,
     record::RecordedRequest,
     run::Call,
+    spec::PolicySpec,
     verdict::{Cause, Verdict},
     verify::Loaded,
 };
@@ -37,7 +41,8 @@ pub struct Recording {
     pub policy: String,
     /// SHA-256 of its module's file.
     pub sha256: String,
-    /// Whether it can be replayed: `false` when the policy looks at bodies and bodies are not recorded.
+    /// Whether it can be replayed: `false` when the policy looks at bodies and bodies are not recorded. Whether a policy
+    /// reads what is masked depends on the module, and is seen by [`PolicyEngine::replay`](crate::PolicyEngine::replay).
     pub complete: bool,
     /// `allow` or `reject`.
     pub verdict: String,
@@ -47,6 +52,9 @@ pub struct Recording {
     pub cause: Option<String>,
     /// Fuel it used, host calls included.
     pub fuel: u64,
+    /// How the policy was configured; absent in records of versions that did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Conditions>,
     /// The request, with the edits of the policies before it.
     pub request: RecordedRequest,
 }
@@ -77,6 +85,7 @@ pub(crate) struct RecordSettings {
 #[derive(Debug)]
 pub(crate) struct Recorder {
     settings: RecordSettings,
+    limits: EngineLimits,
     left: AtomicUsize,
     queue: Option<SyncSender<Note>>,
     thread: Option<JoinHandle<()>>,
@@ -94,7 +103,9 @@ impl std::fmt::Debug for Dropped {
 /// What a request leaves behind.
 #[derive(Debug)]
 struct Note {
-    policy: String,
+    guest: Arc<Guest>,
+    limits: EngineLimits,
+    fuel_limit: u64,
     sha256: String,
     exchange: Lent,
     needs_body: bool,
@@ -106,7 +117,7 @@ struct Note {
 
 impl Recorder {
     /// Opens the file, which is appended to and readable by its owner only: claims are recorded as they are.
-    pub(crate) fn open(settings: RecordSettings) -> io::Result<Self> {
+    pub(crate) fn open(settings: RecordSettings, limits: EngineLimits) -> io::Result<Self> {
         let file = create(&settings.path)?;
         let (queue, notes) = sync_channel(QUEUE_MAX);
         let at = settings.clone();
@@ -118,6 +129,7 @@ impl Recorder {
         Ok(Self {
             left: AtomicUsize::new(settings.requests_max),
             settings,
+            limits,
             queue: Some(queue),
             thread: Some(thread),
             dropped,
@@ -136,7 +148,7 @@ impl Recorder {
     }
 
     /// Hands over what the policy said to it.
-    pub(crate) fn after(&self, exchange: Lent, policy: &str, loaded: &Loaded, call: &Call) {
+    pub(crate) fn after(&self, exchange: Lent, policy: &PolicySpec, loaded: &Loaded, call: &Call) {
         let taken = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
@@ -159,7 +171,9 @@ impl Recorder {
             ),
         };
         let note = Note {
-            policy: policy.to_owned(),
+            guest: Arc::clone(&loaded.guest),
+            limits: self.limits,
+            fuel_limit: policy.budget.fuel,
             sha256: loaded.sha256.clone(),
             exchange,
             needs_body: loaded.plan.needs_body,
@@ -168,8 +182,8 @@ impl Recorder {
             cause,
             fuel: call.fuel,
         };
-        let sent = self.queue.as_ref().map(|queue| queue.try_send(note));
-        if !matches!(sent, Some(Ok(()))) {
+        let queue = self.queue.as_ref();
+        if queue.is_none_or(|queue| queue.try_send(note).is_err()) {
             self.dropped.0.increment(1);
         }
     }
@@ -216,17 +230,19 @@ impl Note {
     fn recording(self, settings: &RecordSettings) -> Recording {
         let mut exchange = self.exchange;
         let body = exchange.body.take().unwrap_or_default();
+        // Without the body, so that headers that tell of it stay as the policy saw them.
         // A map that takes no more headers was refused live too.
         let _full = exchange.amend_request();
         let parts = exchange.request();
         Recording {
-            policy: self.policy,
+            policy: self.guest.name.to_string(),
             sha256: self.sha256,
             complete: settings.bodies || !self.needs_body,
             verdict: self.verdict.to_owned(),
             status: self.status,
             cause: self.cause.map(str::to_owned),
             fuel: self.fuel,
+            conditions: Some(Conditions::new(&self.guest, self.fuel_limit, self.limits)),
             request: RecordedRequest::record(parts, &body, &settings.masked),
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     config::{OverseerConfig, PolicyConfig},
     edit::Edit,
     error::{BuildError, ConfigError},
-    exchange::{Lent, LogLine},
+    exchange::{Lent, LogLine, Masked},
     record::{InvalidRecord, RecordedRequest},
     report::LoadReport,
     spec::PolicySpec,
@@ -48,6 +48,15 @@ pub struct Outcome {
     pub logs: Vec<LogLine>,
     /// Fuel it used, host calls included.
     pub fuel: u64,
+}
+
+/// What replaying a record came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replayed {
+    /// What the policy did with what the record holds.
+    pub outcome: Outcome,
+    /// What it was given of which the record has only the length: headers, and `:query`.
+    pub masked_read: Vec<String>,
 }
 
 impl Outcome {
@@ -210,19 +219,54 @@ impl PolicyEngine {
         }
         let mut exchange = Lent::request(parts, policy.loaded.plan.needs_body.then_some(body));
         exchange.logs = Some(Vec::new());
-        Ok(self.call(policy, exchange))
+        Ok(self.call(policy, exchange).0)
     }
 
-    fn call(&self, policy: &LoadedPolicy, exchange: Lent) -> Outcome {
+    /// As [`PolicyEngine::validate_with_context`], and which masked values of the request the policy was given: what it
+    /// said does not count then, for it never saw them.
+    ///
+    /// # Errors
+    ///
+    /// When the record is no request.
+    pub fn replay(
+        &self,
+        policy: &LoadedPolicy,
+        request: &RecordedRequest,
+    ) -> Result<Replayed, InvalidRecord> {
+        let (parts, body) = request.parts()?;
+        if body.len() > self.config.max_body_bytes {
+            let outcome = self.validate_with_context(policy, request)?;
+            return Ok(Replayed {
+                outcome,
+                masked_read: Vec::new(),
+            });
+        }
+        let mut exchange = Lent::request(parts, policy.loaded.plan.needs_body.then_some(body));
+        exchange.logs = Some(Vec::new());
+        exchange.masked = (!request.masked.is_empty()).then(|| {
+            Box::new(Masked {
+                names: request.masked.clone(),
+                read: Vec::new(),
+            })
+        });
+        let (outcome, masked) = self.call(policy, exchange);
+        Ok(Replayed {
+            outcome,
+            masked_read: masked.map(|masked| masked.read).unwrap_or_default(),
+        })
+    }
+
+    fn call(&self, policy: &LoadedPolicy, exchange: Lent) -> (Outcome, Option<Box<Masked>>) {
         if !policy.loaded.compiled.has(Phase::Request.entry()) {
-            return outcome(Verdict::Allow, exchange, 0);
+            return (outcome(Verdict::Allow, exchange, 0), None);
         }
         let budget = policy.spec.budget;
         let (call, exchange) = self
             .loader
             .call(budget, &policy.loaded, Phase::Request, Some(exchange));
-        let exchange = exchange.expect("a call hands the exchange back");
-        outcome(call.verdict, exchange, call.fuel)
+        let mut exchange = exchange.expect("a call hands the exchange back");
+        let masked = exchange.masked.take();
+        (outcome(call.verdict, exchange, call.fuel), masked)
     }
 
     /// Calls the policy `count` times (at least once) on a request and takes the time.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::verdict::Cause;
+use crate::{abi::arqon_host_v1::visible, verdict::Cause};
 
 /// Everything there is to say about a module: what keeps it from being loaded, what to mind, and its facts.
 ///
@@ -92,11 +92,16 @@ pub struct DryRun {
     pub fuel: u64,
 }
 
+/// On one line, and nothing in it that a terminal would obey: names in a module are its author's.
+fn shown(text: &str) -> String {
+    visible(text.as_bytes(), text.len())
+}
+
 impl LoadReport {
     pub(crate) fn new(name: &str, source: &str) -> Self {
         Self {
-            name: name.to_owned(),
-            source: source.to_owned(),
+            name: shown(name),
+            source: shown(source),
             ok: true,
             findings: Vec::new(),
             facts: None,
@@ -128,9 +133,9 @@ impl LoadReport {
         self.findings.push(Finding {
             severity,
             code: code.to_owned(),
-            item,
-            message,
-            fix,
+            item: shown(&item),
+            message: shown(&message),
+            fix: shown(&fix),
         });
         self.findings.sort_by_key(|finding| finding.severity);
     }

@@ -122,7 +122,7 @@ impl Route {
 }
 
 /// Percent-decoded once; what is no UTF-8 then is replaced.
-fn decoded(text: &str) -> Cow<'_, str> {
+pub(crate) fn decoded(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return Cow::Borrowed(text);
     }

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, fs, path::Path};
 
-use arqon_message::{Claims, MessageBody, Subject};
+use arqon_message::{Claims, MessageBody, Subject, TraceKey};
 use arqon_overseer::{OverseerConfig, OverseerLayer, PolicyConfig, PolicyEngine, RecordConfig, Recording};
 use axum::body::Body;
 use http::{Request, Response};
@@ -129,6 +129,115 @@ async fn what_was_decided_live_replays_with_the_same_verdict_and_the_same_fuel()
         }
         fs::remove_file(&path).unwrap();
     }
+}
+
+/// Refuses with 500 and a number made of everything that a guest can see of its policy, of the trace and of odd bytes.
+fn sees() -> String {
+    let ask = |function: &str, at: usize, len: usize| {
+        format!("(call ${function} (i32.const {at}) (i32.const {len}) (i32.const 256) (i32.const 64))")
+    };
+    module(&format!(
+        r#"(data (i32.const 0) "module") (data (i32.const 16) "trace_id") (data (i32.const 32) "x-name")
+           (data (i32.const 48) "x-role") (data (i32.const 64) "admin") (data (i32.const 80) "x-else")
+           (func (export "on_request") (result i32) (local $sum i32)
+             (local.set $sum (i32.add {module} {trace}))
+             (drop {name})
+             (local.set $sum (i32.add (local.get $sum) (i32.load8_u (i32.const 256))))
+             (local.set $sum (i32.add (local.get $sum) (call $host_get_config (i32.const 256) (i32.const 64))))
+             (local.set $sum (i32.sub (local.get $sum) (call $host_set_header (i32.const 48) (i32.const 6) (i32.const 64) (i32.const 5))))
+             (local.set $sum (i32.sub (local.get $sum) (call $host_set_header (i32.const 80) (i32.const 6) (i32.const 64) (i32.const 5))))
+             (local.set $sum (i32.add (local.get $sum) (memory.grow (i32.const 80))))
+             (call $host_reject (i32.add (i32.const 400) (i32.rem_u (local.get $sum) (i32.const 200))) (i32.const 0) (i32.const 0))
+             (i32.const 0))"#,
+        module = ask("host_get_property", 0, 6),
+        trace = ask("host_get_property", 16, 8),
+        name = ask("host_get_header", 32, 6),
+    ))
+}
+
+#[tokio::test]
+async fn a_record_tells_what_the_guest_could_see_of_its_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    let policy = PolicyConfig {
+        config: Some("some text".to_owned()),
+        headers: Some(vec!["x-role".to_owned()]),
+        ..PolicyConfig::from_module("a_name_of_its_own", sees())
+    };
+    let config = OverseerConfig {
+        memory_bytes_max: 16 << 20,
+        fuel_limit: Some(1_000_000),
+        record: Some(RecordConfig {
+            path: path.clone(),
+            ..RecordConfig::default()
+        }),
+        ..small([policy])
+    };
+    let layer = OverseerLayer::new(config).unwrap();
+    let mut live = request();
+    let odd = http::HeaderValue::from_bytes(b"\xc3\xa9tienne").unwrap();
+    live.headers_mut().insert("x-name", odd);
+    let trace = http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("traceparent"),
+        http::HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    )]);
+    // As a frame of a WebSocket has it: of the upgrade, in no header.
+    live.extensions_mut().insert(TraceKey::of_trace(&trace).unwrap());
+    let status = send(&layer, live).await;
+    drop(layer);
+    let recordings = recordings(&path);
+    let recording = &recordings[0];
+    // 17 of the name, 32 of the trace, 0xc3, 9 of the text, 3 of the header that it may not set, 1 page of memory.
+    assert_eq!(status, 400 + (17 + 32 + 0xc3 + 9 + 3 + 1) % 200);
+    let conditions = recording.conditions.clone().unwrap();
+    assert_eq!(
+        (conditions.fuel, conditions.memory_bytes_max),
+        (1_000_000, 16 << 20)
+    );
+    let engine = PolicyEngine::with_limits(&conditions.limits()).unwrap();
+    let again = conditions.applied_to(PolicyConfig::from_module(&recording.policy, sees()));
+    let replayed = engine
+        .replay(&engine.load(&again).unwrap(), &recording.request)
+        .unwrap();
+    assert_eq!(replayed.masked_read, Vec::<String>::new());
+    assert_eq!(
+        (replayed.outcome.status, replayed.outcome.fuel),
+        (Some(status), recording.fuel)
+    );
+}
+
+#[tokio::test]
+async fn a_record_keeps_no_token_of_the_query_or_of_a_websocket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    let config = OverseerConfig {
+        record: Some(RecordConfig {
+            path: path.clone(),
+            ..RecordConfig::default()
+        }),
+        ..small([PolicyConfig::from_module("p", BLOCK_ME)])
+    };
+    let layer = OverseerLayer::new(config).unwrap();
+    let request = Request::get("/v1/ws?a=1&access_token=SECRET&api%5Fkey=SECRET&b=")
+        .header("sec-websocket-protocol", "arqon.v1.json, Arqon.bearer.SECRET,c")
+        .header("x-api-key", "SECRET")
+        .body(Body::empty())
+        .unwrap();
+    assert_eq!(send(&layer, request).await, 200);
+    drop(layer);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("SECRET"), "{text}");
+    let request = &recordings(&path)[0].request;
+    assert_eq!(
+        request.path.as_deref(),
+        Some("/v1/ws?a=1&access_token=xxxxxx&api%5Fkey=xxxxxx&b=")
+    );
+    assert_eq!(request.masked, ["sec-websocket-protocol", "x-api-key", ":query"]);
+    let (parts, _) = request.parts().unwrap();
+    assert_eq!(
+        parts.headers["sec-websocket-protocol"],
+        "arqon.v1.json, Arqon.bearer.xxxxxx,c"
+    );
 }
 
 #[tokio::test]

@@ -11,7 +11,9 @@ use super::{
     ABSENT, BAD_ARGUMENT, KEY_BYTES_MAX, MODULE, OVER_LIMIT, Phase, State, UNAVAILABLE,
     memory::{Slice, charge, split, take},
 };
-use crate::exchange::Exchange;
+use crate::{exchange::Exchange, record::QUERY};
+
+const CONTENT_TYPE_NAME: &str = "content-type";
 
 /// What was found, or which error to answer with.
 type Found<'a> = Result<Cow<'a, [u8]>, i32>;
@@ -22,21 +24,27 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             MODULE,
             "host_get_header",
             |caller: Caller<'_, State>, np: i32, nl: i32, bp: i32, bl: i32| {
-                lookup(caller, Slice::new(np, nl), Slice::new(bp, bl), header)
+                lookup(caller, Slice::new(np, nl), Slice::new(bp, bl), header, same)
             },
         )?
         .func_wrap(
             MODULE,
             "host_get_claim",
             |caller: Caller<'_, State>, kp: i32, kl: i32, bp: i32, bl: i32| {
-                lookup(caller, Slice::new(kp, kl), Slice::new(bp, bl), claim)
+                lookup(caller, Slice::new(kp, kl), Slice::new(bp, bl), claim, |_| None)
             },
         )?
         .func_wrap(
             MODULE,
             "host_get_property",
             |caller: Caller<'_, State>, kp: i32, kl: i32, bp: i32, bl: i32| {
-                lookup(caller, Slice::new(kp, kl), Slice::new(bp, bl), property)
+                lookup(
+                    caller,
+                    Slice::new(kp, kl),
+                    Slice::new(bp, bl),
+                    property,
+                    masked_as,
+                )
             },
         )?
         .func_wrap(
@@ -55,12 +63,14 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Finds what `key` names and writes it into `buffer` if it fits.
+/// Finds what `key` names and writes it into `buffer` if it fits. In a record, `masked_as` is the name under which it may be
+/// masked.
 fn lookup(
     mut caller: Caller<'_, State>,
     key: Slice,
     buffer: Slice,
     find: impl for<'a> FnOnce(&'a State, &str) -> Found<'a>,
+    masked_as: impl for<'a> FnOnce(&'a str) -> Option<&'a str>,
 ) -> wasmtime::Result<i32> {
     charge(&mut caller, key.len())?;
     let (memory, state) = split(&mut caller)?;
@@ -69,14 +79,32 @@ fn lookup(
     if key.len() > KEY_BYTES_MAX {
         return Ok(OVER_LIMIT);
     }
-    let Ok(key) = std::str::from_utf8(&memory[key]) else {
+    let Ok(key_text) = std::str::from_utf8(&memory[key]) else {
         return Ok(BAD_ARGUMENT);
     };
-    let value = match find(state, key) {
+    let value = match find(state, key_text) {
         Ok(value) => value,
         Err(code) => return Ok(code),
     };
     let len = value.len();
+    let is_record = state
+        .exchange
+        .as_ref()
+        .is_some_and(|exchange| exchange.masked.is_some());
+    if is_record && len <= buffer.len() && len > 0 {
+        let value = value.into_owned();
+        let name = masked_as(key_text).map(str::to_owned);
+        memory[buffer.start..buffer.start + len].copy_from_slice(&value);
+        let masked = state
+            .exchange
+            .as_mut()
+            .and_then(|exchange| exchange.masked.as_mut());
+        if let (Some(masked), Some(name)) = (masked, name) {
+            masked.gave(&name);
+        }
+        take(&mut caller, len as u64)?;
+        return Ok(length(len));
+    }
     let written = if len <= buffer.len() {
         memory[buffer.start..buffer.start + len].copy_from_slice(&value);
         len
@@ -86,6 +114,19 @@ fn lookup(
     drop(value);
     take(&mut caller, written as u64)?;
     Ok(length(len))
+}
+
+const fn same(name: &str) -> Option<&str> {
+    Some(name)
+}
+
+/// The name under which a property may be masked in a record.
+fn masked_as(property: &str) -> Option<&str> {
+    match property {
+        "query" => Some(QUERY),
+        "content_type" => Some(CONTENT_TYPE_NAME),
+        _ => None,
+    }
 }
 
 /// A length as a guest sees it.
