@@ -125,7 +125,9 @@ impl BusMetrics {
     }
 
     /// Events lost by subscribers. Counts each lost slot at once as one event; what a lost batch held more
-    /// is added as soon as the subscriber sees the next batch, has caught up, or ends: then it is exact.
+    /// is added as soon as the subscriber sees the next batch, has caught up, ends or is dropped: then it is
+    /// exact. (One that is dropped waits for no lock: where other threads publish batches at that very moment,
+    /// it may stay a lower bound.) What a dropped subscriber had not read is given up, not lost.
     #[must_use]
     pub fn overflow_dropped_total(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)

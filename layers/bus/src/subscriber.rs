@@ -18,7 +18,7 @@ use crate::{
     ledger::{Ledger, Numbers},
     metrics::Meter,
     patience::Patience,
-    sync::{lock, step},
+    sync::{lock, step, try_lock},
     trace, Event, OverflowWarning,
 };
 
@@ -29,6 +29,9 @@ const DRAIN_MAX: u32 = 128;
 const SAMPLE_EVERY: u32 = 32;
 /// However many they are, each samples at least every 1,024th of its own.
 const SAMPLE_SHARED_MAX: u32 = 32;
+
+/// Looks for what a dropped subscriber lost, while other threads publish batches.
+const SETTLE_LOOKS: u32 = 3;
 
 /// What a [`Subscriber`] is given next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -377,6 +380,53 @@ impl Subscriber {
         }
     }
 
+    /// As [`settle`](Self::settle), with slots unread: what was sent before them is known from the first batch
+    /// among them, or, where there is none, from what the bus had sent before the look at them. They are given
+    /// up, not lost. (The channel walks them once more when its receiver goes.)
+    ///
+    /// The lock is not waited for: a waker may drop the last handle of a task, and this subscriber with it,
+    /// under the lock that its publisher holds.
+    #[cold]
+    fn settle_at_the_end(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        for _ in 0..SETTLE_LOOKS {
+            let mut numbers = try_lock(&shared.numbers).map(|numbers| *numbers);
+            step();
+            let mut unread = self.rx.len() as u64;
+            while unread > 0 {
+                step();
+                let gone = match self.rx.try_recv() {
+                    Ok(Event::Batch {
+                        batch_index,
+                        first_seq,
+                        len,
+                        reports,
+                    }) if reports.is_from(&shared.origin) => {
+                        let extra = self.ledger.batch(batch_index, first_seq, len);
+                        self.add_dropped(extra);
+                        if !self.ledger.is_unsettled() {
+                            return;
+                        }
+                        1
+                    }
+                    Ok(_) => 1,
+                    Err(TryRecvError::Lagged(slots)) => {
+                        self.add_dropped(slots);
+                        numbers = None; // Some of these may have been sent since.
+                        slots
+                    }
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                };
+                unread = unread.saturating_sub(gone);
+            }
+            if let Some(numbers) = numbers {
+                let extra = self.ledger.settle(numbers);
+                self.add_dropped(extra);
+                return;
+            }
+        }
+    }
+
     fn add_dropped(&mut self, events: u64) {
         if events > 0 {
             self.dropped += events;
@@ -387,6 +437,9 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
+        if self.ledger.is_unsettled() {
+            self.settle_at_the_end();
+        }
         self.meter.set_received(self.received);
         self.shared.metrics.end(&self.meter);
     }

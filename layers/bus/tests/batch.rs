@@ -225,3 +225,43 @@ fn concurrent_batches_are_numbered_in_the_order_they_arrive() {
     }
     assert_eq!(index, 4_000);
 }
+
+#[test]
+fn what_a_dropped_subscriber_lost_is_counted_in_events() {
+    let cases: [(&[u64], u64); 4] = [
+        (&[8, 8, 8, 8, 8], 24),
+        (&[8, 8, 8, 1, 1], 24),
+        (&[8, 1, 8, 1, 8], 17),
+        (&[8, 8, 8, 1, 8], 24),
+    ];
+    for (slots, lost) in cases {
+        let metrics = Arc::new(BusMetrics::new());
+        let bus = Bus::with_metrics(2, Arc::clone(&metrics)).unwrap();
+        let mut subscriber = bus.observe("leaving");
+        for (i, len) in (0..).zip(slots) {
+            match len {
+                1 => bus.publish(version(i)).unwrap(),
+                len => bus.publish_batch((0..*len).map(report).collect()).unwrap(),
+            };
+        }
+        assert_eq!(now(subscriber.next()), Some(Some(Notice::Resync { lost: 3 })));
+        assert_eq!(metrics.overflow_dropped_total(), 3, "slots, so far");
+        drop(subscriber);
+        assert_eq!(metrics.overflow_dropped_total(), lost, "{slots:?}");
+        assert_eq!((metrics.received_total(), bus.subscribers()), (0, 0));
+    }
+}
+
+#[test]
+fn what_is_overwritten_between_a_loss_and_the_drop_is_lost_too() {
+    let metrics = Arc::new(BusMetrics::new());
+    let bus = Bus::with_metrics(2, Arc::clone(&metrics)).unwrap();
+    let mut subscriber = bus.observe("leaving");
+    (0..5).for_each(|_| drop(bus.publish_batch(vec![report(0); 8])));
+    assert_eq!(now(subscriber.next()), Some(Some(Notice::Resync { lost: 3 })));
+    (0..3).for_each(|_| drop(bus.publish_batch(vec![report(0); 4])));
+    bus.publish(version(0)).unwrap();
+    bus.publish(version(1)).unwrap();
+    drop(subscriber);
+    assert_eq!(metrics.overflow_dropped_total(), 5 * 8 + 3 * 4);
+}

@@ -7,7 +7,7 @@ mod drive;
 use std::sync::Arc;
 
 use proptest::{collection::vec, prelude::*};
-use ron_bus::{Bus, BusMetrics, Notice, Subscriber};
+use ron_bus::{Bus, BusMetrics, Event, Notice, Subscriber};
 use tokio::sync::broadcast::{error::TryRecvError, Receiver};
 
 use drive::{drain, now, number, report, version};
@@ -51,10 +51,12 @@ fn step() -> impl Strategy<Value = Step> {
 /// A subscriber, a raw receiver beside it, and where the model has them.
 struct Reader {
     observed: Subscriber,
-    raw: Receiver<ron_bus::Event>,
+    raw: Receiver<Event>,
     joined: usize,
     at: usize,
     received: u64,
+    /// A loss since the last batch or the last time that nothing was left.
+    open_loss: bool,
 }
 
 /// Every slot ever sent: the numbers in it.
@@ -82,17 +84,20 @@ impl Model {
         if reader.at < oldest {
             let lost = (oldest - reader.at) as u64;
             reader.at = oldest;
+            reader.open_loss = true;
             assert_eq!(reader.raw.try_recv(), Err(TryRecvError::Lagged(lost)));
             assert_eq!(now(reader.observed.next()), Some(Some(Notice::Resync { lost })));
         } else if let Some(slot) = self.slots.get(reader.at) {
             reader.at += 1;
             reader.received += slot.len() as u64;
             let raw = reader.raw.try_recv().expect("a slot");
+            reader.open_loss &= !matches!(raw, Event::Batch { .. });
             assert_eq!(raw.facts().iter().map(number).collect::<Vec<_>>(), *slot);
             assert_eq!(now(reader.observed.next()), Some(Some(Notice::Event(raw))));
         } else {
             assert_eq!(reader.raw.try_recv(), Err(TryRecvError::Empty));
             assert_eq!(now(reader.observed.next()), None);
+            reader.open_loss = false;
         }
         assert_eq!(reader.observed.received(), reader.received);
     }
@@ -132,7 +137,19 @@ impl Model {
         }));
         assert_eq!((ended, given), (None, expected));
         assert_eq!(reader.observed.received(), reader.received);
+        reader.open_loss = false;
         self.settled(reader);
+    }
+
+    /// What it has lost when it leaves: what it was told of, and with an open loss what was overwritten since.
+    fn lost(&self, reader: &Reader) -> u64 {
+        let oldest = self.slots.len().saturating_sub(self.ring);
+        let to = if reader.open_loss {
+            reader.at.max(oldest)
+        } else {
+            reader.at
+        };
+        self.events(reader.joined, to) - reader.received
     }
 
     fn settled(&self, reader: &Reader) {
@@ -178,6 +195,7 @@ fn play(capacity: u32, steps: Vec<Step>) {
                     joined: at,
                     at,
                     received: 0,
+                    open_loss: false,
                 });
             }
             Step::Receive(k) if !readers.is_empty() => {
@@ -193,9 +211,11 @@ fn play(capacity: u32, steps: Vec<Step>) {
                 model.drain_by_loop(&mut readers[k]);
             }
             Step::Leave(k) if !readers.is_empty() => {
-                let mut reader = readers.swap_remove(k % readers.len());
-                model.drain(&mut reader);
-                gone = (gone.0 + reader.received, gone.1 + reader.observed.dropped());
+                let reader = readers.swap_remove(k % readers.len());
+                gone = (gone.0 + reader.received, gone.1 + model.lost(&reader));
+                drop(reader);
+                let living: u64 = readers.iter().map(|reader| reader.observed.dropped()).sum();
+                assert_eq!(metrics.overflow_dropped_total(), living + gone.1);
             }
             _ => {}
         }
