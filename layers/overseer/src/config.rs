@@ -91,8 +91,8 @@ pub struct OverseerConfig {
     pub function_bytes_max: usize,
     /// How long a module may take to compile. Default `"5s"`.
     pub compile_deadline: String,
-    /// Where compiled modules are kept, so that loading one again takes no compiling. The folder is made if need be; only
-    /// the service may be able to write to it. Needs the feature `cache`. Default: none is kept.
+    /// Where compiled modules are kept, so that loading one again takes no compiling. The folder is made if need be, for
+    /// the service's user alone; one that somebody else may write to is refused. Needs the feature `cache`. Default: none is kept.
     pub cache_dir: Option<PathBuf>,
     /// How often the policies' files are looked at, to load one anew that changed. Default `"500ms"`; `"0s"` is never.
     pub watch_interval: String,

@@ -119,6 +119,11 @@ impl Engine {
         &self.inner.settings
     }
 
+    /// Where compiled modules are kept, if they are.
+    pub(crate) fn cache(&self) -> Option<&ModuleCache> {
+        self.inner.cache.as_ref()
+    }
+
     /// Where a request waits for its turn to run its chain: `concurrency` places.
     pub(crate) fn gate(&self) -> &Arc<Gate> {
         &self.inner.gate

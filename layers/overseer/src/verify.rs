@@ -173,8 +173,8 @@ impl Loader {
                 linked.get_or_init(|| linkers)
             }
         };
-        let kept = self.engine.settings().cache_dir.is_some();
-        abi::compile(shards, linkers, wasm, plan, kept, self.limits.compile_deadline)
+        let cache = self.engine.cache();
+        abi::compile(shards, linkers, wasm, plan, cache, self.limits.compile_deadline)
     }
 
     /// Lets the guest look at its configuration; anything but 0 refuses the load.

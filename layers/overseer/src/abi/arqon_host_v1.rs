@@ -22,7 +22,10 @@ pub(crate) use self::{
     state::{Phase, State},
     text::visible,
 };
-use crate::{engine::Compiled, error::CompileError};
+use crate::{
+    engine::{Compiled, ModuleCache},
+    error::CompileError,
+};
 
 /// The import module's name.
 pub(crate) const MODULE: &str = "arqon_host_v1";
@@ -78,10 +81,10 @@ pub(crate) fn compile(
     linkers: &[Linker<State>],
     wasm: &[u8],
     plan: &Plan,
-    kept: bool,
+    cache: Option<&ModuleCache>,
     deadline: Duration,
 ) -> Result<Compiled<State>, CompileError> {
-    Compiled::new(shards, linkers, wasm, &plan.exports, kept, deadline)
+    Compiled::new(shards, linkers, wasm, &plan.exports, cache, deadline)
 }
 
 #[cfg(test)]

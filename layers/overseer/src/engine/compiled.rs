@@ -1,10 +1,10 @@
 //! A module compiled for every shard, and the instances made of it.
 
-use std::{fmt, panic::resume_unwind, sync::mpsc, thread, time::Duration};
+use std::{fmt, sync::mpsc, thread, time::Duration};
 
 use wasmtime::{Engine, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc};
 
-use super::{Budget, Host};
+use super::{Budget, Host, ModuleCache};
 use crate::error::CompileError;
 
 /// How an entry point is called.
@@ -40,8 +40,7 @@ struct Shard<T: 'static> {
 }
 
 impl<T: Host> Compiled<T> {
-    /// Compiles `wasm` for every one of `shards` in a thread of its own, waiting at most `deadline`. In two threads where
-    /// compiled modules are `kept`: then most of it is reading, and waiting for the kernel to map what was read.
+    /// Compiles `wasm` for every one of `shards` in a thread of its own, waiting at most `deadline`.
     ///
     /// A compilation that takes longer is abandoned: its thread works on to its end, and its result is dropped.
     ///
@@ -53,10 +52,10 @@ impl<T: Host> Compiled<T> {
         linkers: &[Linker<T>],
         wasm: &[u8],
         exports: &Exports,
-        kept: bool,
+        cache: Option<&ModuleCache>,
         deadline: Duration,
     ) -> Result<Self, CompileError> {
-        let modules = compile(shards, wasm.to_vec(), kept, deadline)?;
+        let modules = compile(shards, wasm.to_vec(), cache.cloned(), deadline)?;
         let shards = modules
             .iter()
             .zip(linkers)
@@ -198,7 +197,7 @@ impl<T> fmt::Debug for Ready<T> {
 fn compile(
     shards: &[Engine],
     wasm: Vec<u8>,
-    kept: bool,
+    cache: Option<ModuleCache>,
     deadline: Duration,
 ) -> Result<Vec<Module>, CompileError> {
     let shards = shards.to_vec();
@@ -206,7 +205,11 @@ fn compile(
     thread::Builder::new()
         .name("overseer-compile".into())
         .spawn(move || {
-            let modules = modules(&shards, &wasm, kept);
+            let all = || shards.iter().map(|shard| Module::new(shard, &wasm)).collect();
+            let modules = match (&cache, shards.first()) {
+                (Some(cache), Some(first)) => cache.load(first, &wasm, all),
+                _ => all(),
+            };
             // Nobody listens when the deadline has passed: the result is dropped.
             let _ignored: Result<(), mpsc::SendError<wasmtime::Result<Vec<Module>>>> = done.send(modules);
         })
@@ -216,19 +219,4 @@ fn compile(
         Err(mpsc::RecvTimeoutError::Timeout) => Err(CompileError::Deadline { deadline }),
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(CompileError::Panicked),
     }
-}
-
-fn modules(shards: &[Engine], wasm: &[u8], kept: bool) -> wasmtime::Result<Vec<Module>> {
-    let all = |shards: &[Engine]| shards.iter().map(|shard| Module::new(shard, wasm)).collect();
-    if !kept || shards.len() < 2 {
-        return all(shards);
-    }
-    let (here, there) = shards.split_at(shards.len().div_ceil(2));
-    thread::scope(|scope| {
-        let there = scope.spawn(|| all(there));
-        let mut modules: Vec<_> = all(here)?;
-        // A panic goes on here: whoever waits hears of it.
-        modules.extend(there.join().unwrap_or_else(|panic| resume_unwind(panic))?);
-        Ok(modules)
-    })
 }

@@ -1,0 +1,98 @@
+use std::{cell::Cell, fs};
+
+use wasmtime::{Engine, Module};
+
+use super::{
+    ModuleCache, name,
+    staging::Staging,
+    store::{ENTRIES_MAX, Entry, Store},
+};
+
+const WASM: &[u8] = b"\0asm\x01\0\0\0";
+
+#[test]
+fn an_entry_has_the_name_that_wasmtime_gives_it_and_wasmtime_finds_it_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let hits = || {
+        let cache = ModuleCache::open(folder.path()).unwrap();
+        let engine = Engine::new(&cache.enable(wasmtime::Config::new())).unwrap();
+        cache.load(&engine, WASM, || Module::new(&engine, WASM)).unwrap();
+        assert!(folder.path().join(name(&engine, WASM)).is_file());
+        assert_eq!(cache.inner.staging.take(&name(&engine, WASM)), None);
+        (cache.inner.cache.cache_hits(), cache.inner.cache.cache_misses())
+    };
+    assert_eq!(hits(), (0, 1));
+    assert_eq!(hits(), (1, 0));
+}
+
+#[test]
+fn wasmtime_sees_nothing_that_lies_in_its_folder_from_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = ModuleCache::open(folder.path()).unwrap();
+    let engine = Engine::new(&cache.enable(wasmtime::Config::new())).unwrap();
+    let name = name(&engine, WASM);
+    let stale = Entry {
+        folder: "wasmtime-1".into(),
+        bytes: b"stale".to_vec(),
+    };
+    cache.inner.staging.place(&name, Some(&stale));
+    let seen = Cell::new(true);
+    cache
+        .load(&engine, WASM, || {
+            let path = cache
+                .inner
+                .staging
+                .folder()
+                .join("modules/wasmtime-1")
+                .join(&name);
+            seen.set(path.exists());
+            Ok(())
+        })
+        .unwrap();
+    assert!(!seen.get());
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_and_what_a_living_one_uses_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = folder.path().join("staging-1-0");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("lock"), "").unwrap();
+    let first = Staging::open(folder.path()).unwrap();
+    assert!(!left.exists());
+    let second = Staging::open(folder.path()).unwrap();
+    assert!(first.folder().exists() && second.folder().exists());
+    let gone = first.folder().to_owned();
+    drop(first);
+    assert!(!gone.exists() && second.folder().exists());
+}
+
+#[test]
+fn what_was_used_longest_ago_goes_when_there_is_too_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let entry = Entry {
+        folder: "wasmtime-1".into(),
+        bytes: vec![7; 100],
+    };
+    let names: Vec<String> = (0..4).map(|at| at.to_string().repeat(43)).collect();
+    for (at, name) in names.iter().enumerate() {
+        store
+            .write(name, &entry, &folder.path().join("temporary"))
+            .unwrap();
+        let age = std::time::Duration::from_secs(1_000 - at as u64);
+        let file = fs::File::open(folder.path().join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - age).unwrap();
+    }
+    assert_eq!(store.read(&names[0]), Some(entry));
+    store.prune(3, u64::MAX).unwrap();
+    let there = || -> Vec<bool> {
+        names
+            .iter()
+            .map(|name| folder.path().join(name).exists())
+            .collect()
+    };
+    assert_eq!(there(), [true, false, true, true]);
+    store.prune(ENTRIES_MAX, 250).unwrap();
+    assert_eq!(there(), [true, false, false, false]);
+}
