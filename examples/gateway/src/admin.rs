@@ -6,7 +6,11 @@ use arqon::{Code, Problem, Rejection, events::Audience, overseer::HandleError, r
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, Request, State},
+    extract::{
+        DefaultBodyLimit, Path, Query, Request, State,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
+    },
+    middleware::{self, Next},
     response::{
         IntoResponse, Response,
         sse::{KeepAlive, Sse},
@@ -44,7 +48,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/v1/state", get(state))
         .route("/v1/events", get(events));
     if admin.shared.control.is_some() {
-        router = router
+        let control = Router::new()
             .route(
                 "/v1/control",
                 post(control).layer(DefaultBodyLimit::max(CONTROL_BYTES_MAX)),
@@ -53,7 +57,9 @@ pub(crate) fn router(admin: Admin) -> Router {
                 "/v1/policies/{name}",
                 put(put_policy).layer(DefaultBodyLimit::max(POLICY_BYTES_MAX)),
             )
-            .route("/v1/policies/{name}/{action}", post(change_policy));
+            .route("/v1/policies/{name}/{action}", post(change_policy))
+            .route_layer(middleware::from_fn_with_state(admin.clone(), control_only));
+        router = router.merge(control);
     }
     router
         .fallback(any(not_found))
@@ -129,14 +135,26 @@ fn authorize(admin: &Admin, headers: &HeaderMap) -> Result<Audience, Problem> {
     }
 }
 
-fn control_only(admin: &Admin, headers: &HeaderMap) -> Result<(), Problem> {
-    match authorize(admin, headers)? {
-        Audience::Admin => Ok(()),
-        Audience::Observer => Err(Problem::new(
+/// Looks at the token before anything of the body is read.
+async fn control_only(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let problem = match authorize(&admin, request.headers()) {
+        Ok(Audience::Admin) => return next.run(request).await,
+        Ok(Audience::Observer) => Problem::new(
             Code::AuthMissing,
             "send Authorization: Bearer <the token of gateway.control_token_file>",
-        )),
-    }
+        ),
+        Err(problem) => problem,
+    };
+    refuse(problem, request.uri().path())
+}
+
+/// What could not be read of a request to a control route.
+fn unread(code: Code, status: StatusCode, detail: String, path: &str) -> Response {
+    let problem = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::BodyTooLarge, detail),
+        status => Problem::new(code, detail).with_status(status),
+    };
+    refuse(problem, path)
 }
 
 async fn events(State(admin): State<Admin>, headers: HeaderMap) -> Response {
@@ -148,11 +166,12 @@ async fn events(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     }
 }
 
-async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes) -> Response {
+async fn control(State(admin): State<Admin>, envelope: Result<Bytes, BytesRejection>) -> Response {
     const PATH: &str = "/v1/control";
-    if let Err(problem) = control_only(&admin, &headers) {
-        return refuse(problem, PATH);
-    }
+    let envelope = match envelope {
+        Ok(envelope) => envelope,
+        Err(error) => return unread(Code::ControlRefused, error.status(), error.body_text(), PATH),
+    };
     match admin.shared.platform.rollout.submit(&envelope).await {
         Ok(receipt) => Json(json!({
             "accepted": true,
@@ -184,6 +203,7 @@ async fn control(State(admin): State<Admin>, headers: HeaderMap, envelope: Bytes
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Upload {
     /// `candidate`: beside the active module, until it is promoted.
     #[serde(default, rename = "as")]
@@ -192,14 +212,17 @@ struct Upload {
 
 async fn put_policy(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
-    Query(upload): Query<Upload>,
-    headers: HeaderMap,
-    module: Bytes,
+    name: Result<Path<String>, PathRejection>,
+    upload: Result<Query<Upload>, QueryRejection>,
+    module: Result<Bytes, BytesRejection>,
 ) -> Response {
-    if let Err(problem) = control_only(&admin, &headers) {
-        return refuse(problem, "/v1/policies");
-    }
+    let unread = |status, detail| unread(Code::PolicyRefused, status, detail, "/v1/policies");
+    let (Path(name), Query(upload), module) = match (name, upload, module) {
+        (Ok(name), Ok(upload), Ok(module)) => (name, upload, module),
+        (Err(error), ..) => return unread(error.status(), error.body_text()),
+        (_, Err(error), _) => return unread(error.status(), error.body_text()),
+        (.., Err(error)) => return unread(error.status(), error.body_text()),
+    };
     let overseer = &admin.shared.platform.overseer;
     let report = match upload.place.as_deref() {
         None | Some("active") => overseer.replace(&name, module).await,
@@ -217,12 +240,15 @@ async fn put_policy(
 
 async fn change_policy(
     State(admin): State<Admin>,
-    Path((name, action)): Path<(String, String)>,
-    headers: HeaderMap,
+    path: Result<Path<(String, String)>, PathRejection>,
 ) -> Response {
-    if let Err(problem) = control_only(&admin, &headers) {
-        return refuse(problem, "/v1/policies");
-    }
+    let Path((name, action)) = match path {
+        Ok(path) => path,
+        Err(error) => {
+            let (status, detail) = (error.status(), error.body_text());
+            return unread(Code::PolicyRefused, status, detail, "/v1/policies");
+        }
+    };
     let overseer = &admin.shared.platform.overseer;
     let changed = match action.as_str() {
         "promote" => overseer.promote(&name),

@@ -300,6 +300,64 @@ async fn an_upload_is_judged_as_a_whole_and_what_is_refused_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_request_to_a_control_route_that_cannot_be_read_is_a_problem_and_changes_nothing() {
+    let gateway = Gateway::ready(&config("nack"), &[]).await;
+    let before = policy(&gateway).await;
+    let problem = |answer: &Answer| {
+        assert_eq!(answer.headers["content-type"], "application/problem+json");
+        (answer.status.as_u16(), answer.code())
+    };
+    let refused = |status: u16| (status, "policy.refused".to_owned());
+    for query in [
+        "place=candidate",
+        "As=candidate",
+        "candidate",
+        "as=candidate&as=active",
+    ] {
+        let path = format!("/v1/policies/block_me?{query}");
+        let answer = operate(&gateway, Method::PUT, &path, ALLOW).await;
+        assert_eq!(problem(&answer), refused(400), "{query}");
+    }
+    let answer = operate(&gateway, Method::PUT, "/v1/policies/%ff", ALLOW).await;
+    assert_eq!(problem(&answer), refused(400));
+    let answer = operate(&gateway, Method::POST, "/v1/policies/%ff/promote", "").await;
+    assert_eq!(problem(&answer), refused(400));
+    assert_eq!(policy(&gateway).await, before);
+    for (path, method, bytes) in [
+        ("/v1/policies/block_me", "PUT", (8 << 20) + 1),
+        ("/v1/control", "POST", (256 << 10) + 1),
+    ] {
+        // Who has no token is refused without any of the body, which is only announced.
+        for (token, status, code) in [
+            (TOKEN, 413, "body.too_large"),
+            ("Bearer wrong", 401, "auth.invalid"),
+        ] {
+            let head = format!(
+                "{method} {path} HTTP/1.1\r\nhost: a\r\nauthorization: {token}\r\ncontent-length: {bytes}\r\n\r\n"
+            );
+            let stream = TcpStream::connect(gateway.admin).await.expect("connected");
+            let mut stream = BufReader::new(stream);
+            stream.write_all(head.as_bytes()).await.expect("sent");
+            if token == TOKEN {
+                stream.write_all(&vec![0; bytes]).await.expect("sent");
+            }
+            let mut seen = String::new();
+            while !seen.contains(code) {
+                let mut part = [0; 1_024];
+                let read = timeout(PATIENCE, tokio::io::AsyncReadExt::read(&mut stream, &mut part))
+                    .await
+                    .expect("answered")
+                    .expect("read");
+                assert!(read > 0, "{code}: {seen}");
+                seen.push_str(&String::from_utf8_lossy(&part[..read]));
+            }
+            assert!(seen.starts_with(&format!("HTTP/1.1 {status} ")), "{seen}");
+            assert!(seen.contains("application/problem+json"), "{seen}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_rejected_frame_is_nacked_or_ends_the_session_as_configured() {
     for (on_reject, closes) in [("nack", false), ("close", true)] {
         let gateway = Gateway::ready(&config(on_reject), &[]).await;
