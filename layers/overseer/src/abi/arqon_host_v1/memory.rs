@@ -41,6 +41,23 @@ impl Slice {
     }
 }
 
+/// Sees that all of these are inside the guest's memory, before anything is charged for their length: a length that cannot
+/// be is a trap, however much fuel there is.
+///
+/// # Errors
+///
+/// A trap when any byte is outside.
+pub(super) fn inside<const N: usize>(
+    caller: &mut Caller<'_, State>,
+    slices: [Slice; N],
+) -> wasmtime::Result<()> {
+    let (memory, _) = split(caller)?;
+    for slice in slices {
+        slice.range(memory)?;
+    }
+    Ok(())
+}
+
 /// Takes the fuel of one host call that touches `bytes` bytes.
 ///
 /// # Errors

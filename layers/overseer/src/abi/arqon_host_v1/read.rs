@@ -9,7 +9,7 @@ use wasmtime::{Caller, Linker};
 
 use super::{
     ABSENT, BAD_ARGUMENT, KEY_BYTES_MAX, MODULE, OVER_LIMIT, Phase, State, UNAVAILABLE,
-    memory::{Slice, charge, split, take},
+    memory::{Slice, charge, inside, split, take},
 };
 use crate::{exchange::Exchange, record::QUERY};
 
@@ -72,6 +72,7 @@ fn lookup(
     find: impl for<'a> FnOnce(&'a State, &str) -> Found<'a>,
     masked_as: impl for<'a> FnOnce(&'a str) -> Option<&'a str>,
 ) -> wasmtime::Result<i32> {
+    inside(&mut caller, [key, buffer])?;
     charge(&mut caller, key.len())?;
     let (memory, state) = split(&mut caller)?;
     let key = key.range(memory)?;

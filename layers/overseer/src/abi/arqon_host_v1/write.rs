@@ -8,7 +8,7 @@ use wasmtime::{Caller, Linker};
 
 use super::{
     BAD_ARGUMENT, KEY_BYTES_MAX, MODULE, OVER_LIMIT, Phase, State, UNAVAILABLE,
-    memory::{Slice, charge, split},
+    memory::{Slice, charge, inside, split},
     read::is_token,
     text,
 };
@@ -65,6 +65,7 @@ fn edit(
     value: Option<Slice>,
     make: impl FnOnce(HeaderName, HeaderValue) -> Edit,
 ) -> wasmtime::Result<i32> {
+    inside(&mut caller, [name, value.unwrap_or(Slice::new(0, 0))])?;
     charge(&mut caller, name.len() + value.map_or(0, Slice::len))?;
     let (memory, state) = split(&mut caller)?;
     let name = name.range(memory)?;
@@ -107,6 +108,7 @@ fn make_edit(
 }
 
 fn set_payload(mut caller: Caller<'_, State>, payload: Slice) -> wasmtime::Result<i32> {
+    inside(&mut caller, [payload])?;
     charge(&mut caller, payload.len())?;
     let (memory, state) = split(&mut caller)?;
     let range = payload.range(memory)?;
@@ -134,6 +136,7 @@ const LEVELS: [(&str, tracing::Level); 5] = [
 ];
 
 fn log(mut caller: Caller<'_, State>, level: i32, message: Slice) -> wasmtime::Result<()> {
+    inside(&mut caller, [message])?;
     charge(&mut caller, message.len())?;
     let (memory, state) = split(&mut caller)?;
     let range = message.range(memory)?;
@@ -179,6 +182,7 @@ fn emit(level: tracing::Level, module: &str, msg: &str) {
 }
 
 fn reject(mut caller: Caller<'_, State>, code: i32, reason: Slice) -> wasmtime::Result<()> {
+    inside(&mut caller, [reason])?;
     charge(&mut caller, reason.len().min(KEY_BYTES_MAX as u64))?;
     let (memory, state) = split(&mut caller)?;
     let range = reason.range(memory)?;
