@@ -4,5 +4,6 @@
 ARQON_POLICY
 
 ARQON_EXPORT("on_request") int32_t on_request(void) {
-    return host_get_header(ARQON_STR("x-block-me"), NULL, 0) >= 0;
+    /* -1: it is not there. Every other error is no answer, and denies too. */
+    return host_get_header(ARQON_STR("x-block-me"), NULL, 0) != -1;
 }

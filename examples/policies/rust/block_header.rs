@@ -3,12 +3,28 @@
 
 use arqon_policy::{config_text, has_header, Verdict};
 
-fn on_request() -> Verdict {
-    let mut buffer = [0; 64];
-    match config_text(&mut buffer) {
-        Ok(name) => Verdict::allow_if(!has_header(if name.is_empty() { "x-block-me" } else { name })),
-        Err(_) => Verdict::Deny,
+/// The header's name; blanks and a line's end around it do not count.
+fn name(buffer: &mut [u8]) -> Option<&str> {
+    match config_text(buffer).ok()?.trim() {
+        "" => Some("x-block-me"),
+        name => Some(name),
     }
 }
 
-arqon_policy::export!(on_request = on_request);
+fn on_configure() -> Verdict {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    match name(&mut [0; 64]) {
+        Some(name) if name.bytes().all(allowed) => Verdict::Allow,
+        _ => Verdict::reject(400, "write the name of one header, at most 64 bytes"),
+    }
+}
+
+fn on_request() -> Verdict {
+    // Only a header that is surely not there lets a request in: an error is no answer.
+    match name(&mut [0; 64]).map(has_header) {
+        Some(Ok(false)) => Verdict::Allow,
+        _ => Verdict::Deny,
+    }
+}
+
+arqon_policy::export!(on_request = on_request, on_configure = on_configure);

@@ -9,7 +9,7 @@
 /// use arqon_policy::{config_text, has_header, Verdict};
 ///
 /// fn check() -> Verdict {
-///     Verdict::allow_if(!has_header("x-block-me"))
+///     Verdict::allow_if(has_header("x-block-me") == Ok(false))
 /// }
 ///
 /// fn configured() -> Verdict {

@@ -48,10 +48,18 @@ pub fn header_text<'a>(name: &str, buffer: &'a mut [u8]) -> Result<Option<&'a st
     text(header(name, buffer)?)
 }
 
-/// Whether there is such a header.
-#[must_use]
-pub fn has_header(name: &str) -> bool {
-    host::get_header(name.as_bytes(), &mut []) >= 0
+/// Whether there is such a header. What cannot be asked is an error, never "no": a policy that refuses by a header would
+/// let everybody in.
+///
+/// # Errors
+///
+/// A name that is none, or no message to look at.
+pub fn has_header(name: &str) -> Result<bool, Error> {
+    match host::get_header(name.as_bytes(), &mut []) {
+        0.. => Ok(true),
+        -1 => Ok(false),
+        code => Err(Error::of(code)),
+    }
 }
 
 /// A verified claim of whoever sent the request. A key that starts with `/` is a JSON pointer. A string comes raw,

@@ -108,6 +108,9 @@ fn policies_in_rust_and_c_and_wat_build_and_do_what_they_say() {
     for language in &built.languages {
         let policy = |name: &str, config: &str| built.policy(language, name, config);
         header_block(&policy("block_header", ""));
+        if *language == "rust" {
+            configured_block(&policy);
+        }
         claim_access(language, &policy);
         redaction(&policy("redact_numbers", ""));
         body_size(language, &policy);
@@ -120,6 +123,27 @@ fn header_block(block: &PolicyConfig) {
     assert_eq!(status(block, json!({})), None);
     assert_eq!(status(block, json!({"headers": {"x-other": "1"}})), None);
     assert_eq!(status(block, json!({"headers": {"X-Block-Me": ""}})), Some(403));
+}
+
+/// A configuration that names no header would deny nothing.
+fn configured_block(policy: &dyn Fn(&str, &str) -> PolicyConfig) {
+    for named in ["x-other", "X-Other ", " x-other\n"] {
+        let block = policy("block_header", named);
+        assert_eq!(
+            status(&block, json!({"headers": {"x-block-me": ""}})),
+            None,
+            "{named:?}"
+        );
+        assert_eq!(
+            status(&block, json!({"headers": {"x-other": ""}})),
+            Some(403),
+            "{named:?}"
+        );
+    }
+    let engine = PolicyEngine::new().unwrap();
+    for none in ["x-other:", "x other", "x-\u{f6}", &"x".repeat(65)] {
+        assert!(!engine.check(&policy("block_header", none)).ok, "{none:?}");
+    }
 }
 
 fn claim_access(language: &str, policy: &dyn Fn(&str, &str) -> PolicyConfig) {
