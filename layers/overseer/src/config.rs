@@ -135,8 +135,9 @@ impl Default for OverseerConfig {
     }
 }
 
-/// `[platform.overseer.record]`: live requests for `arqon policy replay`. Values of `authorization`, `proxy-authorization`
-/// and `cookie` are masked; claims and all other headers are not, so mind who can read the file.
+/// `[platform.overseer.record]`: live requests for `arqon policy replay`. Values of `authorization`, `proxy-authorization`,
+/// `cookie`, `set-cookie`, `x-api-key`, `x-auth-token`, bearer tokens among WebSocket protocols and secret-looking query
+/// parameters are masked; claims, the policy's `config` and all other headers are not, so mind who can read the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
 #[serde(default)]
