@@ -54,6 +54,35 @@ fn three_hundred_edits_have_bufs_verdict_rule_for_rule() {
 }
 
 #[test]
+fn editions_extensions_defaults_and_aliases_have_bufs_verdict_rule_for_rule() {
+    #[derive(serde::Deserialize)]
+    struct Pair {
+        name: String,
+        old: String,
+        new: String,
+        wire: Vec<String>,
+        wire_json: Vec<String>,
+    }
+    let set = |hex: &str| {
+        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        Descriptors::decode(&(0..hex.len()).step_by(2).map(byte).collect::<Vec<_>>()).unwrap()
+    };
+    let pairs: Vec<Pair> = serde_json::from_str(include_str!("vectors/compat_pairs.json")).unwrap();
+    assert!(pairs.len() >= 139);
+    let mut wrong = Vec::new();
+    for pair in &pairs {
+        let (old, new) = (set(&pair.old), set(&pair.new));
+        for (profile, expected) in [(Profile::Wire, &pair.wire), (Profile::WireJson, &pair.wire_json)] {
+            let found = rules(compare(profile, &old, &new));
+            if found != *expected {
+                wrong.push(format!("{} {profile:?}: {found:?}, buf {expected:?}", pair.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn the_matrix_of_the_notes_holds() {
     let old = message("string id = 1; int32 n = 2; string s = 3; bytes b = 4;");
     let cases = [

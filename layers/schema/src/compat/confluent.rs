@@ -9,12 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Break,
-    declared::{Declared, DeclaredMessage},
+    declared::{Declared, DeclaredMessage, GROUP, MESSAGE},
 };
 use crate::descriptor::FieldProto;
-
-const MESSAGE: i32 = 11;
-const GROUP: i32 = 10;
 
 /// What changing `old` into `new` breaks.
 pub(super) fn judge(old: &Declared<'_>, new: &Declared<'_>) -> Vec<Break> {

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     descriptor::{EnumProto, FieldProto, FileSet, MessageProto},
-    table::{Features, features},
+    table::{Features, features::Presence},
 };
+
+pub(super) const GROUP: i32 = 10;
+pub(super) const MESSAGE: i32 = 11;
 
 /// Everything a set declares.
 pub(super) struct Declared<'a> {
@@ -15,6 +18,18 @@ pub(super) struct Declared<'a> {
     pub(super) roots: BTreeSet<&'a str>,
     pub(super) messages: BTreeMap<String, DeclaredMessage<'a>>,
     pub(super) enums: BTreeMap<String, DeclaredEnum<'a>>,
+    /// By what they extend and their number there; with their full names.
+    pub(super) extensions: BTreeMap<(&'a str, i32), (String, DeclaredField<'a>)>,
+}
+
+/// A field with what is said about it elsewhere.
+#[derive(Clone, Copy)]
+pub(super) struct DeclaredField<'a> {
+    pub(super) proto: &'a FieldProto,
+    /// Its own.
+    features: Features,
+    /// The oneof that offers it as a choice.
+    pub(super) oneof: Option<&'a str>,
 }
 
 pub(super) struct DeclaredMessage<'a> {
@@ -41,6 +56,7 @@ impl<'a> Declared<'a> {
             roots: BTreeSet::new(),
             messages: BTreeMap::new(),
             enums: BTreeMap::new(),
+            extensions: BTreeMap::new(),
         };
         for file in &set.file {
             let name = file.name.as_deref().unwrap_or_default();
@@ -65,6 +81,7 @@ impl<'a> Declared<'a> {
             file.enum_type
                 .iter()
                 .for_each(|proto| declared.enumeration(package, proto, features));
+            declared.extend(package, &file.extension, features);
         }
         for import in set.file.iter().flat_map(|file| &file.dependency) {
             declared.roots.remove(import.as_str());
@@ -94,6 +111,7 @@ impl<'a> Declared<'a> {
             .enum_type
             .iter()
             .for_each(|nested| self.enumeration(&name, nested, features));
+        self.extend(&name, &proto.extension, features);
         let fields = proto
             .field
             .iter()
@@ -109,6 +127,17 @@ impl<'a> Declared<'a> {
                 fields,
             },
         );
+    }
+
+    fn extend(&mut self, scope: &str, extensions: &'a [FieldProto], above: Features) {
+        for proto in extensions {
+            let extendee = proto.extendee.as_deref().unwrap_or_default();
+            let field = DeclaredField::new(proto, above, None);
+            self.extensions.insert(
+                (extendee, proto.number.unwrap_or_default()),
+                (qualified(scope, proto.name.as_deref()), field),
+            );
+        }
     }
 
     fn enumeration(&mut self, scope: &str, proto: &'a EnumProto, above: Features) {
@@ -145,19 +174,51 @@ impl<'a> Declared<'a> {
     }
 }
 
-impl DeclaredMessage<'_> {
-    /// Whether a message without this field is refused by its own syntax.
-    pub(super) fn is_required(&self, field: &FieldProto) -> bool {
-        let own = field
+impl<'a> DeclaredField<'a> {
+    fn new(proto: &'a FieldProto, above: Features, oneof: Option<&'a str>) -> Self {
+        let own = proto
             .options
             .as_ref()
             .and_then(|options| options.features.as_ref());
-        let legacy = self.features.with(own).presence == features::Presence::LegacyRequired;
-        field.label == Some(2) || legacy && field.label != Some(3)
+        Self {
+            proto,
+            features: above.with(own),
+            oneof,
+        }
+    }
+
+    /// Whether a message without this field is refused by its own syntax.
+    pub(super) fn is_required(&self) -> bool {
+        let legacy = self.features.presence == Presence::LegacyRequired;
+        self.proto.label == Some(2) || legacy && self.proto.label != Some(3)
+    }
+
+    /// The type as it is on the wire: a delimited message is a group.
+    pub(super) fn kind(&self, set: &Declared<'_>) -> i32 {
+        match self.proto.r#type.unwrap_or_default() {
+            MESSAGE if self.features.delimited && !set.is_map(self.proto) => GROUP,
+            kind => kind,
+        }
+    }
+}
+
+impl<'a> DeclaredMessage<'a> {
+    /// One of its fields.
+    pub(super) fn field(&self, proto: &'a FieldProto) -> DeclaredField<'a> {
+        let mut field = DeclaredField::new(proto, self.features, self.oneof(proto));
+        let options = self.proto.options.as_ref();
+        // The values of a map have their length before them.
+        field.features.delimited &= !options.and_then(|options| options.map_entry).unwrap_or(false);
+        field
+    }
+
+    /// Whether a message without this field is refused by its own syntax.
+    pub(super) fn is_required(&self, field: &'a FieldProto) -> bool {
+        self.field(field).is_required()
     }
 
     /// The name of the oneof that offers the field as a choice.
-    pub(super) fn oneof(&self, field: &FieldProto) -> Option<&str> {
+    pub(super) fn oneof(&self, field: &FieldProto) -> Option<&'a str> {
         if field.proto3_optional == Some(true) {
             return None;
         }

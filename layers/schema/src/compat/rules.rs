@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Break, Profile,
-    declared::{Declared, DeclaredEnum, DeclaredMessage},
+    declared::{Declared, DeclaredEnum, DeclaredField, DeclaredMessage, GROUP, MESSAGE},
 };
 use crate::descriptor::{FieldProto, RangeProto};
 
@@ -85,13 +85,26 @@ impl<'a> Judge<'a> {
                 None => {}
             }
         }
+        for (place, (name, field)) in &old.extensions {
+            match new.extensions.get(place) {
+                Some((now, next)) => {
+                    self.field(name, *field, *next);
+                    // JSON calls an extension by its full name.
+                    if self.json() && name != now {
+                        self.report("FIELD_SAME_NAME", name, format!("is now called {now}"));
+                    }
+                }
+                None if self.strict() && self.removals => self.report("EXTENSION_NO_DELETE", name, "is gone"),
+                None => {}
+            }
+        }
     }
 
-    fn message(&mut self, name: &str, old: &DeclaredMessage<'_>, new: &DeclaredMessage<'_>) {
+    fn message(&mut self, name: &str, old: &DeclaredMessage<'a>, new: &DeclaredMessage<'a>) {
         if self.json() && old.features.json_allowed && !new.features.json_allowed {
             self.report("MESSAGE_SAME_JSON_FORMAT", name, "no longer promises a JSON form");
         }
-        let required = |message: &DeclaredMessage<'_>| -> BTreeSet<i32> {
+        let required = |message: &DeclaredMessage<'a>| -> BTreeSet<i32> {
             let fields = message
                 .fields
                 .iter()
@@ -125,7 +138,7 @@ impl<'a> Judge<'a> {
         for (number, field) in &old.fields {
             let element = format!("{name}.{}", field.name.as_deref().unwrap_or_default());
             match new.fields.get(number) {
-                Some(next) => self.field(&element, (old, field), (new, next)),
+                Some(next) => self.field(&element, old.field(field), new.field(next)),
                 None if self.removals => self.removed(&element, *number, field, new),
                 None => {}
             }
@@ -161,12 +174,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn field(
-        &mut self,
-        element: &str,
-        (old_message, old): (&DeclaredMessage<'_>, &FieldProto),
-        (new_message, new): (&DeclaredMessage<'_>, &FieldProto),
-    ) {
+    fn field(&mut self, element: &str, was: DeclaredField<'a>, is: DeclaredField<'a>) {
+        let (old, new) = (was.proto, is.proto);
         let (type_rule, cardinality_rule) = match self.profile {
             Profile::Wire => ("FIELD_WIRE_COMPATIBLE_TYPE", "FIELD_WIRE_COMPATIBLE_CARDINALITY"),
             Profile::WireJson => (
@@ -176,32 +185,34 @@ impl<'a> Judge<'a> {
             // `confluent` has rules of its own.
             Profile::Strict | Profile::Confluent => ("FIELD_SAME_TYPE", "FIELD_SAME_CARDINALITY"),
         };
-        if !self.types_fit(old, new) {
+        if !self.types_fit(was, is) {
             self.report(
                 type_rule,
                 element,
                 format!("changed from {} to {}", type_name(old), type_name(new)),
             );
         }
-        let was = self.cardinality(self.old, old_message, old);
-        let is = self.cardinality(self.new, new_message, new);
-        if was != is {
-            self.report(cardinality_rule, element, format!("changed from {was} to {is}"));
+        let (often, now) = (self.cardinality(self.old, was), self.cardinality(self.new, is));
+        if often != now {
+            self.report(
+                cardinality_rule,
+                element,
+                format!("changed from {often} to {now}"),
+            );
         }
-        if old_message.oneof(old) != new_message.oneof(new) {
+        if was.oneof != is.oneof {
             let place =
                 |oneof: Option<&str>| oneof.map_or("no oneof".to_owned(), |name| format!("oneof {name}"));
-            let text = format!(
-                "moved from {} to {}",
-                place(old_message.oneof(old)),
-                place(new_message.oneof(new))
-            );
+            let text = format!("moved from {} to {}", place(was.oneof), place(is.oneof));
             self.report("FIELD_SAME_ONEOF", element, text);
         }
-        if default(old) != default(new) {
+        if let (Some(was), Some(is)) = (Absent::of(self.old, old), Absent::of(self.new, new))
+            && was != is
+            && !(was.is_zero() && is.is_zero())
+        {
             self.report("FIELD_SAME_DEFAULT", element, "has another default");
         }
-        if self.json() {
+        if self.json() && old.extendee.is_none() {
             if old.name != new.name {
                 let text = format!("is now called {}", new.name.as_deref().unwrap_or_default());
                 self.report("FIELD_SAME_NAME", element, text);
@@ -217,15 +228,11 @@ impl<'a> Judge<'a> {
     }
 
     /// How often, as far as the profile tells apart.
-    fn cardinality(
-        &self,
-        set: &Declared<'_>,
-        message: &DeclaredMessage<'_>,
-        field: &FieldProto,
-    ) -> &'static str {
-        if message.is_required(field) {
+    fn cardinality(&self, set: &Declared<'_>, declared: DeclaredField<'_>) -> &'static str {
+        if declared.is_required() {
             return "required";
         }
+        let field = declared.proto;
         match field.label {
             Some(3) if self.json() && set.is_map(field) => "map",
             Some(3) => "repeated",
@@ -234,12 +241,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn types_fit(&self, old: &FieldProto, new: &FieldProto) -> bool {
-        let (was, is) = (old.r#type.unwrap_or_default(), new.r#type.unwrap_or_default());
+    fn types_fit(&self, was: DeclaredField<'a>, is: DeclaredField<'a>) -> bool {
+        let (old, new) = (was.proto, is.proto);
+        let (was, is) = (was.kind(self.old), is.kind(self.new));
         match (was, is) {
             (14, 14) if self.strict() => old.type_name == new.type_name,
             (14, 14) => self.enums_fit(old, new),
-            (10, 10) | (11, 11) => old.type_name == new.type_name,
+            (GROUP, GROUP) | (MESSAGE, MESSAGE) => old.type_name == new.type_name,
             _ if was == is => true,
             _ => match self.profile {
                 Profile::Strict | Profile::Confluent => false,
@@ -295,7 +303,7 @@ impl<'a> Judge<'a> {
         for (number, names) in &old.values {
             let element = format!("{name}.{}", names.join("/"));
             match new.values.get(number) {
-                Some(next) if self.json() && names != next => {
+                Some(next) if self.json() && !names.iter().all(|name| next.contains(name)) => {
                     self.report(
                         "ENUM_VALUE_SAME_NAME",
                         element,
@@ -383,11 +391,61 @@ fn covers(ranges: &BTreeMap<i32, i32>, (start, end): (i32, i32)) -> bool {
         .is_some_and(|(_, last)| end <= *last)
 }
 
-/// The default value; none, and the type's zero, are the same.
-fn default(field: &FieldProto) -> &str {
-    match field.default_value.as_deref() {
-        None | Some("0" | "false") => "",
-        Some(value) => value,
+/// What an absent field stands for. A boolean and an enum count as their numbers.
+#[derive(Debug)]
+enum Absent<'a> {
+    Whole(i128),
+    Real(f64),
+    Text(&'a str),
+}
+
+impl<'a> Absent<'a> {
+    /// `None` where nothing stands for an absent field: of lists and messages.
+    fn of(set: &Declared<'_>, field: &'a FieldProto) -> Option<Self> {
+        let given = field.default_value.as_deref();
+        let kind = field.r#type.unwrap_or_default();
+        if field.label == Some(3) {
+            return None;
+        }
+        Some(match kind {
+            GROUP | MESSAGE => return None,
+            1 | 2 => Self::Real(given.unwrap_or("0").parse().unwrap_or(f64::NAN)),
+            8 => Self::Whole(i128::from(given == Some("true"))),
+            9 | 12 => Self::Text(given.unwrap_or_default()),
+            14 => {
+                let name = field.type_name.as_deref().unwrap_or_default();
+                let declared = set.enums.get(name.trim_start_matches('.'))?;
+                let mut values = declared.proto.value.iter();
+                let value = match given {
+                    Some(given) => values.find(|value| value.name.as_deref() == Some(given)),
+                    None => values.next(),
+                };
+                Self::Whole(value?.number.unwrap_or_default().into())
+            }
+            _ => Self::Whole(given.unwrap_or("0").parse().ok()?),
+        })
+    }
+
+    fn is_zero(&self) -> bool {
+        match *self {
+            Self::Whole(number) => number == 0,
+            Self::Real(number) => number == 0.0,
+            Self::Text(text) => text.is_empty(),
+        }
+    }
+}
+
+impl PartialEq for Absent<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Whole(a), Self::Whole(b)) => a == b,
+            (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Real(a), Self::Real(b)) => a == b || a.is_nan() && b.is_nan(),
+            (Self::Whole(whole), Self::Real(real)) | (Self::Real(real), Self::Whole(whole)) => {
+                *real == *whole as f64
+            }
+            (Self::Text(_), _) | (_, Self::Text(_)) => false,
+        }
     }
 }
 
