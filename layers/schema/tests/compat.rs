@@ -83,6 +83,21 @@ fn editions_extensions_defaults_and_aliases_have_bufs_verdict_rule_for_rule() {
 }
 
 #[test]
+fn strict_alone_keeps_extensions() {
+    let extended = "syntax = \"proto2\"; package p; message A { extensions 100 to 200; }";
+    let (with, without) = (
+        load(&format!("{extended} extend A {{ optional int32 x = 100; }}")),
+        load(extended),
+    );
+    assert_eq!(
+        rules(compare(Profile::Strict, &with, &without)),
+        ["EXTENSION_NO_DELETE"]
+    );
+    assert!(compare(Profile::WireJson, &with, &without).is_empty());
+    assert!(compare(Profile::Strict, &without, &with).is_empty());
+}
+
+#[test]
 fn the_matrix_of_the_notes_holds() {
     let old = message("string id = 1; int32 n = 2; string s = 3; bytes b = 4;");
     let cases = [

@@ -1,81 +1,18 @@
 //! `arqon schema push|list|get|diff|rm|rollback`, as an operator calls them, with a real nats-server.
 
-use std::{error::Error, fs, path::Path, process::Stdio};
+mod site;
 
-use arqon_test_support::NatsServer;
-use async_nats::jetstream::{self, kv::Store};
-use serde_json::{Value, json};
+use std::{error::Error, fs};
+
+use async_nats::jetstream;
+use serde_json::json;
 use tokio::process::Command;
+
+use self::site::Site;
 
 type Outcome = Result<(), Box<dyn Error>>;
 
 const ID: &str = "v1.users";
-
-/// A server, a folder, and a bucket of this test's own.
-struct Site {
-    server: NatsServer,
-    folder: tempfile::TempDir,
-    bucket: String,
-}
-
-/// What a command ended with.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    errors: String,
-}
-
-impl Ended {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
-impl Site {
-    async fn new() -> Result<Self, Box<dyn Error>> {
-        let server = NatsServer::start().await?;
-        Ok(Self {
-            bucket: format!("SCHEMAS_{}", server.unique()),
-            server,
-            folder: tempfile::tempdir()?,
-        })
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn write(&self, name: &str, fields: &str) -> Outcome {
-        let source = format!("syntax = \"proto3\"; package u; message User {{ {fields} }}");
-        Ok(fs::write(self.path().join(name), source)?)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_arqon"));
-        command
-            .arg("schema")
-            .args(arguments)
-            .args(["--nats", self.server.url(), "--bucket", &self.bucket])
-            .current_dir(self.path())
-            .stdin(Stdio::null());
-        command
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Result<Ended, Box<dyn Error>> {
-        let output = self.command(arguments).output().await?;
-        Ok(Ended {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout)?,
-            errors: String::from_utf8(output.stderr)?,
-        })
-    }
-
-    async fn store(&self) -> Result<Store, Box<dyn Error>> {
-        let client = self.server.client().await?;
-        Ok(jetstream::new(client).get_key_value(&self.bucket).await?)
-    }
-}
 
 #[tokio::test]
 async fn a_push_makes_the_bucket_gzips_the_set_and_writes_only_what_is_new() -> Outcome {
