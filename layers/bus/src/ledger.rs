@@ -104,5 +104,12 @@ mod tests {
         assert_eq!(ledger.batch(0, 0, 4), 0);
         assert_eq!(ledger.batch(0, 0, 4), 0);
         assert_eq!(ledger.batch(1, 4, 4), 0);
+        assert_eq!(ledger.batch(2, 8, 4), 0);
+        assert_eq!(ledger.batch(0, 0, 4), 0, "an old one");
+        assert_eq!(ledger.batch(3, 12, 4), 0, "nothing was lost since");
+        ledger.lost();
+        assert_eq!(ledger.batch(1, 4, 4), 0);
+        assert!(ledger.is_unsettled(), "a copy says nothing of what was lost");
+        assert_eq!(ledger.batch(5, 20, 4), 3);
     }
 }
