@@ -72,6 +72,10 @@ mod sync;
 mod throttle;
 mod trace;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;
+
 pub use bus::Bus;
 pub use config::BusConfig;
 pub use error::BusError;

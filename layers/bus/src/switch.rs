@@ -13,10 +13,7 @@ use std::{
     task::Poll,
 };
 
-use tokio::sync::{
-    broadcast::{self, error::RecvError},
-    Notify,
-};
+use tokio::sync::Notify;
 
 use crate::{
     bus::FormerBus,
@@ -25,7 +22,7 @@ use crate::{
     Bus, BusError, Event, Notice, Subscriber,
 };
 
-/// Cutovers a follower may be behind.
+/// Cutovers a follower may be behind: former buses that it has not read to their end.
 const PENDING_MAX: usize = 4;
 /// Notices in a row before the worker gets a turn for others.
 const DRAIN_MAX: u32 = 128;
@@ -65,8 +62,23 @@ struct State {
 /// Where a cutover leaves the next subscriber for a follower.
 #[derive(Default)]
 struct Slot {
-    queue: Mutex<VecDeque<Subscriber>>,
+    pending: Mutex<Pending>,
     filled: Notify,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// Subscribers of the buses after the follower's current one.
+    queue: VecDeque<Subscriber>,
+    /// Former buses that the follower still reads.
+    old: usize,
+}
+
+impl Pending {
+    /// Former buses that are not read to their end: those before the newest.
+    fn behind(&self) -> usize {
+        self.old + self.queue.len()
+    }
 }
 
 impl BusSwitch {
@@ -82,8 +94,9 @@ impl BusSwitch {
         }
     }
 
-    /// The bus of this moment. What is published on a kept clone after a cutover still reaches followers,
-    /// until the clone is dropped, but in no order with what the switch publishes.
+    /// The bus of this moment. What is published on a kept clone after cutovers still reaches followers,
+    /// until the clone is dropped, but in no order with what the switch publishes. Clones of four former buses
+    /// hold up the next [`cutover`](Self::cutover).
     #[must_use]
     pub fn bus(&self) -> Bus {
         read(&self.state).bus.clone()
@@ -117,7 +130,7 @@ impl BusSwitch {
         let current = state.bus.observe(name);
         Follower {
             slot,
-            old: None,
+            old: Vec::new(),
             current,
             run: 0,
         }
@@ -130,7 +143,8 @@ impl BusSwitch {
     ///
     /// [`BusError::Cutover`] when `new` is the current bus or one that this switch has had (its followers may
     /// still read that one: to go back to a capacity, make a new bus of it), or when a follower is still
-    /// four cutovers behind; then nothing has changed.
+    /// four cutovers behind: it has not read four former buses to their end, be it that it is slow or that
+    /// clones of them are kept. Then nothing has changed.
     pub fn cutover(&self, new: Bus) -> Result<(), BusError> {
         let mut state = write(&self.state);
         if state.bus.is(&new) {
@@ -149,14 +163,14 @@ impl BusSwitch {
             .collect();
         if let Some((name, _)) = followers
             .iter()
-            .find(|(_, slot)| lock(&slot.queue).len() >= PENDING_MAX)
+            .find(|(_, slot)| lock(&slot.pending).behind() >= PENDING_MAX)
         {
             return Err(BusError::Cutover(format!(
                 "{name} is still {PENDING_MAX} cutovers behind"
             )));
         }
         for (name, slot) in &followers {
-            lock(&slot.queue).push_back(new.observe(name));
+            lock(&slot.pending).queue.push_back(new.observe(name));
         }
         let old = std::mem::replace(&mut state.bus, new);
         state.former.push(old.former());
@@ -180,14 +194,14 @@ impl fmt::Debug for BusSwitch {
 /// A [`Subscriber`] that survives cutovers; from [`BusSwitch::follow`].
 pub struct Follower {
     slot: Arc<Slot>,
-    /// The bus before, until every handle of it is gone; always read first.
-    old: Option<Subscriber>,
+    /// Former buses, oldest first, each until every handle of it is gone; always read before the current one.
+    old: Vec<Subscriber>,
     current: Subscriber,
     run: u32,
 }
 
 impl Follower {
-    /// Waits for the next notice; `None` when the switch and every handle of its bus are gone and nothing is
+    /// Waits for the next notice; `None` when the switch and every handle of its buses are gone and nothing is
     /// left. Drains and yields as [`Subscriber::next`] does.
     ///
     /// # Cancellation
@@ -200,31 +214,24 @@ impl Follower {
         }
         self.run += 1;
         loop {
-            if self.old.is_none() {
-                if let Some(next) = lock(&self.slot.queue).pop_front() {
-                    self.old = Some(std::mem::replace(&mut self.current, next));
-                }
-            }
-            if let Some(old) = &mut self.old {
-                match old.take() {
-                    Taken::Notice(notice) => return Some(notice),
-                    Taken::Closed => {
-                        self.old = None;
-                        continue;
-                    }
-                    Taken::Empty => {}
-                }
+            // First: once a next bus is known, the switch sends nothing more on those before it.
+            self.move_on();
+            if let Some(notice) = self.take_old() {
+                return Some(notice);
             }
             let ended = match self.current.take() {
                 Taken::Notice(notice) => return Some(notice),
                 Taken::Closed => true,
                 Taken::Empty => false,
             };
-            if ended && self.old.is_none() {
-                if lock(&self.slot.queue).is_empty() {
+            if ended {
+                // A cutover hands the next bus over before it lets go of this one.
+                if !lock(&self.slot.pending).queue.is_empty() {
+                    continue;
+                }
+                if self.old.is_empty() {
                     return None;
                 }
-                continue;
             }
             self.run = 1;
             if let Some(notice) = self.wait(ended).await {
@@ -233,31 +240,69 @@ impl Follower {
         }
     }
 
-    /// Waits for either bus or a cutover; `None` asks for another look.
-    async fn wait(&mut self, current_ended: bool) -> Option<Notice> {
-        step();
-        match &mut self.old {
-            Some(old) if current_ended => {
-                let answer = old.receiver().recv().await;
-                old.resolve(answer)
-            }
-            Some(old) => match either(old.receiver(), self.current.receiver()).await {
-                (true, answer) => old.resolve(answer),
-                (false, answer) => self.current.resolve(answer),
-            },
-            None => {
-                let mut filled = pin!(self.slot.filled.notified());
-                let answer = {
-                    let mut recv = pin!(self.current.receiver().recv());
-                    poll_fn(|cx| match recv.as_mut().poll(cx) {
-                        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                        Poll::Pending => filled.as_mut().poll(cx).map(|()| None),
-                    })
-                    .await
-                };
-                answer.and_then(|answer| self.current.resolve(answer))
+    /// Takes the buses that cutovers have left; those before the newest become old.
+    fn move_on(&mut self) {
+        let mut pending = lock(&self.slot.pending);
+        while let Some(next) = pending.queue.pop_front() {
+            self.old.push(std::mem::replace(&mut self.current, next));
+            pending.old += 1;
+        }
+    }
+
+    /// The next notice of a former bus, the oldest first; lets go of those that have ended.
+    fn take_old(&mut self) -> Option<Notice> {
+        let mut at = 0;
+        while let Some(old) = self.old.get_mut(at) {
+            match old.take() {
+                Taken::Notice(notice) => return Some(notice),
+                Taken::Empty => at += 1,
+                Taken::Closed => {
+                    self.old.remove(at);
+                    lock(&self.slot.pending).old -= 1;
+                }
             }
         }
+        None
+    }
+
+    /// Waits for any of its buses or a cutover; `None` asks for another look.
+    async fn wait(&mut self, current_ended: bool) -> Option<Notice> {
+        step();
+        let (from, answer) = {
+            let mut filled = pin!(self.slot.filled.notified());
+            // One that has ended answers at once, each time.
+            let current = if current_ended {
+                None
+            } else {
+                Some(self.current.receiver().recv())
+            };
+            let mut current = pin!(current);
+            // At most four, and none where no former bus lives: then nothing is allocated.
+            let mut old: Vec<_> = self
+                .old
+                .iter_mut()
+                .map(|old| Box::pin(old.receiver().recv()))
+                .collect();
+            poll_fn(|cx| {
+                for (at, old) in old.iter_mut().enumerate() {
+                    if let Poll::Ready(answer) = old.as_mut().poll(cx) {
+                        return Poll::Ready((Some(at), Some(answer)));
+                    }
+                }
+                if let Some(current) = current.as_mut().as_pin_mut() {
+                    if let Poll::Ready(answer) = current.poll(cx) {
+                        return Poll::Ready((None, Some(answer)));
+                    }
+                }
+                filled.as_mut().poll(cx).map(|()| (None, None))
+            })
+            .await
+        };
+        let subscriber = match from {
+            Some(at) => self.old.get_mut(at)?,
+            None => &mut self.current,
+        };
+        subscriber.resolve(answer?)
     }
 }
 
@@ -268,17 +313,4 @@ impl fmt::Debug for Follower {
             .field("current", &self.current)
             .finish_non_exhaustive()
     }
-}
-
-/// The first answer, the old bus's first; `true` names the old one.
-async fn either(
-    old: &mut broadcast::Receiver<Event>,
-    current: &mut broadcast::Receiver<Event>,
-) -> (bool, Result<Event, RecvError>) {
-    let (mut old, mut current) = (pin!(old.recv()), pin!(current.recv()));
-    poll_fn(|cx| match old.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready((true, answer)),
-        Poll::Pending => current.as_mut().poll(cx).map(|answer| (false, answer)),
-    })
-    .await
 }

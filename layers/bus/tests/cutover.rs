@@ -5,17 +5,20 @@
 mod drive;
 
 use std::{
+    future::Future,
+    pin::pin,
     sync::{
         atomic::{AtomicU64, Ordering::Relaxed},
         Arc,
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use ron_bus::{Bus, BusError, BusMetrics, BusSwitch, Event, Follower, Notice};
 use tokio::{task::JoinSet, time::timeout};
 
-use drive::{drain_follower, number, report, version, versions};
+use drive::{drain_follower, drain_follower_to_its_end, number, report, version, versions, Wakes};
 
 const GUARD: Duration = Duration::from_secs(120);
 const PUBLISHERS: u64 = 4;
@@ -53,6 +56,128 @@ fn what_a_kept_clone_of_the_old_bus_sends_still_arrives_once() {
     switch.cutover(bus(8)).expect("nobody is behind");
     switch.publish(version(4)).expect("a follower");
     assert_eq!(versions(&drain_follower(&mut follower).0), [4]);
+}
+
+#[test]
+fn a_kept_clone_hides_no_later_cutover() {
+    let switch = BusSwitch::new(bus(8));
+    let mut follower = switch.follow("f");
+    let kept = switch.bus();
+    // More than a follower may be behind: those that ended do not count.
+    for round in 0..9 {
+        switch.cutover(bus(8)).expect("one former bus is open");
+        switch.publish(version(2 * round)).expect("a follower");
+        assert_eq!(versions(&drain_follower(&mut follower).0), [2 * round]);
+        kept.publish(version(2 * round + 1))
+            .expect("the follower still listens");
+        assert_eq!(versions(&drain_follower(&mut follower).0), [2 * round + 1]);
+    }
+    // Several at once, then all of it.
+    for v in 100..103 {
+        switch.cutover(bus(8)).expect("three and the kept one");
+        switch.publish(version(v)).expect("a follower");
+    }
+    kept.publish(version(99)).expect("the follower still listens");
+    assert_eq!(
+        versions(&drain_follower(&mut follower).0),
+        [99, 100, 101, 102],
+        "the oldest bus first"
+    );
+    drop(switch);
+    kept.publish(version(103)).expect("the follower still listens");
+    drop(kept);
+    assert_eq!(versions(&drain_follower_to_its_end(&mut follower).0), [103]);
+}
+
+#[test]
+fn clones_of_four_former_buses_hold_up_the_next_cutover_and_nothing_else() {
+    let switch = BusSwitch::new(bus(8));
+    let mut follower = switch.follow("f");
+    let mut kept = Vec::new();
+    for i in 0..4 {
+        kept.push(switch.bus());
+        switch.cutover(bus(8)).expect("fewer than four former buses");
+        switch.publish(version(i)).expect("a follower");
+        assert_eq!(versions(&drain_follower(&mut follower).0), [i]);
+    }
+    let refused = || switch.cutover(bus(8));
+    assert_eq!(
+        refused(),
+        Err(BusError::Cutover("f is still 4 cutovers behind".into()))
+    );
+    for (i, kept) in (10..).zip(&kept) {
+        kept.publish(version(i)).expect("the follower still listens");
+    }
+    switch.publish(version(20)).expect("a follower");
+    assert_eq!(
+        versions(&drain_follower(&mut follower).0),
+        [10, 11, 12, 13, 20],
+        "all of them are read"
+    );
+    kept.remove(2);
+    assert!(refused().is_err(), "the follower has not seen that end");
+    assert!(drain_follower(&mut follower).0.is_empty());
+    assert_eq!(refused(), Ok(()));
+    switch.publish(version(21)).expect("a follower");
+    assert_eq!(versions(&drain_follower(&mut follower).0), [21]);
+}
+
+#[tokio::test]
+async fn a_parked_follower_wakes_for_each_of_its_buses_and_for_cutovers() {
+    let switch = BusSwitch::new(bus(8));
+    let mut follower = switch.follow("f");
+    let first = switch.bus();
+    switch.cutover(bus(8)).expect("nobody is behind");
+    let second = switch.bus();
+    switch.cutover(bus(8)).expect("nobody is behind");
+    for (v, from) in [
+        (1, Some(&first)),
+        (2, Some(&second)),
+        (3, None),
+        (4, Some(&first)),
+    ] {
+        let parked = tokio::spawn(async move { (follower.next().await, follower) });
+        tokio::task::yield_now().await;
+        match from {
+            Some(kept) => kept.publish(version(v)).expect("the follower listens"),
+            None => {
+                switch.cutover(bus(8)).expect("two former buses");
+                switch.publish(version(v)).expect("a follower")
+            }
+        };
+        let (notice, back) = timeout(GUARD, parked).await.expect("it wakes").expect("no panic");
+        assert_eq!(notice, Some(Notice::Event(version(v))));
+        follower = back;
+    }
+}
+
+/// Within a runtime, where tokio makes a future that never waits give way: outside, this test would hang, not fail.
+#[tokio::test]
+async fn a_follower_without_a_switch_parks_while_a_clone_lives() {
+    let switch = BusSwitch::new(bus(8));
+    let mut follower = switch.follow("f");
+    let kept = switch.bus();
+    switch.cutover(bus(8)).expect("nobody is behind");
+    drop(switch);
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut cx = Context::from_waker(&waker);
+    {
+        let mut next = pin!(follower.next());
+        assert!(next.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(wakes.count(), 0, "it waits");
+        kept.publish(version(1)).expect("the follower still listens");
+        assert_eq!(wakes.count(), 1);
+        assert_eq!(
+            next.as_mut().poll(&mut cx),
+            Poll::Ready(Some(Notice::Event(version(1))))
+        );
+    }
+    let mut next = pin!(follower.next());
+    assert!(next.as_mut().poll(&mut cx).is_pending());
+    drop(kept);
+    assert_eq!(wakes.count(), 2);
+    assert_eq!(next.as_mut().poll(&mut cx), Poll::Ready(None));
 }
 
 #[test]
@@ -158,7 +283,6 @@ fn no_subscriber_is_lost_from_the_count() {
     assert!(drain_follower(&mut b).0.is_empty());
 }
 
-/// Publishers number their events; `high` bits name the publisher.
 /// As a subscriber: a follower that never gave way would starve everybody else on the worker.
 #[tokio::test(flavor = "current_thread")]
 async fn a_draining_follower_gives_way_every_128_notices() {
@@ -180,6 +304,7 @@ async fn a_draining_follower_gives_way_every_128_notices() {
     assert!((7..=8).contains(&turns), "{turns} turns in 1,000 notices");
 }
 
+/// Publishers number their events; the high bits name the publisher.
 async fn publish_all(switch: BusSwitch, publisher: u64, events: u64, room: usize) {
     for i in 0..events {
         while switch.bus().queue_depth() >= room {

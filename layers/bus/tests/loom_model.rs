@@ -11,9 +11,9 @@ mod drive;
 use std::sync::Arc;
 
 use loom::thread;
-use ron_bus::{Bus, BusMetrics, BusSwitch, Event};
+use ron_bus::{Bus, BusMetrics, BusSwitch, Event, Notice};
 
-use drive::{drain, drain_follower, number, report, version};
+use drive::{drain, drain_follower, drain_follower_to_its_end, number, report, version, versions};
 
 fn model(run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
@@ -42,7 +42,7 @@ fn cutover_protocol_eventual_quiescence_and_no_loss_for_fast_sub() {
         published.join().unwrap();
         swapped.join().unwrap();
         drop(switch);
-        let (rest, lost) = drain_follower(&mut follower);
+        let (rest, lost) = drain_follower_to_its_end(&mut follower);
         seen.extend(rest.iter().map(number));
         assert_eq!((seen, lost), (vec![0, 1], 0), "each once, in order");
     });
@@ -65,6 +65,53 @@ fn two_cutovers_and_a_publisher_lose_nothing() {
         let (facts, lost) = drain_follower(&mut follower);
         let facts: Vec<u64> = facts.iter().map(number).collect();
         assert_eq!((facts, lost), (vec![0, 1], 0));
+    });
+}
+
+#[test]
+fn a_kept_clone_hides_no_cutover() {
+    model(|| {
+        let switch = BusSwitch::new(bus(4));
+        let mut follower = switch.follow("fast");
+        let kept = switch.bus();
+        let swapper = switch.clone();
+        let swapped = thread::spawn(move || {
+            for i in 0..2 {
+                swapper.cutover(bus(2)).expect("nobody is four behind");
+                swapper.publish(version(i)).expect("a follower, always");
+            }
+            drop(kept);
+        });
+        let mut seen = drain_follower(&mut follower).0;
+        swapped.join().unwrap();
+        seen.extend(drain_follower(&mut follower).0);
+        assert_eq!(
+            versions(&seen),
+            [0, 1],
+            "each once, in order, while its switch lives"
+        );
+    });
+}
+
+#[test]
+fn what_a_dropped_subscriber_lost_is_counted_though_a_batch_comes() {
+    model(|| {
+        let metrics = Arc::new(BusMetrics::new());
+        let bus = Bus::with_metrics(2, Arc::clone(&metrics)).expect("a capacity");
+        let mut leaving = bus.observe("leaving");
+        for i in 0..3 {
+            bus.publish_batch(vec![report(i), report(i), report(i)])
+                .expect("a subscriber");
+        }
+        let lost = drive::now(leaving.next());
+        assert_eq!(lost, Some(Some(Notice::Resync { lost: 1 })));
+        let publisher = thread::spawn(move || {
+            drop(bus.publish(version(3)));
+        });
+        drop(leaving);
+        publisher.join().unwrap();
+        let dropped = metrics.overflow_dropped_total();
+        assert!(dropped == 3 || dropped == 6, "{dropped}: whole batches");
     });
 }
 

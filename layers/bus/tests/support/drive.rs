@@ -4,7 +4,10 @@
 use std::{
     future::Future,
     pin::pin,
-    sync::Arc,
+    sync::{
+        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc,
+    },
     task::{Context, Poll, Wake, Waker},
 };
 
@@ -39,13 +42,39 @@ pub(crate) fn drain(subscriber: &mut Subscriber) -> (Vec<Event>, u64) {
     (facts, lost)
 }
 
-/// As [`drain`].
+/// As [`drain`], for a follower that must not end: its switch lives.
 pub(crate) fn drain_follower(follower: &mut Follower) -> (Vec<Event>, u64) {
     let (mut facts, mut lost) = (Vec::new(), 0);
-    while let Some(Some(notice)) = now(follower.next()) {
+    while let Some(answer) = now(follower.next()) {
+        let notice = answer.expect("a follower ended though its switch lives");
         account(notice, &mut facts, &mut lost);
     }
     (facts, lost)
+}
+
+/// As [`drain`], for a follower that must end: its switch is gone.
+pub(crate) fn drain_follower_to_its_end(follower: &mut Follower) -> (Vec<Event>, u64) {
+    let (mut facts, mut lost) = (Vec::new(), 0);
+    while let Some(notice) = now(follower.next()).expect("a follower waits though its switch is gone") {
+        account(notice, &mut facts, &mut lost);
+    }
+    (facts, lost)
+}
+
+/// Counts how often it is woken.
+#[derive(Default)]
+pub(crate) struct Wakes(AtomicU64);
+
+impl Wakes {
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
 }
 
 fn account(notice: Notice, facts: &mut Vec<Event>, lost: &mut u64) {
