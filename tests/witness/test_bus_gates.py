@@ -64,6 +64,19 @@ def test_what_no_run_measured_is_said_and_neither_passes_nor_fails(tmp_path):
     assert printed.splitlines()[-1].split(", ")[2] == f"{len(already) + 1} not measured"
 
 
+@pytest.mark.parametrize("ours,plain", GATES.WATCHED)
+def test_a_loop_that_stalls_is_no_machine_that_was_away(ours, plain):
+    def verdict(runs, others):
+        figures = {**COMMITTED, f"{ours}.unpaused_runs": runs, f"{plain}.unpaused_runs": others}
+        found = [holds for holds, text, _ in GATES.check(figures, COMMITTED) if text.startswith(f"{ours}.unpaused_runs")]
+        assert len(found) == 1
+        return found[0]
+
+    assert verdict(0.0, 4.0) is False and verdict(1.0, 4.0) is True
+    assert verdict(2.0, 12.0) is False and verdict(3.0, 12.0) is True
+    assert verdict(0.0, 3.0) is None, "the machine was away for all"
+
+
 def test_a_plain_loop_that_loses_nothing_shows_that_x28_was_no_load():
     found = broken({**COMMITTED, "b2.raw.400k.x28.lost": 0.0})
     assert len(found) == 1 and found[0].startswith("b2.raw.400k.x28.lost = 0,"), found
