@@ -15,6 +15,13 @@ const REASON_CHARS_MAX: usize = 120;
 const NAME_CHARS_MAX: usize = 256;
 /// What is looked at of a text, in characters: at most 256 of them are shown, and a word may be long.
 const LOOKED_AT_CHARS_MAX: usize = 4_096;
+/// What is looked at of a text for the log, in bytes.
+const LOG_BYTES_MAX: usize = 16 * 1024;
+/// What of it is not shown where it was cut, in bytes: a key that the cut went through is not known as one any more, and
+/// none is as long.
+const LOG_BYTES_UNSURE: usize = 256;
+/// What stands for what was cut off.
+const CUT: &str = " [cut]";
 /// What stands for what was taken out.
 const GONE: &str = "[redacted]";
 
@@ -25,6 +32,8 @@ enum For {
     Reason,
     /// The operator's own log: ids and digests stay, and so do words that are names of secrets only now and then.
     Log,
+    /// A tenant and a scope: as for the log, but a tenant that is called `basic` is no scheme.
+    Rollout,
 }
 
 /// The first line, at most 120 characters, without control and invisible characters, and without what looks like a
@@ -41,6 +50,11 @@ pub(super) fn redacted_name(name: &str) -> String {
     one_line(name, For::Log, NAME_CHARS_MAX)
 }
 
+/// As [`redacted_name`], for a rollout: a tenant and, after a blank, a scope.
+pub(super) fn redacted_rollout(name: &str) -> String {
+    one_line(name, For::Rollout, NAME_CHARS_MAX)
+}
+
 fn one_line(text: &str, use_for: For, chars_max: usize) -> String {
     let line = text.trim_start().lines().next().unwrap_or_default();
     let shown = line.chars().take(LOOKED_AT_CHARS_MAX).filter_map(|c| match c {
@@ -53,9 +67,21 @@ fn one_line(text: &str, use_for: For, chars_max: usize) -> String {
 }
 
 /// A text for the log, without what follows a secret's name or an authentication scheme, without URLs that have a user
-/// part or a query, and without keys whose form is known. Ids and digests stay.
+/// part or a query, and without keys whose form is known. Ids and digests stay. Of a text longer than 16 KiB the
+/// beginning is kept, with ` [cut]` at its end; the work is linear in the length.
 #[must_use]
 pub fn without_credentials(text: &str) -> String {
+    if text.len() <= LOG_BYTES_MAX {
+        return clean_lines(text);
+    }
+    let mut shown = clean_lines(&text[..text.floor_char_boundary(LOG_BYTES_MAX)]);
+    if !shown.ends_with(GONE) {
+        shown.truncate(shown.floor_char_boundary(shown.len().saturating_sub(LOG_BYTES_UNSURE)));
+    }
+    shown + CUT
+}
+
+fn clean_lines(text: &str) -> String {
     let (mut pem, mut owed) = (false, false);
     let mut lines = Vec::new();
     for line in text.split('\n') {
@@ -96,6 +122,9 @@ fn clean(line: &str, use_for: For) -> (String, bool) {
         starts.partition_point(|start| *start <= cut.at).saturating_sub(1)
     });
     let named = use_for == For::Reason && beside::has_name(&text);
+    let login = (use_for == For::Reason)
+        .then(|| beside::login_end(&text))
+        .flatten();
     // A word that begins before the secret goes with it.
     let mut words: Vec<&str> = Vec::with_capacity(until + 1);
     for at in 0..until {
@@ -107,7 +136,7 @@ fn clean(line: &str, use_for: For) -> (String, bool) {
                 .map_or("", |last| text[starts[last]..starts[at]].trim_end());
             if (named && beside::is_mixed(read))
                 || beside::is_value(last, read)
-                || beside::is_login(&text[..starts[at]], read)
+                || (login.is_some_and(|end| end <= starts[at]) && beside::is_login(read))
             {
                 words.push(GONE);
                 continue;

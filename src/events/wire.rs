@@ -3,7 +3,7 @@
 use ron_bus::Event;
 use serde::{Deserialize, Serialize};
 
-use super::redact::{redacted, redacted_name};
+use super::redact::{redacted, redacted_name, redacted_rollout};
 
 /// A fact in the form in which it leaves the process: JSON with the tag `event` (source: INTEROP 8.1; the reports are
 /// additive; ADR 9). Reading is strict: another tag, field or type is an error. Vectors: `tests/vectors/events/`.
@@ -106,7 +106,7 @@ impl WireEvent {
                 seq,
                 basis_points,
             } => Self::RolloutChanged {
-                rollout: redacted_name(rollout),
+                rollout: redacted_rollout(rollout),
                 seq: *seq,
                 basis_points: *basis_points,
                 corr_id,

@@ -1,7 +1,10 @@
 //! `/v1/events`: the bus as server-sent events. One task numbers the facts, so that every reader and the log know a fact
 //! by the same `corr_id`.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    sync::{Arc, OnceLock},
+};
 
 use arqon::{
     ConnectionId, WireEvent,
@@ -16,14 +19,40 @@ use tokio_util::sync::CancellationToken;
 
 /// What readers are told.
 enum Told {
-    Fact {
-        fact: Event,
-        corr_id: String,
-    },
+    Fact(Fact),
     /// So many events were lost before they were numbered.
     Resync {
         lost: u64,
     },
+}
+
+/// A fact with its id, and as readers see it: made once for each audience, however many read.
+struct Fact {
+    fact: Event,
+    corr_id: String,
+    observers: OnceLock<Option<SseEvent>>,
+    admins: OnceLock<Option<SseEvent>>,
+}
+
+impl Fact {
+    fn new(fact: Event, corr_id: String) -> Self {
+        Self {
+            fact,
+            corr_id,
+            observers: OnceLock::new(),
+            admins: OnceLock::new(),
+        }
+    }
+
+    fn shown(&self, audience: Audience) -> Option<&SseEvent> {
+        let shown = match audience {
+            Audience::Observer => &self.observers,
+            Audience::Admin => &self.admins,
+        };
+        shown
+            .get_or_init(|| shown_to(&self.fact, &self.corr_id, audience))
+            .as_ref()
+    }
 }
 
 /// Where readers subscribe. It ends with its [`Pump`].
@@ -88,10 +117,7 @@ impl Pump {
                     self.number += 1;
                     let corr_id = format!("{}-{}", self.prefix, self.number);
                     log(fact, &corr_id);
-                    self.hand_out(Told::Fact {
-                        fact: fact.clone(),
-                        corr_id,
-                    });
+                    self.hand_out(Told::Fact(Fact::new(fact.clone(), corr_id)));
                 }
             }
             Notice::Resync { lost } => self.hand_out(Told::Resync { lost: *lost }),
@@ -131,7 +157,7 @@ impl Feed {
             loop {
                 let event = match receiver.recv().await {
                     Ok(told) => match &*told {
-                        Told::Fact { fact, corr_id } => shown(fact, corr_id, audience),
+                        Told::Fact(fact) => fact.shown(audience).cloned(),
                         Told::Resync { lost } => Some(resync(*lost)),
                     },
                     Err(RecvError::Lagged(lost)) => {
@@ -148,7 +174,7 @@ impl Feed {
     }
 }
 
-fn shown(fact: &Event, corr_id: &str, audience: Audience) -> Option<SseEvent> {
+fn shown_to(fact: &Event, corr_id: &str, audience: Audience) -> Option<SseEvent> {
     let wire = WireEvent::export(fact, corr_id, audience)?;
     let data = serde_json::to_string(&wire).expect("an event is plain data");
     Some(SseEvent::default().event(fact.kind()).id(corr_id).data(data))
@@ -171,6 +197,18 @@ mod tests {
         let body = Sse::new(stream).into_response().into_body();
         let bytes = body.collect().await.expect("it ends").to_bytes();
         String::from_utf8(bytes.to_vec()).expect("text")
+    }
+
+    #[test]
+    fn a_fact_is_exported_once_for_each_audience() {
+        let fact = Fact::new(Event::ConfigUpdated { version: 2 }, "id-1".to_owned());
+        let of = |audience| fact.shown(audience).expect("it is shown") as *const SseEvent;
+        for audience in [Audience::Observer, Audience::Admin] {
+            assert_eq!(of(audience), of(audience));
+        }
+        assert_ne!(of(Audience::Observer), of(Audience::Admin));
+        let stop = Fact::new(Event::Shutdown, "id-2".to_owned());
+        assert!(stop.shown(Audience::Observer).is_none() && stop.shown(Audience::Admin).is_some());
     }
 
     #[tokio::test]

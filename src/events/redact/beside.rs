@@ -49,7 +49,7 @@ pub(super) fn name_within(head: &str, use_for: For) -> Option<usize> {
 /// Whether what goes on at `end` of an identifier leaves it a secret's name.
 fn goes_on(read: &[(usize, char)], small: &[char], end: usize, long: usize, use_for: For) -> bool {
     let rest: String = small[end..].iter().collect();
-    if use_for == For::Log {
+    if use_for != For::Reason {
         let rest = rest.strip_prefix('v').unwrap_or(&rest);
         return rest.chars().all(|c| c.is_ascii_digit());
     }
@@ -181,16 +181,21 @@ pub(super) fn is_mixed(word: &str) -> bool {
         && word.contains(char::is_alphabetic)
 }
 
-/// Whether a word is `user:password`, as one of the words before it speaks of a login.
-pub(super) fn is_login(before: &str, word: &str) -> bool {
-    let small = before.to_ascii_lowercase();
+/// Where the first word that speaks of a login ends, in a whole line.
+pub(super) fn login_end(line: &str) -> Option<usize> {
+    let small = line.to_ascii_lowercase();
+    LOGINS
+        .iter()
+        .filter_map(|login| Some(small.find(login)? + login.len()))
+        .min()
+}
+
+/// Whether a word is `user:password`.
+pub(super) fn is_login(word: &str) -> bool {
     let Some((user, password)) = word.split_once(':') else {
         return false;
     };
     let password = password.trim_end_matches(|c: char| !c.is_alphanumeric());
     let of_port = password.bytes().all(|b| b.is_ascii_digit());
-    user.ends_with(char::is_alphanumeric)
-        && password.starts_with(char::is_alphanumeric)
-        && !of_port
-        && LOGINS.iter().any(|login| small.contains(login))
+    user.ends_with(char::is_alphanumeric) && password.starts_with(char::is_alphanumeric) && !of_port
 }

@@ -133,49 +133,80 @@ pub(super) fn first_secret(line: &str, use_for: For) -> Option<Cut> {
         at,
         nothing_follows: false,
     });
-    let signed = line
-        .char_indices()
-        .filter(|(_, c)| matches!(c, '=' | ':' | '(' | '{' | '[' | '>' | ',' | '|'))
-        .find_map(|(at, sign)| signed(line, at, sign, use_for));
     let beside = (use_for == For::Reason)
         .then(|| beside::first_secret(line))
         .flatten();
-    let cuts = [begin, signed, bare(line, use_for), scheme(line, use_for), beside];
+    let cuts = [
+        begin,
+        signed(line, use_for),
+        bare(line, use_for),
+        scheme(line, use_for),
+        beside,
+    ];
     cuts.into_iter().flatten().min_by_key(|cut| cut.at)
 }
 
-/// Whether a secret's name ends where this sign stands.
-fn signed(line: &str, at: usize, sign: char, use_for: For) -> Option<Cut> {
-    let (before, after) = (&line[..at], &line[at + 1..]);
-    let quoted = before.ends_with(['"', '\'', '`', '\\']);
-    let here = match sign {
+/// What may stand between a name and its sign: quotes, brackets and blanks; and `=` of `=>`, `-` of `->`.
+const GAP: &[char] = &[
+    '"', '\'', '`', '\\', ')', ']', '}', ' ', '=', '-', '!', '?', ':', '>', '*', '<', '/',
+];
+
+/// The first sign that a secret's name stands before. Linear in the line: how far a run of gaps reaches back is known
+/// from the way here, and what stands before a run is judged once for all of its signs.
+fn signed(line: &str, use_for: For) -> Option<Cut> {
+    // Where the text before ends without gaps, without blanks; and the last one judged, with what was judged.
+    let (mut solid, mut printed) = (0, 0);
+    let mut judged = None;
+    let mut before = None;
+    for (at, sign) in line.char_indices() {
+        if matches!(sign, '=' | ':' | '(' | '{' | '[' | '>' | ',' | '|') {
+            let end = match sign {
+                '{' => printed,
+                '(' | '[' => at,
+                _ => solid,
+            };
+            let wide = matches!(sign, '=' | ':');
+            if is_sign(line, at, sign, before, use_for)
+                && judged != Some((end, true))
+                && judged != Some((end, wide))
+            {
+                let head = &line[..end];
+                let within = || wide.then(|| beside::name_within(head, use_for)).flatten();
+                if let Some(name) = name_at_end(head, use_for).or_else(within) {
+                    let follows = line[at + 1..].chars().any(char::is_alphanumeric);
+                    // `seed:` at the end of a line: the value may be on the next.
+                    return Some(Cut {
+                        at: name,
+                        nothing_follows: !follows,
+                    });
+                }
+                judged = Some((end, wide));
+            }
+        }
+        let next = at + sign.len_utf8();
+        if !GAP.contains(&sign) {
+            solid = next;
+        }
+        if sign != ' ' {
+            printed = next;
+        }
+        before = Some(sign);
+    }
+    None
+}
+
+/// Whether a name may end before this sign.
+fn is_sign(line: &str, at: usize, sign: char, before: Option<char>, use_for: For) -> bool {
+    match sign {
         // `::` separates the parts of a path in Rust.
-        ':' => !after.starts_with(':') && !before.ends_with(':'),
+        ':' => !line[at + 1..].starts_with(':') && before != Some(':'),
         '=' => true,
-        '(' | '[' => use_for == For::Reason && !before.ends_with(' '),
-        '{' | '>' | '|' => use_for == For::Reason,
+        _ if use_for != For::Reason => false,
+        '(' | '[' => before != Some(' '),
+        '{' | '>' | '|' => true,
         // A pair: `("password", "x")`.
-        _ => quoted && use_for == For::Reason,
-    };
-    // Quotes, brackets and blanks may stand between a name and its sign; and `=` of `=>`, `-` of `->`.
-    let gap: &[char] = &[
-        '"', '\'', '`', '\\', ')', ']', '}', ' ', '=', '-', '!', '?', ':', '>', '*', '<', '/',
-    ];
-    let head = match sign {
-        '{' => before.trim_end_matches(' '),
-        '(' | '[' => before,
-        _ => before.trim_end_matches(gap),
-    };
-    let within = || beside::name_within(head, use_for).filter(|_| matches!(sign, '=' | ':'));
-    let name = here
-        .then(|| name_at_end(head, use_for).or_else(within))
-        .flatten()?;
-    let follows = after.chars().any(char::is_alphanumeric);
-    // `seed:` at the end of a line: the value may be on the next.
-    Some(Cut {
-        at: name,
-        nothing_follows: !follows,
-    })
+        _ => matches!(before, Some('"' | '\'' | '`' | '\\')),
+    }
 }
 
 /// Where the name begins that a text ends in, if it is a secret's.
@@ -234,7 +265,7 @@ fn is_part(text: &str, begin: usize) -> bool {
 
 /// A name with its value right after it, and no sign between.
 fn bare(line: &str, use_for: For) -> Option<Cut> {
-    if use_for == For::Log {
+    if use_for != For::Reason {
         return None;
     }
     let mut words = words(line).peekable();
@@ -271,6 +302,9 @@ fn bare(line: &str, use_for: For) -> Option<Cut> {
 
 /// A credential after a scheme's name.
 fn scheme(line: &str, use_for: For) -> Option<Cut> {
+    if use_for == For::Rollout {
+        return None;
+    }
     let mut words = words(line).peekable();
     while let Some((_, word)) = words.next() {
         // The last part of it: `header="Bearer`, `AWS4-HMAC-SHA256`.

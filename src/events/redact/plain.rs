@@ -24,15 +24,21 @@ pub(super) const fn is_invisible(c: char) -> bool {
     )
 }
 
+/// Accents that are drawn over the letter before them: `pa\u{301}ssword` reads as the name it is.
+const fn is_accent(c: char) -> bool {
+    matches!(c, '\u{300}'..='\u{36f}')
+}
+
 /// Rounds of decoding: `%253D` is `=` after two.
 const ROUNDS_MAX: usize = 4;
 
-/// The word without percent-encoding, `\u003d`, `\x3d`, `\075`, `&#61;` and `&quot;`, full-width forms and invisible characters.
+/// The word without percent-encoding, `\u003d`, `\x3d`, `\075`, `&#61;` and `&quot;`, full-width forms, accents written apart and
+/// invisible characters.
 /// White space in it, once decoded, is a blank.
 pub(super) fn plain(word: &str) -> String {
     let mut text: String = word
         .chars()
-        .filter(|c| !is_invisible(*c) && !c.is_control())
+        .filter(|c| !is_invisible(*c) && !is_accent(*c) && !c.is_control())
         .map(narrow)
         .collect();
     for _ in 0..ROUNDS_MAX {
@@ -95,7 +101,7 @@ fn decoded(text: &str) -> String {
         let shown = narrow(shown);
         if shown.is_whitespace() || shown.is_control() {
             out.push(' ');
-        } else if !is_invisible(shown) {
+        } else if !is_invisible(shown) && !is_accent(shown) {
             out.push(shown);
         }
         rest = &rest[len..];

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod bounds;
+
 #[test]
 fn a_crash_reason_keeps_no_secret() {
     for (reason, shown) in [
@@ -287,6 +289,9 @@ fn a_log_text_keeps_its_lines_and_ids_and_loses_its_credentials() {
             "token_count=3, passwordPolicy: strict",
             "token_count=3, passwordPolicy: strict",
         ),
+        ("pa\u{301}ssword=hunter2", "[redacted]"),
+        ("login pa\\u0301ssword=hunter2", "login [redacted]"),
+        ("cafe\u{301} opens", "cafe\u{301} opens"),
         ("password:\nhunter2\nnext", "[redacted]\n[redacted]\nnext"),
         (
             "read\n-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\ndone",

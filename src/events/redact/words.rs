@@ -38,6 +38,8 @@ const PREFIXES: &[(&str, usize)] = &[
 const AWS: &[&str] = &[
     "AKIA", "ASIA", "AGPA", "AIDA", "AROA", "AIPA", "ANPA", "ANVA", "ABIA", "ACCA",
 ];
+/// An identifier of AWS's is as long.
+const AWS_CHARS: usize = 20;
 /// Options after which a credential stands.
 const FLAGS: &[&str] = &["-u", "-p", "-a"];
 /// How such options end when they have two strokes.
@@ -115,17 +117,22 @@ fn url(word: &str) -> Verdict {
 
 /// `user:password@host` without a scheme; in reasons any `user@host`.
 fn has_user_part(word: &str, use_for: For) -> bool {
-    word.match_indices('@').any(|(at, _)| {
-        let before = &word[..at];
-        let between = before
-            .rsplit([' ', '"', '\'', '<', '(', ','])
-            .next()
-            .unwrap_or_default();
-        let named = between
-            .split_once(':')
-            .is_some_and(|(_, password)| !password.is_empty());
-        named || (use_for == For::Reason && !between.is_empty())
-    })
+    // Where what stands before an `@` begins, and its first colon.
+    let (mut from, mut colon) = (0, None);
+    for (at, c) in word.char_indices() {
+        match c {
+            ' ' | '"' | '\'' | '<' | '(' | ',' => (from, colon) = (at + 1, None),
+            ':' if colon.is_none() => colon = Some(at),
+            '@' => {
+                let named = colon.is_some_and(|colon| colon + 1 < at);
+                if named || (use_for == For::Reason && from < at) {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+    }
+    false
 }
 
 /// A key that is known by how it begins.
@@ -145,8 +152,9 @@ fn is_known_key(word: &str) -> bool {
             run.match_indices(prefix).any(|(at, _)| {
                 let key = run[at..]
                     .bytes()
+                    .take(AWS_CHARS + 1)
                     .take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
-                key.count() == 20 && begins(at)
+                key.count() == AWS_CHARS && begins(at)
             })
         }) || run.split(|c: char| !c.is_ascii_alphanumeric()).any(is_nkey)
     })
