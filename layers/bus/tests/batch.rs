@@ -4,9 +4,16 @@
 #[path = "support/drive.rs"]
 mod drive;
 
-use std::sync::Arc;
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{mpsc, Arc, Mutex},
+    task::{Context, Wake, Waker},
+    thread,
+    time::Duration,
+};
 
-use ron_bus::{Bus, BusError, BusMetrics, Event, Notice};
+use ron_bus::{Bus, BusError, BusMetrics, Event, Notice, Subscriber};
 use tokio::sync::broadcast::error::TryRecvError;
 
 use drive::{drain, now, report, version, versions};
@@ -264,4 +271,33 @@ fn what_is_overwritten_between_a_loss_and_the_drop_is_lost_too() {
     bus.publish(version(1)).unwrap();
     drop(subscriber);
     assert_eq!(metrics.overflow_dropped_total(), 5 * 8 + 3 * 4);
+}
+
+/// An executor may let go of a task where it is woken: under the lock that the publisher of a batch holds.
+#[test]
+fn a_waker_of_a_batch_may_drop_a_subscriber_that_lost_something() {
+    struct Drops(Mutex<Option<Subscriber>>);
+    impl Wake for Drops {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+        }
+    }
+    let metrics = Arc::new(BusMetrics::new());
+    let bus = Bus::with_metrics(2, Arc::clone(&metrics)).unwrap();
+    let mut leaving = bus.observe("leaving");
+    (0..5).for_each(|_| drop(bus.publish_batch(reports(0, 8))));
+    assert_eq!(now(leaving.next()), Some(Some(Notice::Resync { lost: 3 })));
+    let waker = Waker::from(Arc::new(Drops(Mutex::new(Some(leaving)))));
+    let (done, finished) = mpsc::channel();
+    thread::spawn(move || {
+        let mut rx = bus.subscribe();
+        let mut woken = pin!(rx.recv());
+        assert!(woken.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        bus.publish_batch(reports(0, 8)).unwrap();
+        done.send(bus.subscribers()).unwrap();
+    });
+    let left = finished.recv_timeout(Duration::from_secs(60));
+    assert_eq!(left, Ok(1), "no deadlock, and it is gone");
+    // What was sent pushed one more out; the next two were given up.
+    assert_eq!(metrics.overflow_dropped_total(), 4 * 8);
 }
