@@ -5,10 +5,13 @@
 //! mirrors serve  --listen 127.0.0.1:8000 --kind bare|layer|spawn [--http URL | --nats URL] [--in-flight N] [--percent P]
 //! mirrors sink   --listen 127.0.0.1:8001 [--delay-ms N] [--nats URL]
 //! mirrors load   --target 127.0.0.1:8000 --seconds N [--connections N]
+//! mirrors rounds --target 127.0.0.1:8000 --percent P --pid N [--blocks N] [--seconds N] [--connections N]
 //! ```
 
 #[path = "mirrors/load.rs"]
 mod load;
+#[path = "mirrors/rounds.rs"]
+mod rounds;
 #[path = "mirrors/serve.rs"]
 mod serve;
 #[path = "mirrors/sink.rs"]
@@ -81,6 +84,7 @@ fn main() -> Result<(), Error> {
         "serve" => runtime.block_on(serve::run(&options)),
         "sink" => runtime.block_on(sink::run(&options)),
         "load" => runtime.block_on(load::run(&options)),
-        other => Err(format!("{other}: serve, sink or load").into()),
+        "rounds" => runtime.block_on(rounds::run(&options)),
+        other => Err(format!("{other}: serve, sink, load or rounds").into()),
     }
 }

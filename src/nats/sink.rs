@@ -20,7 +20,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::Sink as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use arqon_message::Subject;
 use arqon_shadow::{Delivery, ShadowCopy, Sink, SinkError};
@@ -31,7 +31,7 @@ const UNFLUSHED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long one publish may wait for a place in the client's own queue, unless set otherwise.
 pub const SINK_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// How long after it was made a sink waits for its first connection: a program that starts is ready once its primary's
+/// How long after it was made a sink waits for its first connection, unless set otherwise: a program that starts is ready once its primary's
 /// client is connected, and this one may be a moment later.
 const FIRST_CONNECTION: Duration = Duration::from_secs(2);
 
@@ -59,10 +59,9 @@ pub fn is_shadow(headers: &HeaderMap) -> bool {
 /// took it; what the client holds when its connection breaks is lost, as core NATS is.
 ///
 /// - While the client is not connected a copy is dropped as `disconnected`, at once: async-nats would keep it, and once
-///   its queue of 2,048 is full `publish` waits for ever. Only for the first connection copies wait, at most two seconds
-///   from the start.
-/// - A body above the server's `max_payload` is dropped before it is queued, one that is above it with its headers when
-///   its turn comes: `max_payload`.
+///   its queue of 2,048 is full `publish` waits for ever. Only for the first connection copies wait: two seconds from the
+///   start, or what [`first_connection`](Self::first_connection) says, whatever the other deadlines are.
+/// - What is above the server's `max_payload`, headers included, is dropped before it is queued: `max_payload`.
 /// - After every 4 MiB the client is flushed before more is given to it: its queue is bounded in messages only, and with
 ///   64 KiB each it would hold 128 MiB for a server that has stopped reading. Such a server makes flushing fail: `timeout`.
 #[derive(Clone)]
@@ -71,7 +70,8 @@ pub struct NatsSink {
     timeout: Duration,
     /// Bytes given to the client since it was flushed last.
     unflushed: Arc<AtomicUsize>,
-    made: Instant,
+    /// Until then a first connection is waited for.
+    starting_until: Instant,
     /// Only the drain task asks for it.
     line: Arc<Mutex<Line>>,
 }
@@ -94,7 +94,7 @@ impl NatsSink {
             client,
             timeout: SINK_TIMEOUT,
             unflushed: Arc::default(),
-            made: Instant::now(),
+            starting_until: Instant::now() + FIRST_CONNECTION,
             line: Arc::new(Mutex::new(line)),
         }
     }
@@ -106,13 +106,21 @@ impl NatsSink {
         self
     }
 
+    /// How long from now on copies wait for the client's first connection.
+    #[must_use]
+    pub fn first_connection(mut self, patience: Duration) -> Self {
+        let now = Instant::now();
+        self.starting_until = now.checked_add(patience).unwrap_or(now + FIRST_CONNECTION);
+        self
+    }
+
     fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
 
     /// Whether the first connection is being made, and may be waited for.
     fn is_starting(&self) -> bool {
-        self.client.connection_state() == State::Pending && self.made.elapsed() < FIRST_CONNECTION
+        self.client.connection_state() == State::Pending && Instant::now() < self.starting_until
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -148,9 +156,13 @@ impl NatsSink {
 
     /// Publishes once there is room.
     async fn publish_later(&self, copy: ShadowCopy) -> Result<(), SinkError> {
-        let full = self.unflushed.load(Ordering::Relaxed) + copy.size() > UNFLUSHED_BYTES_MAX;
-        if full || self.is_starting() {
-            // Before the first connection it ends with it.
+        if self.is_starting() {
+            // It ends with the first connection.
+            let connected = timeout_at(self.starting_until, self.client.flush()).await;
+            connected
+                .map_err(|_| SinkError::Disconnected)?
+                .map_err(SinkError::publish)?;
+        } else if self.unflushed.load(Ordering::Relaxed) + copy.size() > UNFLUSHED_BYTES_MAX {
             self.flush_client().await?;
         } else {
             let room = poll_fn(|cx| Pin::new(&mut self.line().client).poll_ready(cx));
@@ -234,12 +246,29 @@ impl Sink for NatsSink {
         })
     }
 
-    fn body_bytes_max(&self) -> usize {
+    fn copy_bytes_max(&self) -> usize {
         // Without a server there is no limit to speak of: the copy is then dropped for the better reason.
         if self.is_connected() {
-            self.client.max_payload()
+            self.client.max_payload().saturating_sub(VERSION_LINE.len())
         } else {
             usize::MAX
+        }
+    }
+
+    fn header_bytes(&self, name: &str, value: &[u8]) -> usize {
+        let is_carried = to_value(name, value).is_some() && name.parse::<HeaderName>().is_ok();
+        if is_carried { line_bytes(name, value) } else { 0 }
+    }
+
+    fn is_down(&self) -> bool {
+        !self.is_connected() && !self.is_starting()
+    }
+
+    fn grace(&self) -> Duration {
+        if self.is_starting() {
+            self.starting_until.saturating_duration_since(Instant::now())
+        } else {
+            Duration::ZERO
         }
     }
 }
@@ -258,7 +287,24 @@ impl fmt::Debug for NatsSink {
 fn to_nats(copy: &ShadowCopy) -> (HeaderMap, usize) {
     let mut headers = Headers::default();
     copy.each_header(|name, value| headers.add(name, value));
-    (headers.map, headers.bytes + "NATS/1.0\r\n\r\n".len())
+    (headers.map, headers.bytes + VERSION_LINE.len())
+}
+
+/// What stands around headers, with the empty line behind them.
+const VERSION_LINE: &str = "NATS/1.0\r\n\r\n";
+
+/// A header's value, if NATS can carry it and it means anything there. Checked conversions only: async-nats' own `From`
+/// panics on what it cannot carry.
+fn to_value(name: &str, value: &[u8]) -> Option<HeaderValue> {
+    if name == "host" || name.starts_with("accept") {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// A header on the wire.
+const fn line_bytes(name: &str, value: &[u8]) -> usize {
+    name.len() + value.len() + ": \r\n".len()
 }
 
 /// Headers for NATS, being written.
@@ -271,11 +317,7 @@ struct Headers {
 
 impl Headers {
     fn add(&mut self, name: &str, value: &[u8]) {
-        if name == "host" || name.starts_with("accept") {
-            return;
-        }
-        // Checked conversions only: async-nats' own `From` panics on what it cannot carry.
-        let Some(Ok(value)) = std::str::from_utf8(value).ok().map(str::parse::<HeaderValue>) else {
+        let Some(written) = to_value(name, value) else {
             return;
         };
         // All values of a name stand together, so only a repeated one has to be looked for.
@@ -287,12 +329,12 @@ impl Headers {
         let Some(key) = repeated.or_else(|| common(name)).or_else(|| name.parse().ok()) else {
             return;
         };
-        self.bytes += name.len() + value.as_str().len() + ": \r\n".len();
+        self.bytes += line_bytes(name, value);
         self.before = Some(key.clone());
         if again {
-            self.map.append(key, value);
+            self.map.append(key, written);
         } else {
-            self.map.insert(key, value);
+            self.map.insert(key, written);
         }
     }
 }

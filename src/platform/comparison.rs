@@ -1,6 +1,6 @@
 //! `[platform.mirroring.compare]` made into a sink: copies that are compared go to the candidate, the others where all went.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use arqon_shadow::{
     CompareConfig, CopyBody, Delivery, HttpSink, ShadowCopy, Sink, SinkError,
@@ -51,8 +51,24 @@ impl<K: Sink> Sink for Split<K> {
         self.others.flush()
     }
 
-    fn body_bytes_max(&self) -> usize {
-        self.others.body_bytes_max()
+    fn copy_bytes_max(&self) -> usize {
+        self.others.copy_bytes_max()
+    }
+
+    fn compared_bytes_max(&self) -> usize {
+        self.compared.copy_bytes_max()
+    }
+
+    fn header_bytes(&self, name: &str, value: &[u8]) -> usize {
+        self.others.header_bytes(name, value)
+    }
+
+    fn is_down(&self) -> bool {
+        self.others.is_down()
+    }
+
+    fn grace(&self) -> Duration {
+        self.others.grace()
     }
 
     fn concurrency(&self) -> NonZeroUsize {
@@ -157,8 +173,24 @@ impl<K: Sink> Sink for Mirrored<K> {
         self.sink().flush()
     }
 
-    fn body_bytes_max(&self) -> usize {
-        self.sink().body_bytes_max()
+    fn copy_bytes_max(&self) -> usize {
+        self.sink().copy_bytes_max()
+    }
+
+    fn compared_bytes_max(&self) -> usize {
+        self.sink().compared_bytes_max()
+    }
+
+    fn header_bytes(&self, name: &str, value: &[u8]) -> usize {
+        self.sink().header_bytes(name, value)
+    }
+
+    fn is_down(&self) -> bool {
+        self.sink().is_down()
+    }
+
+    fn grace(&self) -> Duration {
+        self.sink().grace()
     }
 
     fn concurrency(&self) -> NonZeroUsize {

@@ -24,22 +24,40 @@ const OPEN: u64 = 200;
 const PATIENCE: Duration = Duration::from_secs(1);
 const BODY: [u8; 1_024] = [b'x'; 1_024];
 
-struct Plan {
+pub(crate) struct Plan {
     next: AtomicU64,
     /// Of the last block of traces, once the time is over.
     end: AtomicU64,
-    until: Instant,
+    /// `None`: the caller ends it.
+    until: Option<Instant>,
     first: u64,
 }
 
 impl Plan {
+    fn new(until: Option<Instant>, first: u64) -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            end: AtomicU64::new(u64::MAX),
+            until,
+            first: first << 32,
+        }
+    }
+
+    /// A plan that never ends; `first` makes its traces others than those of other plans.
+    pub(crate) fn endless(first: u64) -> Self {
+        Self::new(None, first)
+    }
+
     /// The number of the next request; a block of traces that was begun is finished.
-    fn take(&self) -> Option<u64> {
+    pub(crate) fn take(&self) -> Option<u64> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        if Instant::now() >= self.until + 2 * PATIENCE {
+        let Some(until) = self.until else {
+            return Some(number);
+        };
+        if Instant::now() >= until + 2 * PATIENCE {
             return None;
         }
-        if Instant::now() >= self.until {
+        if Instant::now() >= until {
             let block = OPEN * TRACE_REQUESTS;
             let end = number.div_ceil(block) * block;
             let _ = self
@@ -47,6 +65,14 @@ impl Plan {
                 .compare_exchange(u64::MAX, end, Ordering::Relaxed, Ordering::Relaxed);
         }
         (number < self.end.load(Ordering::Relaxed)).then_some(number)
+    }
+
+    pub(crate) fn request(&self, number: u64, target: &str) -> http::Result<Request<Full<Bytes>>> {
+        Request::post("/orders")
+            .header("host", target)
+            .header("content-type", "application/json")
+            .header("traceparent", self.traceparent(number))
+            .body(Full::new(Bytes::from_static(&BODY)))
     }
 
     fn traceparent(&self, number: u64) -> String {
@@ -62,7 +88,7 @@ impl Plan {
 }
 
 /// Steele's splitmix64.
-fn mix(mut z: u64) -> u64 {
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -73,12 +99,9 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let target = options.text("target")?.to_owned();
     let seconds = options.get("seconds", 5.0)?;
     let begun = Instant::now();
-    let plan = Arc::new(Plan {
-        next: AtomicU64::new(0),
-        end: AtomicU64::new(u64::MAX),
-        until: begun + Duration::from_secs_f64(seconds),
-        first: options.get("first", std::process::id() as u64)? << 32,
-    });
+    let until = begun + Duration::from_secs_f64(seconds);
+    let first = options.get("first", u64::from(std::process::id()))?;
+    let plan = Arc::new(Plan::new(Some(until), first));
     let workers: Vec<_> = (0..options.get("connections", 32)?)
         .map(|_| tokio::spawn(work(target.clone(), Arc::clone(&plan))))
         .collect();
@@ -108,18 +131,37 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
 /// One connection after the other: the time of each request, and how many were not answered with 2xx.
 async fn work(target: String, plan: Arc<Plan>) -> Result<(Vec<u64>, u64), Error> {
     let (mut nanos, mut failed) = (Vec::new(), 0);
-    let mut open = None;
+    let mut client = Client::new(target);
     while let Some(number) = plan.take() {
-        let sender = match &mut open {
-            Some(sender) => sender,
-            None => open.insert(connect(&target).await?),
-        };
-        let request = Request::post("/orders")
-            .header("host", &target)
-            .header("content-type", "application/json")
-            .header("traceparent", plan.traceparent(number))
-            .body(Full::new(Bytes::from_static(&BODY)))?;
+        let request = plan.request(number, client.target())?;
         let begun = Instant::now();
+        failed += u64::from(!client.exchange(request).await?);
+        nanos.push(begun.elapsed().as_nanos() as u64);
+    }
+    Ok((nanos, failed))
+}
+
+/// One connection after the other, to one server.
+pub(crate) struct Client {
+    target: String,
+    open: Option<http1::SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    pub(crate) fn new(target: String) -> Self {
+        Self { target, open: None }
+    }
+
+    pub(crate) fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Sends a request and reads its answer: whether it came in time, and is a 2xx.
+    pub(crate) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<bool, Error> {
+        let sender = match &mut self.open {
+            Some(sender) => sender,
+            None => self.open.insert(connect(&self.target).await?),
+        };
         let exchange = async {
             let answer = sender.send_request(request).await?;
             let good = answer.status().is_success();
@@ -127,26 +169,17 @@ async fn work(target: String, plan: Arc<Plan>) -> Result<(Vec<u64>, u64), Error>
             Ok::<_, hyper::Error>(good)
         };
         let outcome = tokio::time::timeout(PATIENCE, exchange).await;
-        nanos.push(begun.elapsed().as_nanos() as u64);
-        match outcome {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => failed += 1,
-            Ok(Err(_)) | Err(_) => {
-                failed += 1;
-                open = None;
-            }
-        }
         // A server that is about to close says so before it does.
-        if open.as_ref().is_some_and(http1::SendRequest::is_closed) {
-            open = None;
+        if !matches!(outcome, Ok(Ok(_))) || self.open.as_ref().is_some_and(http1::SendRequest::is_closed) {
+            self.open = None;
         }
-        if let Some(sender) = &mut open
+        if let Some(sender) = &mut self.open
             && sender.ready().await.is_err()
         {
-            open = None;
+            self.open = None;
         }
+        Ok(matches!(outcome, Ok(Ok(true))))
     }
-    Ok((nanos, failed))
 }
 
 async fn connect(target: &str) -> Result<http1::SendRequest<Full<Bytes>>, Error> {

@@ -3,19 +3,19 @@
 use std::{num::NonZeroUsize, sync::atomic::AtomicU64, sync::atomic::Ordering, time::Duration};
 
 use arqon::{
-    Subject, SubjectLayer,
+    Fraction, Subject, SubjectLayer,
     nats::sink::NatsSink,
     shadow::{CopyBody, HttpSink, RuleConfig, ShadowConfig, ShadowHandle, ShadowLayer},
 };
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Request, State},
+    extract::{Path, Request, State},
     middleware::{Next, from_fn_with_state},
     response::Response,
     routing::{get, post},
 };
-use http::{Method, Uri};
+use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -36,6 +36,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     Ok(axum::serve(crate::listen(options).await?, app).await?)
 }
 
+const RULE: &str = "in.>";
+
 /// Half a dozen microseconds of work, as a small handler has.
 async fn order(body: Bytes) -> String {
     let sum = body.iter().fold(0_u32, |sum, byte| {
@@ -45,7 +47,7 @@ async fn order(body: Bytes) -> String {
 }
 
 async fn layered(app: Router, options: &Options, percent: f64) -> Result<Router, Error> {
-    let config = ShadowConfig::default().rule(RuleConfig::new("in.>", percent));
+    let config = ShadowConfig::default().rule(RuleConfig::new(RULE, percent));
     let (layer, handle, drain) = if let Some(url) = options.find("nats") {
         let client = async_nats::connect(url).await?;
         ShadowLayer::channel(&config, NatsSink::new(client))?
@@ -62,7 +64,18 @@ async fn layered(app: Router, options: &Options, percent: f64) -> Result<Router,
     let app = app
         .layer(layer)
         .layer(SubjectLayer::fixed(Subject::parse("in.t.default.orders")?));
-    Ok(app.route("/state", get(state).with_state(handle)))
+    Ok(app
+        .route("/state", get(state).with_state(handle.clone()))
+        .route("/share/{share}", post(set_share).with_state(handle)))
+}
+
+async fn set_share(State(handle): State<ShadowHandle>, Path(share): Path<f64>) -> StatusCode {
+    let set = Fraction::new(share).map(|share| handle.set_percent(RULE, share));
+    if matches!(set, Ok(Ok(()))) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::BAD_REQUEST
+    }
 }
 
 async fn state(State(handle): State<ShadowHandle>) -> String {

@@ -17,6 +17,8 @@ pub struct Answer {
     pub complete: bool,
     /// Whether the body broke off: its sender failed in the middle of it.
     pub broken: bool,
+    /// The body is larger than so many bytes, and was not kept.
+    pub cut_at: Option<usize>,
 }
 
 impl Answer {
@@ -29,6 +31,7 @@ impl Answer {
             body: body.into(),
             complete: true,
             broken: false,
+            cut_at: None,
         }
     }
 
@@ -46,6 +49,13 @@ impl Answer {
     pub fn typed(mut self, headers: &HeaderMap) -> Self {
         self.content_type = headers.get(header::CONTENT_TYPE).cloned();
         self
+    }
+
+    /// How much the body has at least, in bytes, where that alone tells it from the body of `primary`.
+    #[cfg(feature = "compare")]
+    pub(crate) fn larger_than(&self, primary: &Self) -> Option<usize> {
+        self.cut_at
+            .filter(|least| primary.complete && primary.body.len() <= *least)
     }
 
     /// The media type without parameters, such as `application/json`; empty when none is named.

@@ -3,11 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use arqon_message::{Subject, TraceContext, TraceKey};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, Uri};
 
 use crate::{
-    Answer,
+    Answer, Sink,
+    frames::Frames,
     head::{Head, Line},
     ledger::Ticket,
     marker,
@@ -74,23 +75,13 @@ impl ShadowCopy {
 
     /// Gives `each` header of [`headers`](Self::headers), name and value, without making a map: the mark first, and all
     /// values of a name together.
-    pub fn each_header(&self, mut each: impl FnMut(&str, &[u8])) {
-        each(marker::SHADOW.as_str(), b"true");
-        each(marker::SHADOW_OF.as_str(), self.key.as_bytes());
-        if let Some(context) = &self.context {
-            each(marker::TRACEPARENT.as_str(), context.traceparent().as_bytes());
-        }
-        self.lines(|line| each(line.name, line.value));
+    pub fn each_header(&self, each: impl FnMut(&str, &[u8])) {
+        each_header(&self.head, &self.key, self.context.as_ref(), &self.rule, each);
     }
 
     /// The original's headers that the copy carries too.
-    fn lines(&self, mut each: impl FnMut(&Line<'_>)) {
-        let hops = marker::Hops::of(self.head.lines().map(|line| (line.name, line.value)));
-        self.head
-            .lines()
-            .filter(|line| !hops.drops(line.name, &self.rule.terms.strip))
-            .filter(|line| self.context.is_none() || line.name != marker::TRACEPARENT.as_str())
-            .for_each(|line| each(&line));
+    fn lines(&self, each: impl FnMut(&Line<'_>)) {
+        lines(&self.head, self.context.as_ref(), &self.rule, each);
     }
 
     /// Body and headers in bytes, a header as `name: value\r\n`.
@@ -113,47 +104,28 @@ impl fmt::Debug for ShadowCopy {
     }
 }
 
-/// The frames of a body, as they were: reference counts.
-#[derive(Debug, Default)]
-pub(crate) enum Frames {
-    #[default]
-    None,
-    One(Bytes),
-    Many(Vec<Bytes>),
+/// Gives `each` header that a copy of this head carries: the mark, and what [`lines`] gives.
+fn each_header(
+    head: &Head,
+    key: &TraceKey,
+    context: Option<&TraceContext>,
+    rule: &Rule,
+    mut each: impl FnMut(&str, &[u8]),
+) {
+    each(marker::SHADOW.as_str(), b"true");
+    each(marker::SHADOW_OF.as_str(), key.as_bytes());
+    if let Some(context) = context {
+        each(marker::TRACEPARENT.as_str(), context.traceparent().as_bytes());
+    }
+    lines(head, context, rule, |line| each(line.name, line.value));
 }
 
-impl Frames {
-    pub(crate) fn push(&mut self, frame: Bytes) {
-        *self = match std::mem::take(self) {
-            Self::None => Self::One(frame),
-            Self::One(first) => Self::Many(vec![first, frame]),
-            Self::Many(mut frames) => {
-                frames.push(frame);
-                Self::Many(frames)
-            }
-        };
-    }
-
-    /// The same bytes in a buffer of their own. A frame holds on to all of the buffer that a server read it into.
-    pub(crate) fn unpin(&mut self) {
-        *self = match std::mem::take(self) {
-            Self::None => Self::None,
-            Self::One(frame) => Self::One(Bytes::copy_from_slice(&frame)),
-            many @ Self::Many(_) => Self::One(many.join()),
-        };
-    }
-
-    pub(crate) fn join(self) -> Bytes {
-        match self {
-            Self::None => Bytes::new(),
-            Self::One(frame) => frame,
-            Self::Many(frames) => {
-                let mut whole = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-                frames.iter().for_each(|frame| whole.extend_from_slice(frame));
-                whole.freeze()
-            }
-        }
-    }
+fn lines(head: &Head, context: Option<&TraceContext>, rule: &Rule, mut each: impl FnMut(&Line<'_>)) {
+    let hops = marker::Hops::of(head.lines().map(|line| (line.name, line.value)));
+    head.lines()
+        .filter(|line| !hops.drops(line.name, &rule.terms.strip))
+        .filter(|line| context.is_none() || line.name != marker::TRACEPARENT.as_str())
+        .for_each(|line| each(&line));
 }
 
 /// A copy under way: the request's head as it came in, and what of the body has been seen. The request path does no more
@@ -163,11 +135,11 @@ pub(crate) struct Draft {
     pub(crate) ticket: Ticket,
     pub(crate) subject: Subject,
     pub(crate) method: Method,
-    pub(crate) uri: Uri,
+    /// Headers and target.
     pub(crate) head: Head,
     pub(crate) context: Option<TraceContext>,
     pub(crate) frames: Frames,
-    pub(crate) trailers: Option<Box<HeaderMap>>,
+    pub(crate) trailers: Option<Head>,
     pub(crate) answer: Option<Box<Answer>>,
     /// Of the key.
     pub(crate) hash: u64,
@@ -175,14 +147,30 @@ pub(crate) struct Draft {
     pub(crate) fate: Fate,
 }
 
+/// The most bytes that the mark, the key and a trace context add to a head.
+const MARK_BYTES: usize = 256;
+
 impl Draft {
+    /// Whether a sink that takes `most` bytes of one copy takes this one. Headers are counted one by one only where the
+    /// size of all of them leaves it open.
+    pub(crate) fn fits(&self, body_bytes: usize, most: usize, sink: &dyn Sink) -> bool {
+        if self.head.len() + MARK_BYTES <= most.saturating_sub(body_bytes) {
+            return true;
+        }
+        let (rule, context) = (self.ticket.rule(), self.context.as_ref());
+        let mut size = body_bytes;
+        each_header(&self.head, self.ticket.key(), context, rule, |name, value| {
+            size = size.saturating_add(sink.header_bytes(name, value));
+        });
+        size <= most
+    }
+
     /// The finished copy, which goes to `shadow`, and the ticket to settle.
     pub(crate) fn finish(self, shadow: Subject) -> (ShadowCopy, Ticket) {
         let Self {
             ticket,
             subject,
             method,
-            uri,
             head,
             context,
             frames,
@@ -193,15 +181,16 @@ impl Draft {
         } = self;
         let rule = Arc::clone(ticket.rule());
         let key = *ticket.key();
-        let trailers = trailers.map(|mut trailers| {
+        let trailers = trailers.map(|trailers| {
+            let mut trailers = trailers.headers();
             marker::strip(&mut trailers, &rule.terms.strip);
-            *trailers
+            trailers
         });
         let copy = ShadowCopy {
             subject: shadow,
             original: subject,
             method,
-            uri,
+            uri: head.target(),
             head,
             context,
             body: frames.join(),

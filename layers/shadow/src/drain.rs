@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn, ready},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -160,7 +160,7 @@ impl DrainTask {
                 let mut delivery = sink.send(copy);
                 match delivery.as_mut().poll(cx) {
                     Poll::Ready(outcome) => Ok(outcome),
-                    Poll::Pending => Err(delivery),
+                    Poll::Pending => Err((delivery, sink.grace())),
                 }
             }
         }));
@@ -169,7 +169,10 @@ impl DrainTask {
                 let outcome = settle(ticket, outcome.map_err(|error| (error.reason(), Some(error))));
                 self.report.delivered(outcome);
             }
-            Ok(Err(delivery)) => return Some(Box::pin(wait(delivery, ticket, self.timeout))),
+            Ok(Err((delivery, grace))) => {
+                let limit = self.timeout.saturating_add(grace);
+                return Some(Box::pin(wait(delivery, ticket, limit)));
+            }
             Err(_panic) => self.report.delivered(settle(ticket, Err((Reason::Panic, None)))),
         }
         None
@@ -184,9 +187,7 @@ impl DrainTask {
         let level = Level { fill, queued };
         let shedding = core.shed.tick(level, self.before);
         self.before = level;
-        let limit = std::panic::catch_unwind(AssertUnwindSafe(|| self.sink.body_bytes_max()));
-        core.sink_bytes_max
-            .store(limit.unwrap_or(usize::MAX), Ordering::Relaxed);
+        core.limits.look(&*self.sink);
         self.report.tell(core, queued, shedding);
     }
 

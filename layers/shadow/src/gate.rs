@@ -1,71 +1,275 @@
-//! The way past the mirror for a key that no rule can choose: two loads, no snapshot.
+//! The way past the mirror for a key that no rule can choose: a few loads, no snapshot, no search for the rule.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use arqon_message::{Sampler, Threshold};
+use arqon_message::{Sampler, Subject, Threshold};
 
-/// The seed, and the widest of all borders. They are read one after the other: while both change, a request may be judged
-/// by the old of one and the new of the other. Whoever is admitted is judged again, by one snapshot of the rules; whoever
-/// is not passes while the border moves, as if the change had come a moment earlier or later.
+use crate::rules::Rules;
+
+/// Rules that are told apart here; the rest share one entry that covers every subject.
+const ENTRIES: usize = 8;
+/// Words of a pattern that are compared, of eight bytes each; what follows them is left to the rules themselves.
+const WORDS: usize = 4;
+
+/// The seed, and of the widest rules where they begin and their borders. Whoever is admitted is judged again, by one snapshot
+/// of the rules, so an entry may cover more than its rule does, and never less.
+///
+/// All of it is written under a version that is odd meanwhile (a sequence lock, of atomics): a request that reads while it
+/// changes goes the long way.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
+    version: AtomicU64,
     seed: AtomicU64,
-    /// Hashes below it are admitted. 0: nobody is; the largest: everybody, also the largest hash.
+    /// The widest of all borders.
+    widest: AtomicU64,
+    entries: [Entry; ENTRIES],
+}
+
+/// The literal beginning of a pattern, and the border of its rule.
+#[derive(Debug, Default)]
+struct Entry {
+    /// Bits of the subject that count, and what they have to be.
+    mask: [AtomicU64; WORDS],
+    beginning: [AtomicU64; WORDS],
+    /// Hashes below it may be in. 0: nobody; the largest: everybody, also the largest hash.
     border: AtomicU64,
 }
 
+/// What the gate says of a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Any key may be in.
+    Any,
+    /// Only a key may be in of which the hash is below the border.
+    Below(Sampler, u64),
+}
+
 impl Gate {
-    pub(crate) fn set(&self, sampler: Sampler, reach: Threshold) {
-        self.seed.store(sampler.seed(), Ordering::Relaxed);
-        let border = match reach {
-            Threshold::Never => 0,
-            Threshold::Below(border) => border,
-            Threshold::Always => u64::MAX,
-        };
-        self.border.store(border, Ordering::Release);
+    /// Takes over other rules. Nobody else does at the same time: whoever edits them holds a lock.
+    pub(crate) fn set(&self, rules: &Rules) {
+        let mut wanted: Vec<_> = rules
+            .list
+            .iter()
+            .map(|rule| (beginning(rule.terms.pattern.as_str()), border(rule.threshold)))
+            .collect();
+        wanted.sort_by_key(|(_, border)| std::cmp::Reverse(*border));
+        let rest = wanted.get(ENTRIES).map(|(_, border)| *border);
+        if rest.is_some() {
+            let widest_of_rest = wanted[ENTRIES - 1].1;
+            wanted.truncate(ENTRIES - 1);
+            wanted.push((Vec::new(), widest_of_rest));
+        }
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.seed.store(rules.sampler.seed(), Ordering::Relaxed);
+        self.widest.store(border(rules.reach()), Ordering::Relaxed);
+        for (at, entry) in self.entries.iter().enumerate() {
+            let (text, border) = wanted
+                .get(at)
+                .map_or((&[][..], 0), |(text, border)| (&text[..], *border));
+            let (words, mask) = (words(text), words(&[0xff; 8 * WORDS][..text.len()]));
+            for n in 0..WORDS {
+                entry.mask[n].store(mask[n], Ordering::Relaxed);
+                entry.beginning[n].store(words[n], Ordering::Relaxed);
+            }
+            entry.border.store(border, Ordering::Relaxed);
+        }
+        self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
     /// No request can be chosen.
     #[inline]
     pub(crate) fn is_shut(&self) -> bool {
-        self.border.load(Ordering::Acquire) == 0
+        self.widest.load(Ordering::Acquire) == 0
     }
 
-    /// Some rule takes every key: there is nothing to find out here.
+    /// Which keys of a subject some rule may choose.
     #[inline]
-    pub(crate) fn is_wide(&self) -> bool {
-        self.border.load(Ordering::Acquire) == u64::MAX
+    pub(crate) fn word(&self, subject: &Subject) -> Word {
+        let version = self.version.load(Ordering::Acquire);
+        let subject = words(subject.as_str().as_bytes());
+        let mut most = 0;
+        for entry in &self.entries {
+            let border = entry.border.load(Ordering::Relaxed);
+            // Sorted by border: the first that covers the subject is the widest that does.
+            if border == 0 || entry.covers(&subject) {
+                most = border;
+                break;
+            }
+        }
+        let seed = self.seed.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let is_whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
+        if is_whole && most != u64::MAX {
+            Word::Below(Sampler::new(seed), most)
+        } else {
+            Word::Any
+        }
     }
+}
 
-    /// Whether some rule may choose the key.
+impl Entry {
     #[inline]
-    pub(crate) fn admits(&self, key: &[u8]) -> bool {
-        let border = self.border.load(Ordering::Acquire);
-        border == u64::MAX || Sampler::new(self.seed.load(Ordering::Relaxed)).hash(key) < border
+    fn covers(&self, subject: &[u64; WORDS]) -> bool {
+        let differs = |n: usize| {
+            let mask = self.mask[n].load(Ordering::Relaxed);
+            (subject[n] & mask) ^ self.beginning[n].load(Ordering::Relaxed)
+        };
+        (0..WORDS).all(|n| differs(n) == 0)
     }
+}
+
+/// What a pattern has before its first wildcard, as far as it is compared.
+fn beginning(pattern: &str) -> Vec<u8> {
+    let literal = pattern.split(['*', '>']).next().unwrap_or_default();
+    literal.bytes().take(8 * WORDS).collect()
+}
+
+const fn border(threshold: Threshold) -> u64 {
+    match threshold {
+        Threshold::Never => 0,
+        Threshold::Below(border) => border,
+        Threshold::Always => u64::MAX,
+    }
+}
+
+/// The first bytes of a text, with zeros behind them.
+#[inline]
+fn words(text: &[u8]) -> [u64; WORDS] {
+    let mut words = [0; WORDS];
+    for (word, bytes) in words.iter_mut().zip(text.chunks(8)) {
+        *word = match bytes.first_chunk::<8>() {
+            Some(whole) => u64::from_le_bytes(*whole),
+            None => bytes
+                .iter()
+                .rev()
+                .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+    }
+    words
 }
 
 #[cfg(test)]
 mod tests {
-    use arqon_message::Fraction;
+    use std::sync::atomic::AtomicBool;
+
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::{RuleConfig, ShadowConfig};
+
+    fn rules(given: &[(&str, f64)], seed: u64) -> Rules {
+        let config = given
+            .iter()
+            .fold(ShadowConfig::default(), |config, (pattern, share)| {
+                config.rule(RuleConfig::new(*pattern, *share))
+            });
+        let sampler = Sampler::new(seed);
+        Rules::new(true, sampler, Vec::new()).replaced(true, sampler, config.compile().expect("valid").terms)
+    }
+
+    fn admits(gate: &Gate, subject: &Subject, key: &[u8]) -> bool {
+        match gate.word(subject) {
+            Word::Any => true,
+            Word::Below(sampler, border) => sampler.hash(key) < border,
+        }
+    }
+
+    fn subject(text: &str) -> Subject {
+        Subject::parse(text).expect("subject")
+    }
 
     #[test]
-    fn whoever_a_rule_takes_is_admitted() {
+    fn each_subject_has_the_border_of_its_own_rule() {
         let gate = Gate::default();
         assert!(gate.is_shut());
-        for (seed, share) in [(0, 0.0), (0, 0.1), (7, 0.5), (7, 1.0)] {
-            let (sampler, reach) = (
-                Sampler::new(seed),
-                Fraction::new(share).expect("share").threshold(),
-            );
-            gate.set(sampler, reach);
-            assert_eq!((gate.is_shut(), gate.is_wide()), (share == 0.0, share == 1.0));
+        let rules = rules(
+            &[("in.t.*.>", 0.1), ("out.t.*.>", 1.0), ("in.t.a.orders", 0.5), ("no.>", 0.0)],
+            7,
+        );
+        gate.set(&rules);
+        assert!(!gate.is_shut());
+        let below = |share: f64| {
+            let share = arqon_message::Fraction::new(share).expect("share");
+            Word::Below(Sampler::new(7), border(share.threshold()))
+        };
+        for (text, word) in [
+            ("in.t.b.orders", below(0.1)),
+            ("in.t.a.orders", below(0.5)),
+            // More than its rule says, and never less.
+            ("in.t.a.orders.x", below(0.5)),
+            ("out.t.a.b", Word::Any),
+            ("ou", below(0.0)),
+            ("no.a", below(0.0)),
+            ("other", below(0.0)),
+            ("in.t", below(0.0)),
+        ] {
+            assert_eq!(gate.word(&subject(text)), word, "{text}");
+        }
+        let mut off = rules.list.clone();
+        off.clear();
+        gate.set(&Rules::new(true, Sampler::new(7), off));
+        assert!(gate.is_shut());
+    }
+
+    #[test]
+    fn a_share_of_nothing_and_of_everything_are_exact() {
+        for (share, shut) in [(0.0, true), (0.5, false), (1.0, false)] {
+            let gate = Gate::default();
+            let rules = rules(&[("in.>", share)], 3);
+            gate.set(&rules);
+            assert_eq!(gate.is_shut(), shut);
             for n in 0..1_000 {
                 let key = format!("{n:032x}");
-                assert_eq!(gate.admits(key.as_bytes()), sampler.sample(key.as_bytes(), reach));
+                let taken = rules.sampler.sample(key.as_bytes(), rules.list[0].threshold);
+                assert_eq!(admits(&gate, &subject("in.a"), key.as_bytes()), taken);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_a_rule_takes_is_admitted(
+            given in proptest::collection::btree_map(
+                "(a|b|abcdefghijklmnopq|\\*)(\\.(a|b|abcdefghijklmnopqrst|\\*)){0,3}(\\.>)?", 0.0..=1.0_f64, 1..14,
+            ),
+            tokens in proptest::collection::vec("a|b|abcdefghijklmnopq|abcdefghijklmnopqrst", 1..5),
+            key: u64,
+        ) {
+            let given: Vec<_> = given.iter().map(|(pattern, share)| (pattern.as_str(), *share)).collect();
+            let (rules, gate, key) = (rules(&given, 5), Gate::default(), format!("{key:032x}"));
+            gate.set(&rules);
+            let subject = subject(&tokens.join("."));
+            let taken = rules
+                .trie
+                .find(&subject)
+                .is_some_and(|rule| rules.sampler.sample(key.as_bytes(), rule.threshold));
+            prop_assert!(!taken || admits(&gate, &subject, key.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_in_before_and_after_a_change_is_admitted_all_the_time() {
+        let gate = Gate::default();
+        // The entries change places, and with them what else stands in them.
+        let all = [
+            rules(&[("in.>", 0.9), ("out.>", 0.1), ("up.>", 0.2)], 0),
+            rules(&[("in.>", 0.85), ("out.>", 0.95), ("up.>", 0.99)], 0),
+        ];
+        gate.set(&all[0]);
+        let (subject, key) = (subject("in.a"), b"4bf92f3577b34da6a3ce929d0e0e4736");
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..20_000 {
+                    gate.set(&all[n % 2]);
+                }
+                over.store(true, Ordering::Relaxed);
+            });
+            while !over.load(Ordering::Relaxed) {
+                assert!(admits(&gate, &subject, key));
+            }
+        });
     }
 }

@@ -1,14 +1,20 @@
-//! Headers, packed into one piece of memory.
+//! Target and headers, packed into one piece of memory.
 //!
-//! Cloning a `HeaderMap` costs an allocation for nearly each header, and its values keep the socket's read buffers alive
-//! while the copy waits. One flat piece is one allocation, and its size is what the byte budget is told.
+//! Cloning a `HeaderMap` costs an allocation for nearly each header, and its values (and the path of a `Uri`) keep the
+//! socket's read buffers alive while the copy waits. One flat piece is one allocation, and its size is what the byte budget
+//! is told.
 
 use bytes::{Buf, BufMut, Bytes};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, uri::PathAndQuery};
 
-/// A request's headers, ready to wait. Each is `name length u16, value length u32, flags u8, name, value`.
+/// A request's target and headers, ready to wait. First the target; then each header, as `name length u16, value length u32,
+/// flags u8, name, value`.
 #[derive(Clone, Debug)]
-pub(crate) struct Head(Bytes);
+pub(crate) struct Head {
+    packed: Bytes,
+    /// Where the headers begin.
+    headers: usize,
+}
 
 /// What stands before name and value, in bytes.
 const PREFIX: usize = 7;
@@ -16,8 +22,23 @@ const PREFIX: usize = 7;
 const SENSITIVE: u8 = 1;
 
 impl Head {
-    /// How many bytes packing takes.
-    pub(crate) fn size(headers: &HeaderMap) -> usize {
+    /// How many bytes a target and headers take, packed.
+    pub(crate) fn size(uri: &Uri, headers: &HeaderMap) -> usize {
+        Self::target_parts(uri).map(str::len).iter().sum::<usize>() + Self::headers_size(headers)
+    }
+
+    /// What a target is written of. One without a scheme is a path, or (of `CONNECT`) an authority.
+    fn target_parts(uri: &Uri) -> [&str; 4] {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let path = uri.path_and_query().map_or("", PathAndQuery::as_str);
+        match uri.scheme_str() {
+            Some(scheme) => [scheme, "://", authority, path],
+            None => ["", "", authority, path],
+        }
+    }
+
+    /// How many bytes headers take, packed.
+    pub(crate) fn headers_size(headers: &HeaderMap) -> usize {
         headers
             .iter()
             .map(|(name, value)| PREFIX + name.as_str().len() + value.len())
@@ -25,8 +46,21 @@ impl Head {
     }
 
     /// Packs, into `size` bytes as [`Head::size`] said.
-    pub(crate) fn pack(headers: &HeaderMap, size: usize) -> Self {
+    pub(crate) fn pack(uri: &Uri, headers: &HeaderMap, size: usize) -> Self {
+        Self::write(Self::target_parts(uri), headers, size)
+    }
+
+    /// Packs headers alone, such as trailers.
+    pub(crate) fn pack_headers(headers: &HeaderMap) -> Self {
+        Self::write([""; 4], headers, Self::headers_size(headers))
+    }
+
+    fn write(target: [&str; 4], headers: &HeaderMap, size: usize) -> Self {
         let mut packed = Vec::with_capacity(size);
+        target
+            .iter()
+            .for_each(|part| packed.extend_from_slice(part.as_bytes()));
+        let target = packed.len();
         for (name, value) in headers {
             // `http` refuses names of 64 KiB, and no server takes a value of 4 GiB.
             packed.put_u16(name.as_str().len() as u16);
@@ -35,21 +69,46 @@ impl Head {
             packed.extend_from_slice(name.as_str().as_bytes());
             packed.extend_from_slice(value.as_bytes());
         }
-        Self(packed.into())
+        Self {
+            packed: packed.into(),
+            headers: target,
+        }
+    }
+
+    /// In bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.packed.len()
+    }
+
+    /// The target, of the packed memory itself. What was written of one can be read again.
+    pub(crate) fn target(&self) -> Uri {
+        Uri::from_maybe_shared(self.packed.slice(..self.headers)).unwrap_or_default()
     }
 
     /// Each header, as it was packed.
     pub(crate) fn lines(&self) -> Lines<'_> {
         Lines {
-            packed: &self.0,
-            at: 0,
+            packed: &self.packed,
+            at: self.headers,
         }
+    }
+
+    /// The headers, as they were packed.
+    pub(crate) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in self.lines() {
+            if let (Ok(name), Some(value)) = (HeaderName::try_from(line.name), self.value(&line)) {
+                // They came out of a map, so they fit into one.
+                let _ = headers.try_append(name, value);
+            }
+        }
+        headers
     }
 
     /// A value of the packed memory itself: a reference count.
     pub(crate) fn value(&self, line: &Line<'_>) -> Option<HeaderValue> {
         let end = line.value_at + line.value.len();
-        let mut value = HeaderValue::from_maybe_shared(self.0.slice(line.value_at..end)).ok()?;
+        let mut value = HeaderValue::from_maybe_shared(self.packed.slice(line.value_at..end)).ok()?;
         value.set_sensitive(line.sensitive);
         Some(value)
     }
@@ -90,8 +149,6 @@ impl<'a> Iterator for Lines<'a> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
 
     #[test]
@@ -109,17 +166,31 @@ mod tests {
                 .try_append(HeaderName::from_static(name), value)
                 .expect("room");
         }
-        let size = Head::size(&headers);
-        let head = Head::pack(&headers, size);
-        assert_eq!(head.0.len(), size);
-        let mut out = HeaderMap::new();
-        for line in head.lines() {
-            let name = HeaderName::try_from(line.name).expect("name");
-            out.try_append(name, head.value(&line).expect("value"))
-                .expect("room");
-        }
+        let uri = Uri::from_static("/orders?x=1");
+        let size = Head::size(&uri, &headers);
+        let head = Head::pack(&uri, &headers, size);
+        assert_eq!((head.len(), head.target()), (size, uri));
+        let out = head.headers();
         assert_eq!(out, headers);
+        assert_eq!(Head::pack_headers(&headers).headers(), headers);
         assert!(out["authorization"].is_sensitive() && !out["cookie"].is_sensitive());
-        assert_eq!(Head::pack(&HeaderMap::new(), 0).lines().count(), 0);
+    }
+
+    #[test]
+    fn every_form_of_a_target_comes_out_as_it_was() {
+        for target in [
+            "/",
+            "/a/b?c=d&e",
+            "*",
+            "http://host/a",
+            "https://host:8443/?q",
+            "host:443",
+        ] {
+            let uri = Uri::from_static(target);
+            let size = Head::size(&uri, &HeaderMap::new());
+            let head = Head::pack(&uri, &HeaderMap::new(), size);
+            assert_eq!((head.target(), head.len()), (uri, size), "{target}");
+            assert_eq!(head.lines().count(), 0);
+        }
     }
 }

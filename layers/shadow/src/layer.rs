@@ -1,10 +1,6 @@
 //! The layer.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use arqon_message::Sampler;
@@ -15,6 +11,7 @@ use crate::{
     DrainTask, InvalidConfig, OnEvent, Shadow, ShadowConfig, ShadowHandle, Sink,
     gate::Gate,
     ledger::Ledger,
+    limits::Limits,
     mirror::{Core, Mirror},
     rules::Rules,
     shed::{Shedder, TICK},
@@ -64,7 +61,7 @@ impl ShadowLayer {
             gate: Gate::default(),
             ledger: Arc::new(Ledger::new(config.queue_bytes)),
             shed: Shedder::new(compiled.high_water.get(), recover_ticks),
-            sink_bytes_max: AtomicUsize::new(sink.body_bytes_max()),
+            limits: Limits::of(&sink),
         });
         let rules = core
             .rules

@@ -22,6 +22,8 @@ pub(crate) struct Ledger {
     losses: [Loss; Reason::ALL.len()],
     bytes: AtomicUsize,
     bytes_max: usize,
+    /// How many more may wait that hold on to a server's read buffer.
+    pins: AtomicUsize,
     pub(crate) metrics: Metrics,
 }
 
@@ -50,8 +52,17 @@ impl Ledger {
             losses: Default::default(),
             bytes: AtomicUsize::new(0),
             bytes_max,
+            pins: AtomicUsize::new(bytes_max / PINNED_PART / PINNED_BYTES),
             metrics: Metrics::register(),
         }
+    }
+
+    /// Takes leave to hold on to a server's read buffer, if there is any left.
+    fn pin(&self) -> bool {
+        let take = |pins: usize| pins.checked_sub(1);
+        self.pins
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .is_ok()
     }
 
     /// Takes `bytes` of the budget, or nothing.
@@ -118,8 +129,14 @@ pub(crate) struct Ticket {
     rule: Arc<Rule>,
     key: TraceKey,
     bytes: usize,
+    pinned: bool,
     outcome: Outcome,
 }
+
+/// What a frame may hold on to: the largest read buffer that hyper makes, in bytes.
+const PINNED_BYTES: usize = 8 * 1_024 + 400 * 1_024 + 16;
+/// One part in so many of the byte budget may be such buffers.
+const PINNED_PART: usize = 8;
 
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
@@ -136,6 +153,7 @@ impl Ticket {
             rule,
             key,
             bytes: 0,
+            pinned: false,
             outcome: Outcome::Dropped(Reason::Cancelled),
         }
     }
@@ -162,6 +180,19 @@ impl Ticket {
         self.bytes += bytes;
     }
 
+    /// Takes leave to wait with a frame that holds on to a server's read buffer, of which the budget is told. False: the
+    /// frame has to be copied.
+    pub(crate) fn pin(&mut self) -> bool {
+        if !self.ledger.pin() {
+            return false;
+        }
+        self.pinned = self.reserve(PINNED_BYTES);
+        if !self.pinned {
+            self.ledger.pins.fetch_add(1, Ordering::Relaxed);
+        }
+        self.pinned
+    }
+
     /// The sink took the copy.
     pub(crate) fn mirrored(mut self) {
         self.outcome = Outcome::Mirrored;
@@ -182,6 +213,9 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let ledger = &*self.ledger;
         ledger.release(self.bytes);
+        if self.pinned {
+            ledger.pins.fetch_add(1, Ordering::Relaxed);
+        }
         match self.outcome {
             Outcome::Mirrored => {
                 ledger.mirrored.fetch_add(1, Ordering::Release);
@@ -198,5 +232,19 @@ impl Drop for Ticket {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_taken_to_its_last_byte_and_no_further() {
+        let ledger = Ledger::new(100);
+        assert!(ledger.reserve(60) && !ledger.reserve(41) && ledger.reserve(40));
+        assert!(!ledger.reserve(1) && ledger.reserve(0));
+        ledger.release(100);
+        assert!(!ledger.reserve(101) && ledger.reserve(100) && !ledger.reserve(usize::MAX));
     }
 }

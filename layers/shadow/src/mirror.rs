@@ -1,24 +1,24 @@
 //! What layer, handle and drain task share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use arc_swap::ArcSwap;
-use arqon_message::TraceKey;
+use arqon_message::{Subject, TraceKey};
 use http::{Request, header};
 use http_body::Body;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     Reason, SessionPin, When,
-    copy::{Draft, Frames},
+    copy::Draft,
     decision::{Decision, decide},
-    gate::Gate,
+    frames::Frames,
+    gate::{Gate, Word},
     head::Head,
     ledger::{Ledger, Ticket},
+    limits::Limits,
     pin,
+    rule::Rule,
     rules::Rules,
     shed::{FULL, Fate, Shedder},
     tap::Wanted,
@@ -32,19 +32,17 @@ pub(crate) struct Core {
     pub(crate) gate: Gate,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) shed: Shedder,
-    /// The largest body that the sink takes now, as the drain task last saw it.
-    pub(crate) sink_bytes_max: AtomicUsize,
+    pub(crate) limits: Limits,
 }
 
 impl Core {
     pub(crate) fn replace(&self, rules: Rules) {
-        let (sampler, reach) = (rules.sampler, rules.reach());
         let rules = Arc::new(rules);
         let before = self.rules.swap(Arc::clone(&rules));
         // What is no longer a rule mirrors nothing.
         before.list.iter().for_each(|rule| rule.tell_effective(0.0));
         rules.tell_effective(self.shed.kept());
-        self.gate.set(sampler, reach);
+        self.gate.set(&rules);
     }
 }
 
@@ -78,8 +76,12 @@ impl Mirror {
     fn look<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
         let core = &*self.core;
         // A pinned session may be in by rules that are not in force any more.
-        if !core.gate.is_wide() && !pin::any() {
-            let admits = |key: &[u8], source| (core.gate.admits(key), source);
+        if pin::any() {
+            return self.choose(request);
+        }
+        let subject = request.extensions().get::<Subject>()?;
+        if let Word::Below(sampler, border) = core.gate.word(subject) {
+            let admits = |key: &[u8], source| (border > 0 && sampler.hash(key) < border, source);
             if let Some((false, source)) = TraceKey::read(request.headers(), request.extensions(), admits) {
                 core.ledger.metrics.source(source);
                 return None;
@@ -91,43 +93,56 @@ impl Mirror {
     #[inline(never)]
     fn choose<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
         let core = &*self.core;
-        let metrics = &core.ledger.metrics;
         let current = core.rules.load();
         let pin = pin::any()
             .then(|| request.extensions().get::<SessionPin>())
             .flatten();
         let pinned = pin.and_then(|pin| pin.rules(&self.core));
         let rules = pinned.unwrap_or(&current);
-        let (method, headers) = (request.method(), request.headers());
-        let (rule, subject, key, hash) = match decide(rules, method, headers, request.extensions()) {
-            Decision::Chosen { subject, key, .. } if pinned.is_some() && !current.mirrors(subject) => {
-                metrics.source(key.source());
-                return None;
-            }
-            Decision::Pass { source } => {
-                source.into_iter().for_each(|source| metrics.source(source));
-                return None;
-            }
+        let metrics = &core.ledger.metrics;
+        match decide(rules, request.method(), request.headers(), request.extensions()) {
+            Decision::Pass { source } => source.into_iter().for_each(|source| metrics.source(source)),
             Decision::NoKey => {
                 core.ledger.no_key.fetch_add(1, Ordering::Relaxed);
                 metrics.no_key.increment(1);
-                return None;
             }
             Decision::Loop { source } => {
                 core.ledger.looped.fetch_add(1, Ordering::Relaxed);
                 metrics.looped.increment(1);
                 metrics.source(source);
-                return None;
             }
             Decision::Chosen {
                 rule,
                 subject,
                 key,
                 hash,
-            } => (rule, subject, key, hash),
-        };
-        metrics.source(key.source());
+            } => {
+                metrics.source(key.source());
+                if pinned.is_none() || current.mirrors(subject) {
+                    return self.copy(request, rule, subject, key, hash);
+                }
+            }
+        }
+        None
+    }
+
+    /// The copy of a chosen request, unless overload, its size or the budget forbid it.
+    #[inline(never)]
+    fn copy<B: Body>(
+        self: &Arc<Self>,
+        request: &Request<B>,
+        rule: &Arc<Rule>,
+        subject: &Subject,
+        key: TraceKey,
+        hash: u64,
+    ) -> Option<Begun> {
+        let core = &*self.core;
+        let (method, headers) = (request.method(), request.headers());
         let mut ticket = Ticket::open(Arc::clone(&core.ledger), Arc::clone(rule), key);
+        if !rule.terms.compare && core.limits.is_down() {
+            ticket.dropped(Reason::Disconnected);
+            return None;
+        }
         let fate = core.shed.fate(rule.threshold, hash, self.fill());
         if fate == Fate::Shed {
             ticket.dropped(Reason::Shed);
@@ -138,8 +153,8 @@ impl Mirror {
             return None;
         }
         // What a copy costs besides its body: the draft, the joint state and the headers.
-        let head = Head::size(headers);
-        if !ticket.reserve(head + request.uri().path().len() + DRAFT_BYTES) {
+        let head = Head::size(request.uri(), headers);
+        if !ticket.reserve(head + DRAFT_BYTES) {
             core.shed.lost(rule.threshold, hash);
             ticket.dropped(Reason::ByteBudget);
             return None;
@@ -147,8 +162,7 @@ impl Mirror {
         let draft = Box::new(Draft {
             subject: subject.clone(),
             method: method.clone(),
-            uri: request.uri().clone(),
-            head: Head::pack(headers, head),
+            head: Head::pack(request.uri(), headers, head),
             context: request.extensions().get().copied(),
             frames: Frames::None,
             trailers: None,
@@ -183,10 +197,10 @@ impl Mirror {
     /// Puts a complete copy into the queue, or drops it: never waits.
     pub(crate) fn enqueue(&self, mut draft: Box<Draft>, body_bytes: usize) {
         let core = &*self.core;
-        if body_bytes > core.sink_bytes_max.load(Ordering::Relaxed) {
+        if !core.limits.admit(&draft, body_bytes) {
             return draft.ticket.dropped(Reason::MaxPayload);
         }
-        if self.queue.max_capacity() - self.queue.capacity() >= PINNED_MAX {
+        if draft.frames.is_pinning() && (body_bytes < COPIED_BELOW || !draft.ticket.pin()) {
             draft.frames.unpin();
         }
         let fate = draft.fate;
@@ -211,9 +225,8 @@ impl Mirror {
     }
 }
 
-/// So many copies may wait with frames that hold on to a server's read buffer (hyper's has up to 400 KiB); the bodies of those
-/// behind them are copied.
-const PINNED_MAX: usize = 64;
+/// A smaller body is copied rather than let hold on to a server's read buffer, in bytes.
+const COPIED_BELOW: usize = 4 * 1_024;
 /// What a copy under way costs besides its headers and body, in bytes, about.
 const DRAFT_BYTES: usize = 768;
 

@@ -3,7 +3,7 @@
 mod http;
 mod recording;
 
-use std::{future::Future, num::NonZeroUsize, pin::Pin, sync::Arc};
+use std::{future::Future, num::NonZeroUsize, pin::Pin, sync::Arc, time::Duration};
 
 pub use self::{
     http::{CopyBody, HttpSink, InvalidTarget},
@@ -52,10 +52,36 @@ pub trait Sink: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// The largest body that it takes now, in bytes. Asked again at least ten times a second; larger bodies are dropped
-    /// as `max_payload` before they are queued. Must return at once.
-    fn body_bytes_max(&self) -> usize {
+    /// The largest copy that it takes now, in bytes: the body, and of each header what
+    /// [`header_bytes`](Self::header_bytes) says. Asked again at least ten times a second; larger copies are dropped as
+    /// `max_payload` before they are queued. Must return at once.
+    fn copy_bytes_max(&self) -> usize {
         usize::MAX
+    }
+
+    /// The same, of copies of which the answer is compared ([`ShadowCopy::is_compared`]): for a sink that sends those
+    /// somewhere else. The default: no difference.
+    fn compared_bytes_max(&self) -> usize {
+        self.copy_bytes_max()
+    }
+
+    /// What one header takes of [`copy_bytes_max`](Self::copy_bytes_max), in bytes: 0 for one that it does not carry.
+    /// Asked by requests, of copies that may be too large. Must return at once.
+    fn header_bytes(&self, name: &str, value: &[u8]) -> usize {
+        name.len() + value.len() + ": \r\n".len()
+    }
+
+    /// Whether nothing can be delivered now, nor what would wait for a moment: copies are then dropped as `disconnected`
+    /// before they are made, which costs the primary next to nothing. Asked by each request that is chosen, unless its answer
+    /// is compared. Must return at once.
+    fn is_down(&self) -> bool {
+        false
+    }
+
+    /// How much longer than `timeout_ms` a delivery that begins now may take: for a sink that is about to make its first
+    /// connection. Must return at once.
+    fn grace(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// How many deliveries may be under way at once. One, the default, keeps the order.
@@ -87,8 +113,24 @@ impl<K: Sink + ?Sized> Sink for Arc<K> {
         (**self).flush()
     }
 
-    fn body_bytes_max(&self) -> usize {
-        (**self).body_bytes_max()
+    fn copy_bytes_max(&self) -> usize {
+        (**self).copy_bytes_max()
+    }
+
+    fn compared_bytes_max(&self) -> usize {
+        (**self).compared_bytes_max()
+    }
+
+    fn header_bytes(&self, name: &str, value: &[u8]) -> usize {
+        (**self).header_bytes(name, value)
+    }
+
+    fn is_down(&self) -> bool {
+        (**self).is_down()
+    }
+
+    fn grace(&self) -> Duration {
+        (**self).grace()
     }
 
     fn concurrency(&self) -> NonZeroUsize {

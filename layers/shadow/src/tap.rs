@@ -15,14 +15,14 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::{Answer, copy::Frames, tee::Pending};
+use crate::{Answer, frames::Frames, tee::Pending};
 
 /// Looks at the primary's responses for rules with `compare = true`, so that a copy carries the answer it is compared
 /// with ([`ShadowCopy::primary`](crate::ShadowCopy::primary)). It belongs *inside* of [`ShadowLayer`](crate::ShadowLayer),
 /// which asks for it request by request; without it copies go out without an answer.
 ///
-/// The response streams to the client as it comes; frames are counted by reference, within the rule's
-/// `max_body_bytes` and the mirror's byte budget.
+/// The response streams to the client as it comes; what is kept of it is a copy, within the rule's `max_body_bytes` and the
+/// mirror's byte budget.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ResponseTapLayer;
 
@@ -160,8 +160,8 @@ impl Wanted {
         Self(Arc::new(Mutex::new(Some(Capture {
             pending,
             answer: Answer::of_status(StatusCode::OK),
-            frames: Frames::None,
-            bytes: 0,
+            frames: Frames::own(),
+            held: 0,
             bytes_max,
             open: false,
             told: false,
@@ -178,8 +178,10 @@ struct Capture {
     pending: Arc<Pending>,
     /// Without its body.
     answer: Answer,
+    /// Copied: a frame may hold on to a buffer that nobody has counted.
     frames: Frames,
-    bytes: usize,
+    /// Reserved for them.
+    held: usize,
     bytes_max: usize,
     /// A response came.
     open: bool,
@@ -189,10 +191,11 @@ struct Capture {
 impl Capture {
     /// False: the answer is too large to be captured.
     fn data(&mut self, frame: &Bytes) -> bool {
-        let fits = frame.len() <= self.bytes_max - self.bytes && self.pending.reserve(frame.len());
+        let growth = self.frames.growth(frame.len(), self.bytes_max);
+        let fits = frame.len() <= self.bytes_max - self.frames.len() && self.pending.reserve(growth);
         if fits {
-            self.bytes += frame.len();
-            self.frames.push(frame.clone());
+            self.held += growth;
+            self.frames.push(frame, self.bytes_max);
         }
         fits
     }
@@ -206,14 +209,14 @@ impl Capture {
             ..self.answer.clone()
         };
         self.pending
-            .response_ended(Some(answer), std::mem::take(&mut self.bytes));
+            .response_ended(Some(answer), std::mem::take(&mut self.held));
     }
 }
 
 impl Drop for Capture {
     fn drop(&mut self) {
         if !self.told {
-            self.pending.release(self.bytes);
+            self.pending.release(self.held);
             self.pending
                 .response_ended(self.open.then(|| self.answer.clone()), 0);
         }

@@ -8,12 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::{
-    Answer, Reason,
-    copy::{Draft, Frames},
-    head::Head,
-    mirror::Mirror,
-};
+use crate::{Answer, Reason, copy::Draft, frames::Frames, head::Head, mirror::Mirror};
 
 /// Where the end of the body and the answer of the primary meet; whichever is last sends the copy.
 #[derive(Debug)]
@@ -60,16 +55,15 @@ impl Pending {
         }
     }
 
-    /// The body ended; `bytes` are reserved for it and its trailers.
-    pub(crate) fn body_ended(&self, frames: Frames, bytes: usize, trailers: Option<Box<HeaderMap>>) {
-        let mut late = bytes;
-        let body = bytes - trailers.as_deref().map_or(0, Head::size);
+    /// The body ended; `held` bytes are reserved for it and its trailers.
+    pub(crate) fn body_ended(&self, frames: Frames, held: usize, trailers: Option<Head>) {
+        let (mut late, bytes) = (held, frames.len());
         self.meet(|stage| {
             if let Some(draft) = &mut stage.draft {
                 draft.ticket.adopt(std::mem::take(&mut late));
                 draft.frames = frames;
                 draft.trailers = trailers;
-                stage.body = Some(body);
+                stage.body = Some(bytes);
             }
         });
         self.mirror.core.ledger.release(late);
@@ -137,9 +131,10 @@ impl Pending {
 pub(crate) struct Tee {
     pending: Arc<Pending>,
     frames: Frames,
-    bytes: usize,
+    /// Reserved for the frames and the trailers.
+    held: usize,
     bytes_max: usize,
-    trailers: Option<Box<HeaderMap>>,
+    trailers: Option<Head>,
     ended: bool,
 }
 
@@ -148,7 +143,7 @@ impl Tee {
         Self {
             pending,
             frames: Frames::None,
-            bytes: 0,
+            held: 0,
             bytes_max,
             trailers: None,
             ended: false,
@@ -160,45 +155,47 @@ impl Tee {
         if self.pending.over.load(Ordering::Relaxed) {
             return false;
         }
-        if frame.len() > self.bytes_max.saturating_sub(self.bytes) {
+        if frame.is_empty() {
+            return true;
+        }
+        if frame.len() > self.bytes_max.saturating_sub(self.frames.len()) {
             self.pending.give_up(Reason::BodyTooLarge);
             return false;
         }
-        if !self.pending.mirror.core.ledger.reserve(frame.len()) {
+        let growth = self.frames.growth(frame.len(), self.bytes_max);
+        if !self.pending.mirror.core.ledger.reserve(growth) {
             self.pending.give_up(Reason::ByteBudget);
             return false;
         }
-        self.bytes += frame.len();
-        if !frame.is_empty() {
-            self.frames.push(frame.clone());
-        }
+        self.held += growth;
+        self.frames.push(frame, self.bytes_max);
         true
     }
 
     /// The trailers passed. False: there will be no copy.
     pub(crate) fn trailers(&mut self, trailers: &HeaderMap) -> bool {
-        let size = Head::size(trailers);
+        let size = Head::headers_size(trailers);
         if !self.pending.mirror.core.ledger.reserve(size) {
             self.pending.give_up(Reason::ByteBudget);
             return false;
         }
-        self.bytes += size;
-        self.trailers = Some(Box::new(trailers.clone()));
+        self.held += size;
+        self.trailers = Some(Head::pack_headers(trailers));
         true
     }
 
     /// The body ended as it should.
     pub(crate) fn end(mut self) {
         self.ended = true;
-        let (frames, bytes) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.bytes));
-        self.pending.body_ended(frames, bytes, self.trailers.take());
+        let (frames, held) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.held));
+        self.pending.body_ended(frames, held, self.trailers.take());
     }
 }
 
 impl Drop for Tee {
     /// A body that failed, was cancelled, or was not read to its end leaves no copy.
     fn drop(&mut self) {
-        self.pending.mirror.core.ledger.release(self.bytes);
+        self.pending.mirror.core.ledger.release(self.held);
         if !self.ended {
             self.pending.give_up(Reason::Cancelled);
         }

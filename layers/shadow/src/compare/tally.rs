@@ -76,7 +76,8 @@ pub struct Example {
 pub struct ComparisonReport {
     /// Candidate and primary were compared so often.
     pub compared: u64,
-    /// Comparisons without the bodies: one of them was too large, or the primary's was not read to its end.
+    /// Comparisons without the bodies: the primary's was too large or not read to its end, or both may be as large as what is
+    /// looked at.
     pub incomplete: u64,
     /// Control and primary were compared so often.
     pub controlled: u64,
@@ -148,11 +149,13 @@ impl Comparison {
         let differ = &self.shared.differ;
         let different = differ.diff(primary, candidate);
         let noisy = control.map(|control| differ.diff(primary, control));
+        let whole = |other: &Answer| {
+            primary.complete && (other.complete || other.broken || other.larger_than(primary).is_some())
+        };
         let mut tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.compared += 1;
-        tally.incomplete += u64::from(!primary.complete || !(candidate.complete || candidate.broken));
+        tally.incomplete += u64::from(!whole(candidate));
         tally.controlled += u64::from(noisy.is_some());
-        let whole = |other: &Answer| primary.complete && (other.complete || other.broken);
         tally.controlled_whole += u64::from(control.is_some_and(whole));
         let span = tally.history.at(now);
         span.compared += 1;

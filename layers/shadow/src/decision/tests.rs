@@ -150,9 +150,17 @@ fn copies_tunnels_other_methods_and_disabled_rules_pass() {
     // A WebSocket is none of ours; any other offer to upgrade is a request like others.
     let upgrading = |method: Method, protocol| {
         let mut request = marked("upgrade", protocol);
+        request.headers_mut().insert(
+            "connection",
+            http::HeaderValue::from_static("keep-alive, Upgrade"),
+        );
         *request.method_mut() = method;
         chosen(&rules, &request)
     };
+    // Without `connection: upgrade` nothing is upgraded, whatever else it says.
+    let mut plain = marked("upgrade", "websocket");
+    *plain.method_mut() = Method::GET;
+    assert!(chosen(&rules, &plain));
     for protocol in ["websocket", "WebSocket", "h2c, websocket"] {
         assert!(!upgrading(Method::GET, protocol), "{protocol}");
         assert!(upgrading(Method::POST, protocol), "{protocol}");

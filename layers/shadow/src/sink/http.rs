@@ -170,6 +170,10 @@ where
     fn concurrency(&self) -> NonZeroUsize {
         self.in_flight
     }
+
+    fn is_down(&self) -> bool {
+        self.breaker.is_open()
+    }
 }
 
 impl<C> HttpSink<C> {
@@ -202,11 +206,12 @@ impl<C> HttpSink<C> {
         // Bodies are compared as they are, so nobody is asked to compress one.
         request.headers_mut().remove(header::ACCEPT_ENCODING);
         let (head, body) = self.respond(request).await?.into_parts();
-        let mut frames = crate::copy::Frames::None;
-        let answer = match read(body, |data| frames.push(data)).await {
+        let mut frames = crate::frames::Frames::None;
+        let answer = match read(body, |data| frames.push(&data, RESPONSE_BYTES_MAX)).await {
             End::Whole => crate::Answer::new(head.status, frames.join()),
             end => crate::Answer {
                 broken: end == End::Broken,
+                cut_at: (end == End::TooLarge).then_some(RESPONSE_BYTES_MAX),
                 ..crate::Answer::of_status(head.status)
             },
         };

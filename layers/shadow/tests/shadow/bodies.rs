@@ -79,22 +79,79 @@ async fn one_frame_is_counted_by_reference_and_not_copied() {
     assert_eq!(copies[0].body.as_ptr(), body.as_ptr());
 }
 
+/// What a server read in one go: a request's head and the first of its body, with a pipelined one before them.
+fn read_buffer() -> Bytes {
+    let head = b"/orders?x=1value";
+    [&head[..], &vec![7; 417_792 - head.len()][..]].concat().into()
+}
+
 #[tokio::test]
-async fn copies_that_have_to_wait_let_go_of_the_servers_buffers() {
+async fn a_small_copy_that_waits_holds_nothing_of_the_servers_buffer() {
     let rig = rig(&all());
-    // A frame of one byte of a large buffer. Nothing runs but this test until `settled`, so all of them wait.
-    let buffer = Bytes::from(vec![7_u8; 400_000]);
+    let buffer = read_buffer();
+    // Nothing runs but this test until `settled`, so all of them wait.
     for _ in 0..80 {
-        let body = Full::new(buffer.slice(1_000..1_001));
-        send(&rig.layer, request(body), echo).await;
+        let value = HeaderValue::from_maybe_shared(buffer.slice(11..16)).expect("value");
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-trailer", value.clone());
+        let mut body = Frames::of([""; 1]);
+        body.frames = [
+            http_body::Frame::data(buffer.slice(1_000..1_001)),
+            http_body::Frame::trailers(trailers),
+        ]
+        .map(|frame| Some(Ok(frame)))
+        .into();
+        let mut request = request(body);
+        *request.uri_mut() = http::Uri::from_maybe_shared(buffer.slice(..11)).expect("uri");
+        request.headers_mut().insert("x-value", value);
+        send(&rig.layer, request, echo).await;
     }
+    assert_eq!(rig.handle.state().queue_messages, 80);
+    assert!(buffer.is_unique());
+    let (_, copies) = rig.settled().await;
+    assert_eq!(copies.len(), 80);
+    for copy in &copies {
+        assert_eq!(
+            (copy.uri.to_string().as_str(), &copy.body[..]),
+            ("/orders?x=1", &[7][..])
+        );
+        assert_eq!(copy.headers()["x-value"], "value");
+        assert_eq!(copy.trailers.as_ref().expect("trailers")["x-trailer"], "value");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_holds_a_servers_buffer_is_counted_with_all_of_it() {
+    let rig = rig(&all());
+    let buffer = read_buffer();
+    let body = buffer.slice(1_000..5_096);
+    for _ in 0..80 {
+        send(&rig.layer, request(Full::new(body.clone())), echo).await;
+    }
+    // An eighth of 32 MiB has room for ten such buffers; the bodies of the others are copied.
+    let held = rig.handle.state().queue_bytes;
+    let bodies = 80 * body.len();
+    assert!(held > 10 * buffer.len() + bodies, "{held}");
+    assert!(held < 11 * buffer.len() + bodies, "{held}");
+    let handle = rig.handle.clone();
     let (stats, copies) = rig.settled().await;
     assert_eq!(stats.mirrored, 80);
-    let pinning = copies
-        .iter()
-        .filter(|copy| copy.body.as_ptr() == buffer[1_000..].as_ptr());
-    assert_eq!(pinning.count(), 64);
-    assert!(copies.iter().all(|copy| copy.body == buffer[1_000..1_001]));
+    let pinning = copies.iter().filter(|copy| copy.body.as_ptr() == body.as_ptr());
+    assert_eq!(pinning.count(), 10);
+    assert!(copies.iter().all(|copy| copy.body == body));
+    assert_eq!(handle.state().queue_bytes, 0);
+}
+
+#[tokio::test]
+async fn leave_to_hold_a_buffer_is_given_back() {
+    let rig = rig(&all());
+    let body = Bytes::from(vec![7; 4_096]);
+    for n in 1..=30 {
+        send(&rig.layer, request(Full::new(body.clone())), echo).await;
+        rig.sink.recorded(n).await;
+    }
+    let (_, copies) = rig.settled().await;
+    assert!(copies.iter().all(|copy| copy.body.as_ptr() == body.as_ptr()));
 }
 
 #[tokio::test]
@@ -115,8 +172,21 @@ async fn a_request_that_announces_too_much_is_skipped_at_once() {
         .headers_mut()
         .insert("content-length", HeaderValue::from_static("9"));
     send(&rig.layer, lying, echo).await;
+    // Just as much as may be.
+    let mut fitting = request(Frames::of(["12345678"]));
+    fitting
+        .headers_mut()
+        .insert("content-length", HeaderValue::from_static("8"));
+    send(&rig.layer, fitting, echo).await;
     let (stats, _) = rig.settled().await;
-    assert_eq!((stats.sampled, stats.dropped_by(Reason::BodyTooLarge)), (2, 2));
+    assert_eq!(
+        (
+            stats.sampled,
+            stats.dropped_by(Reason::BodyTooLarge),
+            stats.mirrored
+        ),
+        (3, 2, 1)
+    );
 }
 
 #[tokio::test]

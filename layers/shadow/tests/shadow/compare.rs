@@ -3,7 +3,7 @@
 use std::{convert::Infallible, future::ready};
 
 use arqon_shadow::{
-    CopyBody, HttpSink, Reason, ResponseTapLayer, ShadowConfig,
+    Answer, CopyBody, HttpSink, Reason, ResponseTapLayer, ShadowConfig,
     compare::{CompareSink, Comparison, Differ},
 };
 use bytes::Bytes;
@@ -79,7 +79,12 @@ async fn a_candidate_is_compared_and_the_control_takes_the_noise_out() {
 async fn a_copy_carries_the_answer_that_the_client_read() {
     let rig = rig(&config());
     assert_eq!(exchange(&rig.layer, "ok").await.body, "ok");
-    // More than is captured: the status alone. No body at all: complete at once.
+    // As much as is captured; more: the status alone. No body at all: complete at once.
+    exchange(
+        &rig.layer,
+        "sixty-four bytes, which is the cap itself, so all of it is here.",
+    )
+    .await;
     exchange(
         &rig.layer,
         "sixty-five bytes, one more than the cap, so it is not captured here.",
@@ -106,9 +111,10 @@ async fn a_copy_carries_the_answer_that_the_client_read() {
         (primary[0].status, primary[0].body.as_ref(), primary[0].complete),
         (StatusCode::OK, &b"ok"[..], true)
     );
-    assert_eq!((primary[1].body.len(), primary[1].complete), (0, false));
+    assert_eq!((primary[1].body.len(), primary[1].complete), (64, true));
+    assert_eq!((primary[2].body.len(), primary[2].complete), (0, false));
     assert_eq!(
-        (primary[2].status, primary[2].complete),
+        (primary[3].status, primary[3].complete),
         (StatusCode::NO_CONTENT, true)
     );
     assert_eq!(queue_bytes.state().queue_bytes, 0);
@@ -153,4 +159,74 @@ async fn a_primary_that_refuses_is_not_compared() {
         .await;
     assert_eq!(read(response.into_body()).await.body, "no");
     assert_eq!(rig.settled().await.0.dropped_by(Reason::PrimaryRejected), 1);
+}
+
+#[tokio::test]
+async fn an_answer_of_64_kib_is_compared_and_one_byte_more_is_known_to_differ() {
+    let candidate = tower::service_fn(|request: Request<CopyBody>| {
+        let size = http_body::Body::size_hint(request.body()).exact().expect("size");
+        // What it was asked is how much more than the cap it answers.
+        let body = vec![b'x'; 65_536 + size as usize - 1];
+        ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body)))))
+    });
+    let sink = HttpSink::new(candidate, "http://service".parse().expect("uri"))
+        .expect("target")
+        .methods([Method::POST]);
+    let comparison = Comparison::new(Differ::new());
+    let config = ShadowConfig::default().rule(rule().comparing().with_max_body_bytes(100_000));
+    let (layer, handle, _drain) = with_sink(&config, CompareSink::new(sink, comparison.clone()));
+    let echoes = tower::service_fn(|request: Request<_>| async move {
+        let asked = read(request.into_body()).await.body;
+        let body = vec![b'x'; 65_536 + asked.len() - 1];
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body))))
+    });
+    let answers_less = tower::service_fn(|request: Request<_>| async move {
+        read(request.into_body()).await;
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![b'x'; 65_536]))))
+    });
+    // Equal at the cap.
+    let Ok(response) = layer
+        .layer(ResponseTapLayer.layer(echoes))
+        .oneshot(request(Frames::of(["1"])))
+        .await;
+    read(response.into_body()).await;
+    // Both a byte more: nobody looked.
+    let Ok(response) = layer
+        .layer(ResponseTapLayer.layer(echoes))
+        .oneshot(request(Frames::of(["12"])))
+        .await;
+    read(response.into_body()).await;
+    // The candidate alone a byte more.
+    let Ok(response) = layer
+        .layer(ResponseTapLayer.layer(answers_less))
+        .oneshot(request(Frames::of(["12"])))
+        .await;
+    read(response.into_body()).await;
+    handle.shutdown(std::time::Duration::from_secs(30)).await;
+    let report = comparison.report();
+    assert_eq!((report.compared, report.incomplete), (3, 1));
+    let body = &report.fields["body"];
+    assert_eq!(body.different, 1);
+    assert_eq!(body.examples[0].difference.other, "more than 65536 bytes");
+}
+
+#[test]
+fn what_the_control_shows_too_is_not_counted_as_divergence() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        let comparison = Comparison::new(Differ::new());
+        let key = arqon_message::TraceKey::given(TRACE.as_bytes()).expect("key");
+        let answer =
+            |at: u32, total: u32| Answer::new(StatusCode::OK, format!(r#"{{"at":{at},"total":{total}}}"#));
+        comparison.record(&key, &answer(1, 7), &answer(2, 8), Some(&answer(3, 7)));
+        comparison.record(&key, &answer(1, 7), &answer(2, 8), None);
+    });
+    let page = page.render();
+    for line in [
+        r#"shield_mirror_divergence_total{field="total"} 2"#,
+        r#"shield_mirror_divergence_total{field="at"} 1"#,
+    ] {
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
 }

@@ -18,12 +18,12 @@ use tokio::sync::Semaphore;
 
 use super::support::*;
 
-fn body() -> Full<Bytes> {
+pub(crate) fn body() -> Full<Bytes> {
     Full::new(Bytes::from_static(b"0123456789"))
 }
 
 /// Sends `n` requests and holds the primary to its answer.
-async fn load(layer: &ShadowLayer, n: usize) {
+pub(crate) async fn load(layer: &ShadowLayer, n: usize) {
     for _ in 0..n {
         let response = send(layer, request(body()), echo).await;
         assert_eq!(
@@ -33,7 +33,7 @@ async fn load(layer: &ShadowLayer, n: usize) {
     }
 }
 
-async fn end(handle: &ShadowHandle) -> arqon_shadow::ShadowStats {
+pub(crate) async fn end(handle: &ShadowHandle) -> arqon_shadow::ShadowStats {
     let stats = handle.shutdown(Duration::from_secs(3_600)).await;
     assert_eq!(
         (stats.in_flight, stats.sampled),
@@ -198,34 +198,6 @@ async fn each_error_of_a_sink_has_its_reason() {
     assert_eq!(
         (reasons.map(|reason| stats.dropped_by(reason)), stats.mirrored),
         ([1; 4], 2)
-    );
-}
-
-#[tokio::test]
-async fn what_the_sink_cannot_take_is_not_even_queued() {
-    // F12
-    struct Small(AtomicUsize);
-    impl Sink for Small {
-        fn send(&self, _: ShadowCopy) -> Delivery<'_> {
-            self.0.fetch_add(1, Ordering::SeqCst);
-            Box::pin(async { Ok(()) })
-        }
-        fn body_bytes_max(&self) -> usize {
-            9
-        }
-    }
-    let sink = Arc::new(Small(AtomicUsize::new(0)));
-    let (layer, handle, _drain) = with_sink(&all(), Arc::clone(&sink));
-    load(&layer, 3).await;
-    send(&layer, request(Full::new(Bytes::from_static(b"012345678"))), echo).await;
-    let stats = end(&handle).await;
-    assert_eq!(
-        (
-            stats.dropped_by(Reason::MaxPayload),
-            stats.mirrored,
-            sink.0.load(Ordering::SeqCst)
-        ),
-        (3, 1, 1)
     );
 }
 

@@ -8,6 +8,7 @@ mod compare;
 mod contract;
 mod faults;
 mod http;
+mod limits;
 mod operator;
 mod servers;
 mod support;

@@ -56,6 +56,12 @@ impl Breaker {
         })
     }
 
+    /// Whether an attempt would be refused for its time: the service is left alone.
+    pub(super) fn is_open(&self) -> bool {
+        let state = self.state();
+        state.open_until.is_some_and(|until| Instant::now() < until)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,10 +114,11 @@ mod tests {
                 .open_until
                 .is_some_and(|until| Instant::now() < until)
             {
-                assert!(!fail(&breaker));
+                assert!(breaker.is_open() && !fail(&breaker));
                 advance(Duration::from_millis(500)).await;
             }
             pauses.push(opened.elapsed().as_secs());
+            assert!(!breaker.is_open());
             let probe = breaker.attempt().expect("half open");
             assert!(!fail(&breaker), "one probe at a time");
             drop(probe);
