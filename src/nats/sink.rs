@@ -2,8 +2,8 @@
 
 use std::{
     fmt,
-    future::poll_fn,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -24,6 +24,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use arqon_message::Subject;
 use arqon_shadow::{Delivery, ShadowCopy, Sink, SinkError};
+
+/// How often a stalled server is looked at again.
+const READY_LOOK: Duration = Duration::from_millis(200);
 
 /// The most bytes that the client holds for the mirror before they have to be on their way.
 const UNFLUSHED_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -62,6 +65,7 @@ pub fn is_shadow(headers: &HeaderMap) -> bool {
 ///   its queue of 2,048 is full `publish` waits for ever. Only for the first connection copies wait: two seconds from the
 ///   start, or what [`first_connection`](Self::first_connection) says, whatever the other deadlines are.
 /// - What is above the server's `max_payload`, headers included, is dropped before it is queued: `max_payload`.
+/// - A server that stalls costs one copy (`timeout`): the others stay in the mirror's queue until it goes on.
 /// - After every 4 MiB the client is flushed before more is given to it: its queue is bounded in messages only, and with
 ///   64 KiB each it would hold 128 MiB for a server that has stopped reading. Such a server makes flushing fail: `timeout`.
 #[derive(Clone)]
@@ -262,6 +266,21 @@ impl Sink for NatsSink {
 
     fn is_down(&self) -> bool {
         !self.is_connected() && !self.is_starting()
+    }
+
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            let mut flushed = pin!(self.client.flush());
+            // A connection that breaks meanwhile ends it too.
+            while self.is_connected() {
+                if let Ok(flushed) = timeout(READY_LOOK, flushed.as_mut()).await {
+                    if flushed.is_ok() {
+                        self.unflushed.store(0, Ordering::Relaxed);
+                    }
+                    return;
+                }
+            }
+        })
     }
 
     fn grace(&self) -> Duration {

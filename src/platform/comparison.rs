@@ -1,6 +1,6 @@
 //! `[platform.mirroring.compare]` made into a sink: copies that are compared go to the candidate, the others where all went.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{future::Future, num::NonZeroUsize, pin::Pin, time::Duration};
 
 use arqon_shadow::{
     CompareConfig, CopyBody, Delivery, HttpSink, ShadowCopy, Sink, SinkError,
@@ -65,6 +65,10 @@ impl<K: Sink> Sink for Split<K> {
 
     fn is_down(&self) -> bool {
         self.others.is_down()
+    }
+
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.others.ready()
     }
 
     fn grace(&self) -> Duration {
@@ -187,6 +191,10 @@ impl<K: Sink> Sink for Mirrored<K> {
 
     fn is_down(&self) -> bool {
         self.sink().is_down()
+    }
+
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.sink().ready()
     }
 
     fn grace(&self) -> Duration {

@@ -110,6 +110,7 @@ def test_a_divergence_is_told_from_noise_and_drawn(compared):
 
     metrics = urllib.request.urlopen(f"http://127.0.0.1:{gateway.admin}/metrics", timeout=10).read().decode()
     assert f'shield_mirror_divergence_total{{field="duplicate"}} {REQUESTS}' in metrics
+    assert 'field="sequence"' not in metrics, "noise is no divergence"
     history = read(gateway, "/v1/divergence")["history"]
     assert sum(span["compared"] for span in history) == REQUESTS
     assert sum(span["fields"]["duplicate"]["different"] for span in history) == REQUESTS

@@ -28,7 +28,7 @@ pub struct ShadowCopy {
     pub method: Method,
     /// The target of the request.
     pub uri: Uri,
-    /// The whole body. One frame is the primary's own `Bytes`; several are joined by the drain task.
+    /// The whole body. One large frame may be the primary's own `Bytes`; others are copied.
     pub body: Bytes,
     /// The trailers, if the request had any, without what headers may not carry either.
     pub trailers: Option<HeaderMap>,

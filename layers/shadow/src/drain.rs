@@ -87,6 +87,8 @@ impl DrainTask {
         let sink = Arc::clone(&self.sink);
         let concurrency = sink.concurrency().get();
         let mut flying = FuturesUnordered::<Waiting<'_>>::new();
+        // After a delivery that took too long: until the sink goes on.
+        let mut stalled: Option<Stall<'_>> = None;
         // Out of the queue, not begun. While the sink has to be waited for, copies are taken one by one.
         let mut taken: VecDeque<Box<Draft>> = VecDeque::with_capacity(BATCH);
         let mut arrived = Vec::with_capacity(BATCH);
@@ -99,6 +101,8 @@ impl DrainTask {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while open || !flying.is_empty() || !taken.is_empty() {
+            // Once nothing more can come, whatever is left is tried, each copy for its own time.
+            let goes_on = stalled.is_none() || self.queue.is_closed();
             tokio::select! {
                 biased;
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break,
@@ -111,9 +115,16 @@ impl DrainTask {
                         lingering = false;
                     }
                 }
-                _ = tick.tick() => self.look(),
-                Some(outcome) = flying.next(), if !flying.is_empty() => self.report.delivered(outcome),
-                () = ready(()), if !taken.is_empty() && flying.len() < concurrency => {
+                _ = tick.tick() => self.look(stalled.is_some()),
+                Some(outcome) = flying.next(), if !flying.is_empty() => {
+                    if matches!(outcome, Err((Reason::Timeout, _))) && stalled.is_none() {
+                        stalled = stall(&*sink);
+                    }
+                    self.report.delivered(outcome);
+                }
+                _ = poll_fn(|cx| stalled.as_mut().map_or(Poll::Pending, |stall| stall.as_mut().poll(cx))),
+                    if stalled.is_some() => stalled = None,
+                () = ready(()), if goes_on && !taken.is_empty() && flying.len() < concurrency => {
                     let before = flying.len();
                     poll_fn(|cx| {
                         while flying.len() < concurrency
@@ -128,7 +139,7 @@ impl DrainTask {
                 }
                 () = linger.as_mut(), if lingering => lingering = false,
                 count = self.queue.recv_many(&mut arrived, batch),
-                    if open && !lingering && taken.is_empty() && flying.len() < concurrency =>
+                    if open && goes_on && !lingering && taken.is_empty() && flying.len() < concurrency =>
                 {
                     open = count > 0;
                     taken.extend(arrived.drain(..));
@@ -139,7 +150,7 @@ impl DrainTask {
                 }
             }
         }
-        drop((flying, taken));
+        drop((flying, taken, stalled));
         self.finish(deadline).await;
     }
 
@@ -179,7 +190,7 @@ impl DrainTask {
     }
 
     /// One look at the clock's tick.
-    fn look(&mut self) {
+    fn look(&mut self, stalled: bool) {
         let core = &*self.core;
         let (bytes, bytes_max) = core.ledger.bytes();
         let queued = self.queue.len();
@@ -188,7 +199,7 @@ impl DrainTask {
         let shedding = core.shed.tick(level, self.before);
         self.before = level;
         core.limits.look(&*self.sink);
-        self.report.tell(core, queued, shedding);
+        self.report.tell(core, queued, shedding || stalled);
     }
 
     /// The end: what is still in flight or queued is dropped, and settles itself as `shutdown`.
@@ -207,9 +218,19 @@ impl DrainTask {
             Ok(Err(_panic)) => tracing::warn!(component = "shadow", "the sink panicked while flushing"),
             Err(_elapsed) => tracing::warn!(component = "shadow", "the sink did not flush in time"),
         }
-        self.look();
+        self.look(false);
         self.report.tell_all(&self.core);
     }
+}
+
+/// A sink that took too long, until it goes on; one that panics does.
+type Stall<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
+
+fn stall(sink: &dyn Sink) -> Option<Stall<'_>> {
+    let waiting = catch_unwind(AssertUnwindSafe(|| sink.ready())).ok()?;
+    Some(Box::pin(async {
+        let _ = AssertUnwindSafe(waiting).catch_unwind().await;
+    }))
 }
 
 /// A delivery that has to wait, at most `limit`. It settles its ticket whatever happens, also when it is dropped.

@@ -185,7 +185,12 @@ mod tests {
         let gate = Gate::default();
         assert!(gate.is_shut());
         let rules = rules(
-            &[("in.t.*.>", 0.1), ("out.t.*.>", 1.0), ("in.t.a.orders", 0.5), ("no.>", 0.0)],
+            &[
+                ("in.t.*.>", 0.1),
+                ("out.t.*.>", 1.0),
+                ("in.t.a.orders", 0.5),
+                ("no.>", 0.0),
+            ],
             7,
         );
         gate.set(&rules);

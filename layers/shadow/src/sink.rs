@@ -65,7 +65,8 @@ pub trait Sink: Send + Sync + 'static {
         self.copy_bytes_max()
     }
 
-    /// What one header takes of [`copy_bytes_max`](Self::copy_bytes_max), in bytes: 0 for one that it does not carry.
+    /// What one header takes of [`copy_bytes_max`](Self::copy_bytes_max), in bytes: 0 for one that it does not carry, and no
+    /// more than seven beside name and value.
     /// Asked by requests, of copies that may be too large. Must return at once.
     fn header_bytes(&self, name: &str, value: &[u8]) -> usize {
         name.len() + value.len() + ": \r\n".len()
@@ -76,6 +77,13 @@ pub trait Sink: Send + Sync + 'static {
     /// is compared. Must return at once.
     fn is_down(&self) -> bool {
         false
+    }
+
+    /// Waits until deliveries can go on, asked after one that took too long: meanwhile copies stay in the queue, so a sink
+    /// that stalls for a while costs one copy, and not one of each trace that waits. A sink that is down is ready. The
+    /// default: at once, so that each copy has its own deadline.
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
     }
 
     /// How much longer than `timeout_ms` a delivery that begins now may take: for a sink that is about to make its first
@@ -127,6 +135,10 @@ impl<K: Sink + ?Sized> Sink for Arc<K> {
 
     fn is_down(&self) -> bool {
         (**self).is_down()
+    }
+
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        (**self).ready()
     }
 
     fn grace(&self) -> Duration {

@@ -43,7 +43,8 @@ impl Report {
         }
     }
 
-    pub(super) fn tell(&mut self, core: &Core, queued: usize, shedding: bool) {
+    /// `suffering`: copies are shed, or the sink does not go on.
+    pub(super) fn tell(&mut self, core: &Core, queued: usize, suffering: bool) {
         let (mirrored, dropped, sampled) = core.ledger.read();
         let metrics = &core.ledger.metrics;
         metrics.queued.set(queued as f64);
@@ -57,7 +58,7 @@ impl Report {
             self.tell_all(core);
         }
         if let Some(fault) = &self.fault
-            && !shedding
+            && !suffering
             && fault.latest.elapsed() >= EVENT_EVERY
         {
             self.fault = None;

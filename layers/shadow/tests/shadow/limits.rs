@@ -1,6 +1,8 @@
 //! What a sink says of itself: how large a copy it takes, how long it may take, and that it is flushed.
 
 use std::{
+    future::Future,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -8,9 +10,10 @@ use std::{
     time::Duration,
 };
 
-use arqon_shadow::{Delivery, Reason, ShadowConfig, ShadowCopy, Sink};
+use arqon_shadow::{Delivery, Reason, ShadowConfig, ShadowCopy, Sink, SinkError};
 use bytes::Bytes;
 use http_body_util::Full;
+use tokio::sync::Semaphore;
 
 use super::{
     faults::{body, end, load},
@@ -191,4 +194,67 @@ async fn for_a_sink_that_is_down_no_copy_is_made() {
     load(&layer, 2).await;
     assert_eq!(end(&handle).await.mirrored, 3);
     assert_eq!(sink.came.load(Ordering::SeqCst), 3);
+}
+
+/// Delivers nothing until it is let, and says so.
+struct Stalling {
+    goes_on: Semaphore,
+    begun: AtomicUsize,
+}
+
+impl Sink for Stalling {
+    fn send(&self, _: ShadowCopy) -> Delivery<'_> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            let _leave = self.goes_on.acquire().await.map_err(SinkError::publish)?;
+            Ok(())
+        })
+    }
+
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            let _ = self.goes_on.acquire().await.expect("open");
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_stalls_for_a_while_costs_one_copy() {
+    let sink = Arc::new(Stalling {
+        goes_on: Semaphore::new(0),
+        begun: AtomicUsize::new(0),
+    });
+    let (layer, handle, _drain) = with_sink(&all().with_timeout_ms(250), Arc::clone(&sink));
+    load(&layer, 10).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let stats = handle.stats();
+    assert_eq!((stats.dropped_by(Reason::Timeout), stats.in_flight), (1, 9));
+    assert_eq!(sink.begun.load(Ordering::SeqCst), 1);
+    sink.goes_on.add_permits(1);
+    assert_eq!(end(&handle).await.mirrored, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_stays_stalled_does_not_hold_up_the_end() {
+    for by_order in [true, false] {
+        let sink = Arc::new(Stalling {
+            goes_on: Semaphore::new(0),
+            begun: AtomicUsize::new(0),
+        });
+        let (layer, handle, drain) = with_sink(&all().with_timeout_ms(250), sink);
+        load(&layer, 10).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let begun = tokio::time::Instant::now();
+        if by_order {
+            // It is not ready, but there is time: each copy is tried.
+            let stats = handle.shutdown(Duration::from_millis(1_100)).await;
+            assert_eq!((stats.mirrored, stats.in_flight), (0, 0));
+            assert!(stats.dropped_by(Reason::Shutdown) > 0 && stats.dropped_by(Reason::Timeout) > 2);
+        } else {
+            drop(layer);
+            drain.await.expect("ended");
+            assert_eq!(handle.stats().dropped_by(Reason::Timeout), 10);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    }
 }
