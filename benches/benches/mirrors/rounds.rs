@@ -14,7 +14,7 @@ use std::{
 
 use axum::body::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 
 use crate::{
     Error, Options,
