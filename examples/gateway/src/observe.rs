@@ -23,11 +23,12 @@ pub(crate) fn metrics() -> Result<PrometheusHandle, String> {
     let builder = PrometheusBuilder::new();
     let builder = [
         "shield_wasm_execution_duration_seconds",
+        "shield_overseer_candidate_duration_seconds",
         "shield_schema_validation_duration_seconds",
     ]
     .into_iter()
     .try_fold(builder, |builder, name| {
-        // From 100 ns: both take less than a microsecond, and the usual buckets begin at five milliseconds.
+        // From 100 ns: they take less than a microsecond, and the usual buckets begin at five milliseconds.
         builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &EXECUTION_SECONDS_BUCKETS)
     })
     .map_err(|error| error.to_string())?;

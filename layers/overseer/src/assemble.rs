@@ -120,7 +120,6 @@ fn policy(spec: PolicySpec, loaded: Option<Arc<Loaded>>, report: LoadReport) -> 
         source_sha256: loaded.as_ref().map(|loaded| loaded.sha256.clone()),
         loaded,
         candidate: None,
-        divergences: Arc::default(),
         former: None,
         report,
         metrics,

@@ -1,9 +1,10 @@
-//! A candidate beside the active module: consulted on the same requests, never obeyed.
+//! A candidate beside the active module: tried on the same requests, never obeyed.
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -12,10 +13,12 @@ use serde::Serialize;
 
 use crate::{
     abi::arqon_host_v1::Phase,
-    chain::Policy,
-    exchange::{Exchange, Lent},
-    verdict::Verdict,
-    verify::{Loaded, Loader},
+    engine::Budget,
+    exchange::Lent,
+    metrics::PolicyMetrics,
+    trial::{Trial, Trials},
+    verdict::{Cause, Verdict},
+    verify::Loaded,
 };
 
 /// Most divergences kept of one candidate: the newest.
@@ -38,112 +41,118 @@ pub struct Divergence {
     pub amended_differently: bool,
 }
 
-/// How a candidate's verdict compares with the active module's.
+/// What came of one call of the active module, as its candidate is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Compared {
     Same,
     Differs,
     /// The candidate looks at bodies, and this one was not collected.
     NotAsked,
+    /// As many as may be were being tried.
+    Skipped,
 }
 
-impl Compared {
-    /// Whether both came to the same, if the candidate was asked.
-    pub(crate) const fn verdict(self) -> Option<bool> {
-        match self {
-            Self::Same => Some(true),
-            Self::Differs => Some(false),
-            Self::NotAsked => None,
+/// What [`Compared`] is called in series, in its order.
+pub(crate) const COMPARED: [&str; 4] = ["same", "differs", "not_asked", "skipped"];
+
+/// What a module said, without its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Allow,
+    Reject(u16),
+    Failed(Cause),
+}
+
+impl From<&Verdict> for Said {
+    fn from(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Allow => Self::Allow,
+            Verdict::Deny(denial) => Self::Reject(denial.status),
+            Verdict::Fail(cause, _) => Self::Failed(*cause),
         }
     }
 }
 
-/// The newest divergences of one candidate, and how often it was compared.
-#[derive(Debug, Default)]
-pub(crate) struct Divergences {
-    newest: Mutex<VecDeque<Divergence>>,
-    counts: [AtomicU64; 3],
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow => f.write_str("allow"),
+            Self::Reject(status) => write!(f, "reject {status}"),
+            Self::Failed(cause) => cause.fmt(f),
+        }
+    }
 }
 
-impl Divergences {
-    pub(crate) fn list(&self) -> Vec<Divergence> {
-        self.newest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+/// One candidate, how often it was compared, and where it differed.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) budget: Budget,
+    pub(crate) metrics: Arc<PolicyMetrics>,
+    counts: [AtomicU64; COMPARED.len()],
+    failed: AtomicU64,
+    newest: Mutex<VecDeque<Divergence>>,
+}
+
+impl Candidate {
+    pub(crate) fn new(loaded: Arc<Loaded>, budget: Budget, metrics: Arc<PolicyMetrics>) -> Self {
+        Self {
+            loaded,
+            budget,
+            metrics,
+            counts: Default::default(),
+            failed: AtomicU64::new(0),
+            newest: Mutex::default(),
+        }
+    }
+
+    /// A trial on what the active module is about to see, if there is room for one.
+    pub(crate) fn before(
+        self: &Arc<Self>,
+        trials: &Trials,
+        shard: usize,
+        phase: Phase,
+        exchange: &Lent,
+    ) -> Option<Trial> {
+        if phase == Phase::Request && self.loaded.plan.needs_body && exchange.body.is_none() {
+            self.counted(Compared::NotAsked);
+            return None;
+        }
+        let Some(room) = trials.room(shard) else {
+            self.counted(Compared::Skipped);
+            return None;
+        };
+        Some(Trial::new(Arc::clone(self), room, phase, exchange.clone()))
     }
 
     pub(crate) fn counted(&self, compared: Compared) {
         self.counts[compared as usize].fetch_add(1, Ordering::Relaxed);
+        self.metrics.compared(compared);
     }
 
     pub(crate) fn count(&self, compared: Compared) -> u64 {
         self.counts[compared as usize].load(Ordering::Relaxed)
     }
 
-    /// Consults the candidate on `twin`, a copy of what the active module saw.
-    pub(crate) fn compare(
-        &self,
-        loader: &Loader,
-        policy: &Policy,
-        candidate: &Loaded,
-        phase: Phase,
-        active: (&Verdict, &Exchange),
-        twin: Lent,
-    ) -> Compared {
-        if !candidate.compiled.has(phase.entry()) {
-            return if matches!(active.0, Verdict::Allow) {
-                Compared::Same
-            } else {
-                Compared::Differs
-            };
-        }
-        if phase == Phase::Request && candidate.plan.needs_body && twin.body.is_none() {
-            return Compared::NotAsked;
-        }
-        let (call, twin) = loader.call(policy.spec.budget, candidate, phase, Some(twin));
-        let twin = twin.expect("a call hands the exchange back");
-        let (verdict, exchange) = active;
-        let amended_differently = exchange.edits != twin.edits || exchange.body != twin.body;
-        let (said, candidate) = (describe(verdict), describe(&call.verdict));
-        if said == candidate && !amended_differently {
-            return Compared::Same;
-        }
-        let divergence = Divergence {
-            method: twin.request().method.to_string(),
-            path: twin.request().uri.path().to_owned(),
-            phase: if phase == Phase::Response {
-                "response"
-            } else {
-                "request"
-            }
-            .to_owned(),
-            active: said,
-            candidate,
-            amended_differently,
-        };
-        let module = &*policy.spec.guest.name;
-        tracing::debug!(
-            component = "overseer",
-            module,
-            ?divergence,
-            msg = "the candidate differs"
-        );
-        // A request does not wait for another's note: this one goes unkept then, and is counted all the same.
-        if let Ok(mut kept) = self.newest.try_lock() {
-            kept.truncate(DIVERGENCES_MAX - 1);
-            kept.push_front(divergence);
-        }
-        Compared::Differs
+    pub(crate) fn failed(&self, cause: Cause) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.metrics.candidate_failed(cause);
     }
-}
 
-fn describe(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Allow => "allow".to_owned(),
-        Verdict::Deny(denial) => format!("reject {}", denial.status),
-        Verdict::Fail(cause, _) => cause.to_string(),
+    /// Calls without a verdict.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn keep(&self, divergence: Divergence) {
+        let mut kept = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.truncate(DIVERGENCES_MAX - 1);
+        kept.push_front(divergence);
+    }
+
+    /// The newest divergences, newest first.
+    pub(crate) fn divergences(&self) -> Vec<Divergence> {
+        let kept = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().cloned().collect()
     }
 }

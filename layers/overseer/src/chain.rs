@@ -8,13 +8,14 @@ use http_body::Body;
 
 use crate::{
     abi::arqon_host_v1::Phase,
-    candidate::Divergences,
+    candidate::Candidate,
     event::{Event, OnEvent},
-    exchange::Lent,
+    exchange::{Exchange, Lent},
     metrics::{Outcome, PolicyMetrics, Ran},
     recorder::Recorder,
     report::LoadReport,
     spec::PolicySpec,
+    trial::Trial,
     verdict::{Cause, Verdict},
     verify::{Loaded, Loader},
 };
@@ -25,10 +26,8 @@ pub(crate) struct Policy {
     pub(crate) spec: PolicySpec,
     /// Absent when loading failed and the operator wrote `failure.load = "open"`.
     pub(crate) loaded: Option<Arc<Loaded>>,
-    /// Runs beside the active module; its verdicts are only compared.
-    pub(crate) candidate: Option<Arc<Loaded>>,
-    /// Where the candidate's verdicts differed.
-    pub(crate) divergences: Arc<Divergences>,
+    /// Tried beside the active module; its verdicts are only compared.
+    pub(crate) candidate: Option<Arc<Candidate>>,
     /// What ran before the last change.
     pub(crate) former: Option<Arc<Loaded>>,
     /// SHA-256 of what was last loaded from the policy's path.
@@ -90,7 +89,13 @@ impl Policy {
     fn candidate_needs_body(&self) -> bool {
         self.candidate
             .as_ref()
-            .is_some_and(|candidate| candidate.plan.needs_body)
+            .is_some_and(|candidate| candidate.loaded.plan.needs_body)
+    }
+
+    /// Whether only the candidate looks at this phase.
+    fn only_tries(&self, phase: Phase) -> bool {
+        let tries = |candidate: &Arc<Candidate>| candidate.loaded.compiled.has(phase.entry());
+        self.candidate.as_ref().is_some_and(tries) && !self.has(phase)
     }
 
     /// Whether a request passes that this policy did not allow for `cause`.
@@ -205,6 +210,11 @@ impl Snapshot {
         self.of(matching).any(|policy| policy.has(Phase::Response))
     }
 
+    /// Whether a candidate is to be tried on the response that no policy looks at.
+    pub(crate) fn tries_responses(&self, matching: Matching) -> bool {
+        self.of(matching).any(|policy| policy.only_tries(Phase::Response))
+    }
+
     /// The verdict of the chain. If the request `entered` the gate, its place is given back at the end.
     pub(crate) fn look(
         &self,
@@ -223,8 +233,19 @@ impl Snapshot {
     }
 
     /// Runs the policies in order until one refuses; what they amended is in the exchange.
-    fn decide(&self, matching: Matching, phase: Phase, mut exchange: Lent) -> (Lent, Result<(), Rejection>) {
-        for policy in self.of(matching).filter(|policy| policy.has(phase)) {
+    pub(crate) fn decide(
+        &self,
+        matching: Matching,
+        phase: Phase,
+        mut exchange: Lent,
+    ) -> (Lent, Result<(), Rejection>) {
+        for policy in self.of(matching) {
+            if !policy.has(phase) {
+                if policy.only_tries(phase) {
+                    self.hand_over(self.trial(policy, phase, &exchange), &Verdict::Allow, &exchange);
+                }
+                continue;
+            }
             let verdict;
             (exchange, verdict) = self.consult(policy, phase, exchange);
             if let Err(rejection) = verdict {
@@ -244,7 +265,7 @@ impl Snapshot {
             );
         };
         let mark = policy.spec.monitor.then(|| exchange.mark());
-        let twin = policy.candidate.as_ref().map(|_| exchange.clone());
+        let trial = self.trial(policy, phase, &exchange);
         let recorder = self.recorder.as_deref().filter(|_| phase == Phase::Request);
         let record = recorder.and_then(|recorder| Some((recorder, recorder.before(&exchange)?)));
         let begun = policy.metrics.now();
@@ -268,20 +289,7 @@ impl Snapshot {
         if let Some((recorder, seen)) = record {
             recorder.after(seen, &policy.spec, loaded, &call);
         }
-        if let (Some(candidate), Some(twin)) = (&policy.candidate, twin) {
-            let compared = policy.divergences.compare(
-                &self.loader,
-                policy,
-                candidate,
-                phase,
-                (&call.verdict, &exchange),
-                twin,
-            );
-            policy.divergences.counted(compared);
-            if let Some(same) = compared.verdict() {
-                policy.metrics.compared(same);
-            }
-        }
+        self.hand_over(trial, &call.verdict, &exchange);
         if let Some(mark) = mark {
             exchange.restore(mark);
         }
@@ -311,6 +319,21 @@ impl Snapshot {
             Verdict::Fail(cause, detail) => policy.fail(cause, &detail, &self.on_event).map_or(Ok(()), Err),
         };
         (exchange, verdict)
+    }
+
+    /// What the policy's candidate is to be tried on, if there is one and room to try it.
+    #[inline]
+    fn trial(&self, policy: &Policy, phase: Phase, exchange: &Lent) -> Option<Trial> {
+        let candidate = policy.candidate.as_ref()?;
+        candidate.before(&self.loader.trials, self.loader.engine.shard(), phase, exchange)
+    }
+
+    /// Has the candidate tried, now that it is known what the active module said and left.
+    #[inline]
+    fn hand_over(&self, trial: Option<Trial>, verdict: &Verdict, exchange: &Exchange) {
+        if let Some(trial) = trial {
+            self.loader.trials.send(trial.after(verdict, exchange));
+        }
     }
 
     /// No instance came free in time: refused unless every policy that would have run lets that pass.
@@ -344,11 +367,18 @@ impl Snapshot {
     /// Lets the modules of this chain stand by, and no others.
     pub(crate) fn stand_by(&self) {
         let mut modules = Vec::new();
+        let mut beside = Vec::new();
         for policy in &self.policies {
-            let present = policy.loaded.iter().chain(&policy.candidate);
-            modules.extend(present.map(|loaded| (Arc::clone(loaded), policy.spec.budget)));
+            let active = policy.loaded.iter();
+            modules.extend(active.map(|loaded| (Arc::clone(loaded), policy.spec.budget)));
+            beside.extend(
+                policy
+                    .candidate
+                    .iter()
+                    .map(|candidate| Arc::clone(&candidate.loaded)),
+            );
         }
-        self.loader.refill.stand_by(&modules);
+        self.loader.refill.stand_by(&modules, &beside);
     }
 
     /// The names of policies under which a request may pass that they did not allow.

@@ -201,27 +201,51 @@ mod tests {
     }
 
     #[test]
-    fn the_reserved_names_are_refused_in_every_group() {
-        for name in [
-            "host",
-            "content-length",
-            "transfer-encoding",
+    fn the_reserved_names_are_these() {
+        let mut names = RESERVED;
+        names.sort_unstable();
+        let said = [
             "authorization",
+            "connection",
+            "content-length",
+            "expect",
+            "host",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
             "traceparent",
-            "x-arqon-shadow",
-        ] {
-            assert!(is_reserved(name), "{name}");
-        }
-        assert!(!is_reserved("x-role"));
+            "trailer",
+            "trailers",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        assert_eq!(names, said);
+        assert_eq!(
+            arqon_policy::testing::limits::RESERVED,
+            said,
+            "the SDK's host knows them"
+        );
+        assert!(said.into_iter().chain(["x-arqon-shadow"]).all(is_reserved));
+        assert!(!is_reserved("x-role") && !is_reserved("x-arqo"));
     }
 
     #[test]
-    fn a_rewritten_payload_mends_the_length_and_drops_digests() {
+    fn a_rewritten_payload_mends_the_length_and_drops_every_digest() {
         let mut headers = HeaderMap::new();
-        headers.insert("content-digest", value("sha-256=:x:"));
+        for name in ["content-digest", "content-md5", "digest", "repr-digest"] {
+            headers.insert(name, value("sha-256=:x:"));
+        }
         headers.insert(CONTENT_LENGTH, value("10"));
+        headers.insert("x-digest", value("kept"));
+        let mut trailers = headers.clone();
         mend(&mut headers, 3).unwrap();
         assert_eq!(headers.get(CONTENT_LENGTH), Some(&value("3")));
-        assert_eq!(headers.len(), 1);
+        assert_eq!(headers.len(), 2);
+        drop_digests(&mut trailers);
+        assert_eq!(trailers.get(CONTENT_LENGTH), Some(&value("10")));
+        assert_eq!(trailers.len(), 2);
     }
 }

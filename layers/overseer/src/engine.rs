@@ -6,6 +6,7 @@
 mod budget;
 mod cache;
 mod compiled;
+mod compiler;
 mod fault;
 mod gate;
 mod limiter;
@@ -22,6 +23,7 @@ pub(crate) use self::{
     budget::Budget,
     cache::ModuleCache,
     compiled::{Compiled, Entry, Exports, Ready},
+    compiler::Compiler,
     fault::classify,
     gate::Gate,
     limiter::Limiter,
@@ -59,6 +61,7 @@ struct Inner {
     settings: Settings,
     scans: bool,
     cache: Option<ModuleCache>,
+    compiler: Compiler,
     gate: Arc<Gate>,
     ticker: ticker::Ticker,
 }
@@ -81,6 +84,7 @@ impl Engine {
                 scans: settings.pagemap_scan && pagemap::unswappable(),
                 settings,
                 cache,
+                compiler: Compiler::default(),
                 gate,
                 ticker,
             }),
@@ -122,6 +126,11 @@ impl Engine {
     /// Where compiled modules are kept, if they are.
     pub(crate) fn cache(&self) -> Option<&ModuleCache> {
         self.inner.cache.as_ref()
+    }
+
+    /// Where modules are compiled.
+    pub(crate) fn compiler(&self) -> &Compiler {
+        &self.inner.compiler
     }
 
     /// Where a request waits for its turn to run its chain: `concurrency` places.

@@ -81,6 +81,8 @@ pub(crate) struct After {
     snapshot: Arc<Snapshot>,
     matching: Matching,
     request: Parts,
+    /// Whether only candidates look at the response: nobody waits for a place then.
+    tried: bool,
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -195,6 +197,10 @@ where
                     let response = ready!(future.poll(cx));
                     let after = after.take();
                     match (response, after) {
+                        (Ok(response), Some(after)) if after.tried => {
+                            state.set(State::Done);
+                            return Poll::Ready(Ok(after.only_tries(response)));
+                        }
                         (Ok(response), Some(after)) => State::Answer {
                             turn: Turn::Untried,
                             after: Some(after),
@@ -240,11 +246,13 @@ pub(crate) fn consult(
     let (mut exchange, verdict) = snapshot.look(matching, Phase::Request, exchange, entered);
     let passed = verdict.and_then(|()| exchange.amend_request().map_err(|_| too_many_headers()));
     let after = passed.map(|()| {
-        snapshot.sees_responses(matching).then(|| {
+        let seen = snapshot.sees_responses(matching);
+        (seen || snapshot.tries_responses(matching)).then(|| {
             Box::new(After {
                 snapshot: Arc::clone(snapshot),
                 matching,
                 request: context(exchange.request()),
+                tried: !seen,
             })
         })
     });
@@ -287,6 +295,7 @@ impl After {
             snapshot,
             matching,
             request,
+            tried: _,
         } = *self;
         let (parts, body) = response.into_parts();
         let exchange = Lent::response(request, parts);
@@ -302,6 +311,17 @@ impl After {
             Ok(()) => Response::from_parts(*parts, MessageBody::streaming(body)),
             Err(rejection) => rejection.into_response(&exchange.into_request()),
         }
+    }
+}
+
+impl After {
+    /// The response as it is, seen by candidates.
+    fn only_tries<R>(self: Box<Self>, response: Response<R>) -> Response<MessageBody<R>> {
+        let (parts, body) = response.into_parts();
+        let exchange = Lent::response(self.request, parts);
+        let (mut exchange, _) = self.snapshot.decide(self.matching, Phase::Response, exchange);
+        let parts = exchange.response.take().expect("a response's exchange holds one");
+        Response::from_parts(*parts, MessageBody::streaming(body))
     }
 }
 

@@ -70,7 +70,10 @@ impl OverseerHandle {
         self.place(name, Origin::Path, Place::Active).await
     }
 
-    /// Runs another module beside the policy's active one. Its verdicts are counted and compared, never enforced.
+    /// Tries another module on what the policy's active one sees. It runs on a thread of its own, on a copy, so no request
+    /// waits for it; its verdicts are counted and compared a moment later, never enforced. While too many requests of a
+    /// shard wait for that, others are skipped, and counted as such. One that looks at bodies has them collected before
+    /// the handler is called, where their length is known to be within `max_body_bytes`.
     ///
     /// # Errors
     ///
@@ -81,12 +84,13 @@ impl OverseerHandle {
 
     /// The last requests on which the policy's candidate differed from its active module, at most
     /// [`DIVERGENCES_MAX`](crate::DIVERGENCES_MAX); how often they agreed and differed is counted in
-    /// `shield_overseer_candidate_total{module,verdict}`.
+    /// `shield_overseer_candidate_total{module,verdict}`. Empty without a candidate.
     #[must_use]
     pub fn divergences(&self, name: &str) -> Vec<Divergence> {
         let snapshot = self.shared.snapshot();
         find(snapshot.as_ref(), name)
-            .map(|(snapshot, at)| snapshot.policies[at].divergences.list())
+            .ok()
+            .and_then(|(snapshot, at)| Some(snapshot.policies[at].candidate.as_ref()?.divergences()))
             .unwrap_or_default()
     }
 
@@ -97,7 +101,7 @@ impl OverseerHandle {
     /// No such policy, or no candidate.
     pub fn promote(&self, name: &str) -> Result<(), HandleError> {
         self.swap(name, "candidate", |policy| {
-            let candidate = policy.candidate.clone()?;
+            let candidate = Arc::clone(&policy.candidate.as_ref()?.loaded);
             Some(Policy {
                 loaded: Some(candidate),
                 candidate: None,

@@ -102,6 +102,7 @@ mod shared;
 mod spec;
 mod standby;
 mod status;
+mod trial;
 mod verdict;
 mod verify;
 mod watch;

@@ -9,6 +9,7 @@ use metrics::{Counter, Gauge, Histogram};
 use quanta::Clock;
 
 use crate::{
+    candidate::{COMPARED, Compared},
     standby::Popped,
     status::{FuelBucket, FuelStatus},
     verdict::Cause,
@@ -20,8 +21,8 @@ const FUEL_BUCKETS: [u64; 16] = [
     2_500_000, 5_000_000, 10_000_000,
 ];
 
-/// Upper bounds, in seconds, for `shield_wasm_execution_duration_seconds`: from 100 ns on, because a policy costs less
-/// than the smallest bucket usual for HTTP.
+/// Upper bounds, in seconds, for `shield_wasm_execution_duration_seconds` and `shield_overseer_candidate_duration_seconds`:
+/// from 100 ns on, because a policy costs less than the smallest bucket usual for HTTP.
 pub const EXECUTION_SECONDS_BUCKETS: [f64; 16] = [
     100e-9, 250e-9, 500e-9, 1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3,
     5e-3, 25e-3,
@@ -70,8 +71,10 @@ pub(crate) struct PolicyMetrics {
     decisions: [Counter; 5],
     failures: [Counter; 8],
     log_lines_dropped: Counter,
-    same: Counter,
-    differs: Counter,
+    /// By [`COMPARED`].
+    compared: [Counter; COMPARED.len()],
+    candidate_seconds: Histogram,
+    candidate_failures: [Counter; 8],
     reloads: [Counter; 2],
     relaxed: Gauge,
     since: Instant,
@@ -98,12 +101,17 @@ impl PolicyMetrics {
             log_lines_dropped: metrics::counter!(
                 "shield_overseer_log_lines_dropped_total", "module" => module.clone()
             ),
-            same: metrics::counter!(
-                "shield_overseer_candidate_total", "module" => module.clone(), "verdict" => "same"
+            compared: COMPARED.map(|verdict| {
+                metrics::counter!("shield_overseer_candidate_total", "module" => module.clone(), "verdict" => verdict)
+            }),
+            candidate_seconds: metrics::histogram!(
+                "shield_overseer_candidate_duration_seconds", "module" => module.clone()
             ),
-            differs: metrics::counter!(
-                "shield_overseer_candidate_total", "module" => module.clone(), "verdict" => "differs"
-            ),
+            candidate_failures: Cause::ALL.map(|cause| {
+                metrics::counter!(
+                    "shield_overseer_candidate_failures_total", "module" => module.clone(), "cause" => cause.as_str()
+                )
+            }),
             reloads: ["ok", "refused"].map(|result| {
                 metrics::counter!("shield_overseer_reloads_total", "module" => module.clone(), "result" => result)
             }),
@@ -112,13 +120,9 @@ impl PolicyMetrics {
             told: Default::default(),
         };
         this.fuel.increment(0);
-        for counter in this.decisions.iter().chain(&this.failures) {
-            counter.increment(0);
-        }
-        for counter in [&this.log_lines_dropped, &this.same, &this.differs]
-            .into_iter()
-            .chain(&this.reloads)
-        {
+        this.log_lines_dropped.increment(0);
+        let counters = this.decisions.iter().chain(&this.failures).chain(&this.reloads);
+        for counter in counters.chain(&this.compared).chain(&this.candidate_failures) {
             counter.increment(0);
         }
         this
@@ -185,8 +189,19 @@ impl PolicyMetrics {
         self.reloads[usize::from(!ok)].increment(1);
     }
 
-    pub(crate) fn compared(&self, same: bool) {
-        if same { &self.same } else { &self.differs }.increment(1);
+    /// A candidate was compared, or not.
+    pub(crate) fn compared(&self, compared: Compared) {
+        self.compared[compared as usize].increment(1);
+    }
+
+    /// A candidate was called, from `begun` to `ended` by [`PolicyMetrics::now`].
+    pub(crate) fn candidate_ran(&self, begun: u64, ended: u64) {
+        self.candidate_seconds.record(self.clock.delta(begun, ended));
+    }
+
+    /// A candidate gave no verdict.
+    pub(crate) fn candidate_failed(&self, cause: Cause) {
+        self.candidate_failures[cause.index()].increment(1);
     }
 }
 
@@ -205,6 +220,11 @@ fn describe() {
         Seconds,
         "time of one call of a policy"
     );
+    describe_histogram!(
+        "shield_overseer_candidate_duration_seconds",
+        Seconds,
+        "time of one call of a candidate, beside the request"
+    );
     for (name, what) in [
         (
             "shield_wasm_fuel_consumed_total",
@@ -221,7 +241,11 @@ fn describe() {
         ),
         (
             "shield_overseer_candidate_total",
-            "calls of a candidate, by whether it agreed with the active module",
+            "calls of the active module, by whether its candidate agreed, was not asked or was skipped",
+        ),
+        (
+            "shield_overseer_candidate_failures_total",
+            "calls of a candidate without a verdict, by cause",
         ),
         (
             "shield_overseer_reloads_total",

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use crate::{
     assemble::read_and_load,
+    candidate::Candidate,
     chain::{Policy, Snapshot},
-    error::HandleError,
+    error::{BuildError, EngineError, HandleError},
     event::Event,
     report::LoadReport,
     shared::Shared,
@@ -96,11 +97,18 @@ fn load_and_place(
                 report: report.clone(),
                 ..copy(policy)
             },
-            Place::Candidate => Policy {
-                candidate: Some(loaded),
-                divergences: Arc::default(),
-                ..copy(policy)
-            },
+            Place::Candidate => {
+                let trials = &snapshot.loader.trials;
+                trials
+                    .start(&snapshot.loader.engine)
+                    .map_err(EngineError::Thread)
+                    .map_err(BuildError::Engine)?;
+                let (budget, metrics) = (policy.spec.budget, Arc::clone(&policy.metrics));
+                Policy {
+                    candidate: Some(Arc::new(Candidate::new(loaded, budget, metrics))),
+                    ..copy(policy)
+                }
+            }
         };
         Ok::<_, HandleError>((Some(with(snapshot, at, next)), ()))
     })?;
@@ -147,7 +155,6 @@ pub(crate) fn copy(policy: &Policy) -> Policy {
         spec: policy.spec.clone(),
         loaded: policy.loaded.clone(),
         candidate: policy.candidate.clone(),
-        divergences: Arc::clone(&policy.divergences),
         former: policy.former.clone(),
         source_sha256: policy.source_sha256.clone(),
         report: policy.report.clone(),

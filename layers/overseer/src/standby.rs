@@ -73,7 +73,7 @@ pub(crate) struct Refill {
     known: Known,
 }
 
-/// Every module that stood by and is still there. What leaves the chain is held here to the end, so that neither a request
+/// Every module of the chain, and those that left it and are still there. What leaves the chain is held here to the end, so that neither a request
 /// nor whoever replaced it pays for its being dropped.
 type Known = Arc<Mutex<Vec<Arc<Loaded>>>>;
 
@@ -134,8 +134,8 @@ impl Refill {
         Ok(Self { workers, known })
     }
 
-    /// From now on these modules stand by, and no others.
-    pub(crate) fn stand_by(&self, modules: &[(Arc<Loaded>, Budget)]) {
+    /// From now on these modules stand by, and no others. Those `beside` them do not, but are in use too.
+    pub(crate) fn stand_by(&self, modules: &[(Arc<Loaded>, Budget)], beside: &[Arc<Loaded>]) {
         if self.workers.is_empty() {
             return;
         }
@@ -148,12 +148,14 @@ impl Refill {
             if module.compiled.has(Phase::Request.entry()) {
                 module.standby.open();
             }
+        }
+        for module in modules.iter().map(|(module, _)| module).chain(beside) {
             if !known.iter().any(|known| Arc::ptr_eq(known, module)) {
                 known.push(Arc::clone(module));
             }
         }
         // Reloads come faster than the workers sweep: who reloads does it.
-        let left = known.len() > modules.len() + LEFT_MAX;
+        let left = known.len() > modules.len() + beside.len() + LEFT_MAX;
         drop(known);
         if left {
             self.workers.iter().for_each(|worker| worker.shop.sweep());

@@ -1,14 +1,11 @@
 //! What an operator sees of a policy.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use crate::{
-    candidate::{Compared, Divergence},
+    candidate::{Candidate, Compared, Divergence},
     chain::Policy,
     report::LoadReport,
-    verify::Loaded,
 };
 
 /// One policy as it is now.
@@ -63,6 +60,10 @@ pub struct CandidateStatus {
     pub differs: u64,
     /// Requests on which it could not be asked, because their body was not collected.
     pub not_asked: u64,
+    /// Calls on which it was not tried, because too many others waited for that.
+    pub skipped: u64,
+    /// Calls on which it gave no verdict; each is also the same or different.
+    pub failed: u64,
     /// The newest calls on which they differed, at most [`DIVERGENCES_MAX`](crate::DIVERGENCES_MAX), newest first.
     pub divergences: Vec<Divergence>,
 }
@@ -78,7 +79,7 @@ impl PolicyStatus {
             candidate: policy
                 .candidate
                 .as_ref()
-                .map(|candidate| CandidateStatus::of(policy, candidate)),
+                .map(|candidate| CandidateStatus::of(candidate)),
             can_roll_back: policy.candidate.is_some() || former,
             report: policy
                 .loaded
@@ -92,14 +93,16 @@ impl PolicyStatus {
 }
 
 impl CandidateStatus {
-    fn of(policy: &Policy, candidate: &Arc<Loaded>) -> Self {
-        let count = |compared| policy.divergences.count(compared);
+    fn of(candidate: &Candidate) -> Self {
+        let count = |compared| candidate.count(compared);
         Self {
-            sha256: candidate.sha256.clone(),
+            sha256: candidate.loaded.sha256.clone(),
             same: count(Compared::Same),
             differs: count(Compared::Differs),
             not_asked: count(Compared::NotAsked),
-            divergences: policy.divergences.list(),
+            skipped: count(Compared::Skipped),
+            failed: candidate.failures(),
+            divergences: candidate.divergences(),
         }
     }
 }

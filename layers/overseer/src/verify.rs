@@ -20,6 +20,7 @@ use crate::{
     run::{self, Call},
     spec::PolicySpec,
     standby::{Refill, Standby, Used},
+    trial::Trials,
     verdict::Verdict,
 };
 
@@ -56,6 +57,7 @@ pub(crate) struct Loader {
     linkers: [OnceLock<Box<[Linker<State>]>>; 2],
     pub(crate) limits: LoadLimits,
     pub(crate) refill: Refill,
+    pub(crate) trials: Trials,
 }
 
 impl std::fmt::Debug for Loader {
@@ -70,11 +72,13 @@ impl std::fmt::Debug for Loader {
 impl Loader {
     pub(crate) fn new(engine: Engine, limits: LoadLimits) -> Result<Self, EngineError> {
         let refill = Refill::start(&engine).map_err(EngineError::Thread)?;
+        let trials = Trials::new(engine.settings().shards);
         Ok(Self {
             engine,
             linkers: Default::default(),
             limits,
             refill,
+            trials,
         })
     }
 
@@ -173,8 +177,9 @@ impl Loader {
                 linked.get_or_init(|| linkers)
             }
         };
-        let cache = self.engine.cache();
-        abi::compile(shards, linkers, wasm, plan, cache, self.limits.compile_deadline)
+        let (compiler, cache) = (self.engine.compiler(), self.engine.cache());
+        let deadline = self.limits.compile_deadline;
+        abi::compile(shards, linkers, wasm, plan, compiler, cache, deadline)
     }
 
     /// Lets the guest look at its configuration; anything but 0 refuses the load.

@@ -54,7 +54,8 @@ function candidate(of) {
     pill("candidate", "paused"),
     ` runs beside it: ${count(of.same).textContent} calls the same, `,
     h("b", {}, count(of.differs)),
-    ` different${of.not_asked ? `, ${of.not_asked} not asked` : ""}. `,
+    ` different${of.failed ? `, ${of.failed} without a verdict` : ""}${of.not_asked ? `, ${of.not_asked} not asked` : ""}`,
+    `${of.skipped ? `, ${of.skipped} skipped` : ""}. `,
     h("code", {}, of.sha256.slice(0, 12)),
   );
 }

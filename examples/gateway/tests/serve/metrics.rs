@@ -65,6 +65,8 @@ const CONFIGURED: &[&str] = &[
     "shield_mirror_effective_fraction",
     "shield_mirror_sampled_total",
     "shield_mirror_traffic_total",
+    "shield_overseer_candidate_duration_seconds",
+    "shield_overseer_candidate_failures_total",
     "shield_overseer_candidate_total",
     "shield_overseer_decisions_total",
     "shield_overseer_failures_total",

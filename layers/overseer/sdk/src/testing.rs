@@ -1,6 +1,10 @@
 //! A host for unit tests of policies, without Wasm.
 //!
-//! It answers as the real one does with default limits; fuel, deadline and memory it does not have.
+//! It answers as the real one does with default [`limits`]. It has no fuel, deadline and memory limit, does not parse
+//! claims, and knows no `headers` that narrow what a policy may edit.
+
+pub mod limits;
+mod text;
 
 use std::{
     borrow::ToOwned,
@@ -24,6 +28,8 @@ pub struct Host {
     config: Vec<u8>,
     payload: Option<Vec<u8>>,
     rewrite: bool,
+    response: bool,
+    edit_bytes: usize,
     seen: Outcome,
 }
 
@@ -32,13 +38,13 @@ pub struct Host {
 pub struct Outcome {
     /// The status it refused with; `None` if it allowed.
     pub status: Option<u16>,
-    /// The reason it gave.
+    /// The reason it gave, as a client is told it.
     pub reason: String,
     /// Its header edits: `add`, `set` or `remove`, the name in lower case, the value.
     pub headers: Vec<(String, String, Option<String>)>,
     /// The payload it put in place of the request's.
     pub payload: Option<Vec<u8>>,
-    /// The lines it logged, with their levels of 0 (error) to 4 (trace).
+    /// The lines it logged, as they are shown, with their levels of 0 (error) to 4 (trace); those over the limit are not here.
     pub logs: Vec<(i32, String)>,
 }
 
@@ -60,6 +66,16 @@ impl Host {
             .property("protocol", "http/1.1")
             .property("module", "test")
             .payload("")
+    }
+
+    /// A response with this status, for an `on_response`: there is no payload, and headers are the response's.
+    #[must_use]
+    pub fn response(status: u16) -> Self {
+        Host {
+            response: true,
+            payload: None,
+            ..Host::new().property("status", &status.to_string())
+        }
     }
 
     /// With a header; several of one name are kept in order.
@@ -180,6 +196,9 @@ fn is_token(name: &[u8]) -> bool {
 }
 
 pub(crate) fn get_header(name: &[u8], buffer: &mut [u8]) -> i32 {
+    if name.len() > limits::KEY_BYTES_MAX {
+        return -4;
+    }
     if !is_token(name) {
         return -2;
     }
@@ -193,27 +212,21 @@ pub(crate) fn get_header(name: &[u8], buffer: &mut [u8]) -> i32 {
 }
 
 pub(crate) fn get_claim(key: &[u8], buffer: &mut [u8]) -> i32 {
+    if key.len() > limits::KEY_BYTES_MAX {
+        return -4;
+    }
     with(|host| give(named(&host.claims, key), buffer))
 }
 
 pub(crate) fn get_property(name: &[u8], buffer: &mut [u8]) -> i32 {
-    const KNOWN: [&[u8]; 11] = [
-        b"method",
-        b"path",
-        b"query",
-        b"subject",
-        b"tenant",
-        b"remote_addr",
-        b"trace_id",
-        b"content_type",
-        b"protocol",
-        b"module",
-        b"status",
-    ];
-    if !KNOWN.contains(&name) {
+    if name.len() > limits::KEY_BYTES_MAX {
+        return -4;
+    }
+    if !limits::PROPERTIES.iter().any(|known| known.as_bytes() == name) {
         return -2;
     }
     with(|host| match named(&host.properties, name) {
+        None if name == b"status" => -3,
         None if name == b"content_type" => {
             let value = host.headers.iter().find(|(known, _)| known == "content-type");
             give(value.map(|(_, value)| value.as_slice()), buffer)
@@ -259,29 +272,25 @@ pub(crate) fn remove_header(name: &[u8]) -> i32 {
 }
 
 fn edit(what: &str, name: &[u8], value: Option<&[u8]>) -> i32 {
-    const RESERVED: [&str; 8] = [
-        "authorization",
-        "connection",
-        "content-length",
-        "host",
-        "te",
-        "traceparent",
-        "transfer-encoding",
-        "upgrade",
-    ];
     let invalid = |byte: &u8| (*byte < 32 && *byte != b'\t') || *byte == 127;
+    let value_len = value.map_or(0, <[u8]>::len);
+    if name.len() > limits::KEY_BYTES_MAX || value_len > limits::HEADER_BYTES_MAX {
+        return -4;
+    }
     if !is_token(name) || value.unwrap_or_default().iter().any(invalid) {
         return -2;
     }
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-    if RESERVED.contains(&name.as_str()) || name.starts_with("x-arqon-") {
+    if limits::RESERVED.contains(&name.as_str()) || name.starts_with(limits::RESERVED_PREFIX) {
         return -3;
     }
     with(|host| {
-        if host.seen.headers.len() >= 32 {
+        let bytes = host.edit_bytes + name.len() + value_len;
+        if host.seen.headers.len() >= limits::HEADER_EDITS_MAX || bytes > limits::HEADER_BYTES_MAX {
             return -4;
         }
-        let edited = host.seen.headers.iter().any(|(_, known, _)| *known == name);
+        host.edit_bytes = bytes;
+        let edited = host.response || host.seen.headers.iter().any(|(_, known, _)| *known == name);
         if what != "add" || !edited {
             host.headers.retain(|(known, _)| *known != name);
         }
@@ -296,8 +305,11 @@ fn edit(what: &str, name: &[u8], value: Option<&[u8]>) -> i32 {
 
 pub(crate) fn set_payload(payload: &[u8]) -> i32 {
     with(|host| {
-        if !host.rewrite {
+        if !host.rewrite || host.response {
             return -3;
+        }
+        if payload.len() > limits::PAYLOAD_BYTES_MAX {
+            return -4;
         }
         host.payload = Some(payload.to_vec());
         host.seen.payload = Some(payload.to_vec());
@@ -307,9 +319,10 @@ pub(crate) fn set_payload(payload: &[u8]) -> i32 {
 
 pub(crate) fn log(level: i32, message: &[u8]) {
     with(|host| {
-        host.seen
-            .logs
-            .push((level, String::from_utf8_lossy(message).into_owned()));
+        if host.seen.logs.len() < limits::LOG_LINES_MAX {
+            let line = text::line(message, limits::LOG_BYTES_MAX);
+            host.seen.logs.push((level, line));
+        }
         0
     });
 }
@@ -319,7 +332,7 @@ pub(crate) fn reject(code: i32, reason: &[u8]) -> ! {
         .ok()
         .filter(|status| (400..=599).contains(status))
         .unwrap_or(403);
-    let reason = String::from_utf8_lossy(reason).to_string();
+    let reason = text::reason(reason, limits::REASON_BYTES_MAX);
     if CURRENT.with(|current| current.borrow().is_none()) {
         panic!("{}", format!("rejected with {status}: {reason}"));
     }

@@ -23,7 +23,7 @@ pub(crate) use self::{
     text::visible,
 };
 use crate::{
-    engine::{Compiled, ModuleCache},
+    engine::{Compiled, Compiler, ModuleCache},
     error::CompileError,
 };
 
@@ -81,10 +81,11 @@ pub(crate) fn compile(
     linkers: &[Linker<State>],
     wasm: &[u8],
     plan: &Plan,
+    compiler: &Compiler,
     cache: Option<&ModuleCache>,
     deadline: Duration,
 ) -> Result<Compiled<State>, CompileError> {
-    Compiled::new(shards, linkers, wasm, &plan.exports, cache, deadline)
+    Compiled::new(shards, linkers, wasm, &plan.exports, compiler, cache, deadline)
 }
 
 #[cfg(test)]

@@ -230,7 +230,7 @@ impl OverseerConfig {
         let cpus = thread::available_parallelism().map_or(1, usize::from).min(16);
         let shards = if self.shards == 0 { cpus } else { self.shards };
         let running = self.concurrency.min(RUNNING_MAX);
-        // Standing by: every policy, a candidate beside it, and as many used ones that wait to be dropped.
+        // Standing by: every policy, the module it replaced, and as many used ones that wait to be dropped.
         let queues = 2 * policies.max(1) + 1;
         let room = (SLOTS_MAX / shards).saturating_sub(running + SPARE_SLOTS);
         let standby = self.standby.min(room / queues);

@@ -1,10 +1,10 @@
 //! A module compiled for every shard, and the instances made of it.
 
-use std::{fmt, sync::mpsc, thread, time::Duration};
+use std::{fmt, time::Duration};
 
 use wasmtime::{Engine, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc};
 
-use super::{Budget, Host, ModuleCache};
+use super::{Budget, Compiler, Host, ModuleCache};
 use crate::error::CompileError;
 
 /// How an entry point is called.
@@ -40,9 +40,7 @@ struct Shard<T: 'static> {
 }
 
 impl<T: Host> Compiled<T> {
-    /// Compiles `wasm` for every one of `shards` in a thread of its own, waiting at most `deadline`.
-    ///
-    /// A compilation that takes longer is abandoned: its thread works on to its end, and its result is dropped.
+    /// Compiles `wasm` for every one of `shards` on the compiler's thread, waiting at most `deadline`.
     ///
     /// # Errors
     ///
@@ -52,10 +50,14 @@ impl<T: Host> Compiled<T> {
         linkers: &[Linker<T>],
         wasm: &[u8],
         exports: &Exports,
+        compiler: &Compiler,
         cache: Option<&ModuleCache>,
         deadline: Duration,
     ) -> Result<Self, CompileError> {
-        let modules = compile(shards, wasm.to_vec(), cache.cloned(), deadline)?;
+        let (engines, wasm, cache) = (shards.to_vec(), wasm.to_vec(), cache.cloned());
+        let modules = compiler
+            .run(deadline, move || compile(&engines, &wasm, cache.as_ref()))?
+            .map_err(CompileError::refused)?;
         let shards = modules
             .iter()
             .zip(linkers)
@@ -194,29 +196,10 @@ impl<T> fmt::Debug for Ready<T> {
     }
 }
 
-fn compile(
-    shards: &[Engine],
-    wasm: Vec<u8>,
-    cache: Option<ModuleCache>,
-    deadline: Duration,
-) -> Result<Vec<Module>, CompileError> {
-    let shards = shards.to_vec();
-    let (done, result) = mpsc::sync_channel(1);
-    thread::Builder::new()
-        .name("overseer-compile".into())
-        .spawn(move || {
-            let all = || shards.iter().map(|shard| Module::new(shard, &wasm)).collect();
-            let modules = match (&cache, shards.first()) {
-                (Some(cache), Some(first)) => cache.load(first, &wasm, all),
-                _ => all(),
-            };
-            // Nobody listens when the deadline has passed: the result is dropped.
-            let _ignored: Result<(), mpsc::SendError<wasmtime::Result<Vec<Module>>>> = done.send(modules);
-        })
-        .map_err(CompileError::Thread)?;
-    match result.recv_timeout(deadline) {
-        Ok(modules) => modules.map_err(CompileError::refused),
-        Err(mpsc::RecvTimeoutError::Timeout) => Err(CompileError::Deadline { deadline }),
-        Err(mpsc::RecvTimeoutError::Disconnected) => Err(CompileError::Panicked),
+fn compile(shards: &[Engine], wasm: &[u8], cache: Option<&ModuleCache>) -> wasmtime::Result<Vec<Module>> {
+    let all = || shards.iter().map(|shard| Module::new(shard, wasm)).collect();
+    match (cache, shards.first()) {
+        (Some(cache), Some(first)) => cache.load(first, wasm, all),
+        _ => all(),
     }
 }

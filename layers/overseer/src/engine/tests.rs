@@ -32,6 +32,29 @@ fn fuel_per_millisecond_is_within_reason() {
 }
 
 #[test]
+fn a_pool_without_a_free_slot_is_its_own_cause() {
+    let slots = Settings {
+        slots: 1,
+        slots_warm: 1,
+        ..settings()
+    };
+    let engine = Engine::new(slots).unwrap();
+    for pool in [Reset::Cleared, Reset::Scanned] {
+        let shard = &engine.pools(pool).unwrap()[0];
+        let module = wasmtime::Module::new(shard, "(module (memory 1))").unwrap();
+        let instance = || {
+            let mut store = wasmtime::Store::new(shard, ());
+            wasmtime::Instance::new(&mut store, &module, &[]).map(|_| store)
+        };
+        let first = instance().unwrap();
+        let error = instance().map(drop).unwrap_err();
+        assert_eq!(classify(&error, false), crate::verdict::Cause::Pool, "{error:?}");
+        drop(first);
+        instance().unwrap();
+    }
+}
+
+#[test]
 fn threads_are_dealt_out_over_the_shards() {
     let engine = Engine::new(settings()).unwrap();
     let shards: Vec<_> = (0..4)

@@ -59,11 +59,11 @@ fn queues_fill_for_the_chain_and_empty_when_the_module_leaves_it() {
         0,
         "nothing stands by before it is asked for"
     );
-    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     eventually("a full queue", || {
         loaded.standby.len(0) == 4 && loaded.standby.len(1) == 4
     });
-    loader.refill.stand_by(&[]);
+    loader.refill.stand_by(&[], &[]);
     eventually("empty queues", || {
         loaded.standby.len(0) + loaded.standby.len(1) == 0
     });
@@ -79,7 +79,7 @@ fn queues_fill_for_the_chain_and_empty_when_the_module_leaves_it() {
 fn standby_and_inline_give_the_same_verdict_and_fuel_and_nothing_is_used_twice() {
     let (loader, loaded, budget) = load(4, SOILS);
     let (inline, _) = loader.call(budget, &loaded, Phase::Request, Some(exchange()));
-    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     eventually("a full queue", || loaded.standby.len(loader.engine.shard()) == 4);
     for _ in 0..2_000 {
         let (call, _) = loader.call(budget, &loaded, Phase::Request, Some(exchange()));
@@ -90,7 +90,7 @@ fn standby_and_inline_give_the_same_verdict_and_fuel_and_nothing_is_used_twice()
 #[test]
 fn the_threads_wake_after_a_long_sleep() {
     let (loader, loaded, budget) = load(2, SOILS);
-    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     let shard = loader.engine.shard();
     eventually("sleep", || {
         loader.refill.workers[shard]
@@ -107,8 +107,8 @@ fn the_threads_wake_after_a_long_sleep() {
 #[test]
 fn what_left_the_chain_is_dropped_by_a_worker_once_nobody_holds_it() {
     let (loader, loaded, budget) = load(4, SOILS);
-    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
-    loader.refill.stand_by(&[]);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
+    loader.refill.stand_by(&[], &[]);
     let module = Arc::downgrade(&loaded);
     eventually("empty queues", || {
         loaded.standby.len(0) + loaded.standby.len(1) == 0
@@ -121,7 +121,7 @@ fn what_left_the_chain_is_dropped_by_a_worker_once_nobody_holds_it() {
 #[tokio::test]
 async fn on_a_runtime_a_task_makes_up_for_what_was_taken() {
     let (loader, loaded, budget) = load(8, SOILS);
-    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     let shard = loader.engine.shard();
     eventually("a full queue", || loaded.standby.len(shard) == 8);
     let shop = Arc::clone(&loader.refill.workers[shard].shop);
@@ -142,7 +142,7 @@ async fn on_a_runtime_a_task_makes_up_for_what_was_taken() {
 #[test]
 fn a_task_that_never_ran_does_not_keep_the_next_from_being_asked_for() {
     let (loader, loaded, budget) = load(2, SOILS);
-    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     let shard = loader.engine.shard();
     let shop = Arc::clone(&loader.refill.workers[shard].shop);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -157,7 +157,7 @@ fn a_task_that_never_ran_does_not_keep_the_next_from_being_asked_for() {
 #[test]
 fn dropping_the_loader_ends_the_threads() {
     let (loader, loaded, budget) = load(2, SOILS);
-    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)]);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     let desk = Arc::downgrade(&loader.refill.workers[0].shop);
     drop(loader);
     assert!(desk.upgrade().is_none());

@@ -4,6 +4,7 @@
 mod abi;
 mod abi_write;
 mod bombs;
+mod borders;
 #[cfg(feature = "cache")]
 mod cache;
 mod contract;

@@ -12,18 +12,15 @@ use arqon_overseer::{
 };
 use axum::body::Body;
 use http::{Request, Response};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::{Layer, ServiceExt};
 
-use crate::guests::{BLOCK_ME, get, run, small};
+use crate::guests::{BLOCK_ME, get, on_request, run, small};
 
 #[tokio::test]
 async fn every_series_starts_at_zero_and_counts() {
     let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(
-            Matcher::Full("shield_wasm_execution_duration_seconds".to_owned()),
-            &EXECUTION_SECONDS_BUCKETS,
-        )
+        .set_buckets(&EXECUTION_SECONDS_BUCKETS)
         .unwrap()
         .build_recorder();
     let rendered = recorder.handle();
@@ -54,6 +51,9 @@ async fn every_series_starts_at_zero_and_counts() {
         r#"shield_overseer_relaxed{module="block_me"} 0"#,
         r#"shield_overseer_relaxed{module="watch"} 1"#,
         r#"shield_overseer_reloads_total{module="block_me",result="ok"} 0"#,
+        r#"shield_overseer_candidate_total{module="watch",verdict="skipped"} 0"#,
+        r#"shield_overseer_candidate_failures_total{module="watch",cause="deadline"} 0"#,
+        r#"shield_overseer_candidate_duration_seconds_count{module="watch"} 0"#,
         "shield_overseer_records_dropped_total 0",
         r#"shield_overseer_reloads_total{module="block_me",result="refused"} 0"#,
     ] {
@@ -93,6 +93,39 @@ async fn every_series_starts_at_zero_and_counts() {
         r#"shield_wasm_execution_duration_seconds_bucket{module="block_me",le="0.0000001"}"#.to_owned(),
     ] {
         assert!(text.contains(&series), "{series} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_candidates_time_and_failures_are_counted_apart_from_the_active_modules() {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets(&EXECUTION_SECONDS_BUCKETS)
+        .unwrap()
+        .build_recorder();
+    let rendered = recorder.handle();
+    let config = small([PolicyConfig::from_module("p", BLOCK_ME)]);
+    let (layer, handle) = metrics::with_local_recorder(&recorder, || OverseerLayer::channel(config).unwrap());
+    handle
+        .candidate("p", on_request("unreachable").into())
+        .await
+        .unwrap();
+    ask(&layer).await;
+    let begun = std::time::Instant::now();
+    let differs = r#"shield_overseer_candidate_total{module="p",verdict="differs"} 1"#;
+    while !rendered.render().contains(differs) {
+        assert!(begun.elapsed().as_secs() < 60, "{}", rendered.render());
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    handle.settle();
+    let text = rendered.render();
+    for series in [
+        r#"shield_overseer_candidate_failures_total{module="p",cause="trap"} 1"#,
+        r#"shield_overseer_candidate_duration_seconds_count{module="p"} 1"#,
+        r#"shield_overseer_failures_total{module="p",cause="trap"} 0"#,
+        r#"shield_wasm_execution_duration_seconds_count{module="p"} 1"#,
+        r#"shield_overseer_decisions_total{module="p",decision="allow"} 1"#,
+    ] {
+        assert!(text.contains(series), "{series} in\n{text}");
     }
 }
 
