@@ -2,8 +2,8 @@
 //!
 //! A request pays for taking one out of a queue and for the call. What it leaves behind is dropped, and the next ones are
 //! made, in batches: by a task on the runtime of the requests, so after the response and on the core whose cache knows the
-//! instances. A thread per shard does what is left over: the first filling, the few of an unfinished batch, and all of it
-//! where no tokio runtime is. An empty queue means that the instance is made inline: standing by changes what a call costs,
+//! instances. A thread does what is left over: the first filling, the few of an unfinished batch, and all of it where no
+//! tokio runtime is. One for all shards, so that whoever replaced a module has a core to go on with. An empty queue means that the instance is made inline: standing by changes what a call costs,
 //! never what it does.
 //!
 //! A call is counted when its instance is dropped: the request does not wait for that either.
@@ -30,7 +30,7 @@ use crate::{
     verify::Loaded,
 };
 
-/// How long a thread sleeps: what an unfinished batch waits for at most.
+/// How long the thread sleeps: what an unfinished batch waits for at most.
 const REST: Duration = Duration::from_millis(250);
 /// Modules that left the chain and wait to be dropped.
 const LEFT_MAX: usize = 8;
@@ -66,22 +66,26 @@ impl Drop for Spent {
     }
 }
 
-/// What keeps the queues full, a worker per shard. Their threads end when this is dropped.
+/// What keeps the queues full. Its thread ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Refill {
-    workers: Box<[Worker]>,
+    /// One per shard; none if nothing is to stand by.
+    shops: Box<[Arc<Shop>]>,
+    thread: Option<JoinHandle<()>>,
+    keeper: Arc<Keeper>,
     known: Known,
+}
+
+/// What the thread and those who want something of it share.
+#[derive(Debug, Default)]
+struct Keeper {
+    stop: AtomicBool,
+    asleep: AtomicBool,
 }
 
 /// Every module of the chain, and those that left it and are still there. What leaves the chain is held here to the end, so that neither a request
 /// nor whoever replaced it pays for its being dropped.
 type Known = Arc<Mutex<Vec<Arc<Loaded>>>>;
-
-#[derive(Debug)]
-struct Worker {
-    shop: Arc<Shop>,
-    thread: Option<JoinHandle<()>>,
-}
 
 /// What it takes to keep one shard's queues full.
 #[derive(Debug)]
@@ -94,14 +98,13 @@ struct Shop {
     batch: usize,
     metrics: StandbyMetrics,
     known: Known,
+    keeper: Arc<Keeper>,
     desk: Desk,
 }
 
-/// What a worker and the requests of its shard share.
+/// What the requests of a shard share with whoever fills its queues.
 #[derive(Debug)]
 struct Desk {
-    stop: AtomicBool,
-    asleep: AtomicBool,
     /// Whether a task is on its way or at work.
     called: AtomicBool,
     /// Used instances, to be dropped; at most `used_max`.
@@ -121,22 +124,45 @@ impl Drop for Called {
 }
 
 impl Refill {
-    /// Starts a thread per shard, none if nothing is to stand by.
+    /// Starts the thread, none if nothing is to stand by.
     pub(crate) fn start(engine: &Engine) -> io::Result<Self> {
         let target = engine.settings().standby;
         let shards = if target == 0 { 0 } else { engine.settings().shards };
-        // Taken here: the threads may run under another recorder.
+        // Taken here: the thread may run under another recorder.
         let metrics = StandbyMetrics::new();
         let known = Known::default();
-        let workers = (0..shards)
-            .map(|shard| Worker::start(engine.clone(), shard, target, metrics.clone(), Arc::clone(&known)))
-            .collect::<io::Result<_>>()?;
-        Ok(Self { workers, known })
+        let keeper = Arc::<Keeper>::default();
+        let shops: Box<[_]> = (0..shards)
+            .map(|shard| {
+                Arc::new(Shop {
+                    engine: engine.clone(),
+                    shard,
+                    target,
+                    batch: (target / 2).clamp(1, BATCH_MAX),
+                    metrics: metrics.clone(),
+                    known: Arc::clone(&known),
+                    keeper: Arc::clone(&keeper),
+                    desk: Desk::new(used_max(target)),
+                })
+            })
+            .collect();
+        let mut refill = Self {
+            shops,
+            thread: None,
+            keeper,
+            known,
+        };
+        if shards > 0 {
+            let (shops, keeper) = (refill.shops.clone(), Arc::clone(&refill.keeper));
+            let thread = thread::Builder::new().name("overseer-standby".to_owned());
+            refill.thread = Some(thread.spawn(move || work(&shops, &keeper))?);
+        }
+        Ok(refill)
     }
 
     /// From now on these modules stand by, and no others. Those `beside` them do not, but are in use too.
     pub(crate) fn stand_by(&self, modules: &[(Arc<Loaded>, Budget)], beside: &[Arc<Loaded>]) {
-        if self.workers.is_empty() {
+        if !self.is_on() {
             return;
         }
         let is_of = |known: &Arc<Loaded>| modules.iter().any(|(module, _)| Arc::ptr_eq(module, known));
@@ -154,23 +180,26 @@ impl Refill {
                 known.push(Arc::clone(module));
             }
         }
-        // Reloads come faster than the workers sweep: who reloads does it.
+        // Reloads come faster than the thread sweeps: who reloads does it.
         let left = known.len() > modules.len() + beside.len() + LEFT_MAX;
         drop(known);
         if left {
-            self.workers.iter().for_each(|worker| worker.shop.sweep());
+            self.shops.iter().for_each(|shop| shop.sweep());
         }
-        for worker in &self.workers {
-            *lock(&worker.shop.desk.modules) = modules
+        for shop in &self.shops {
+            *lock(&shop.desk.modules) = modules
                 .iter()
                 .map(|(module, budget)| (Arc::downgrade(module), *budget))
                 .collect();
-            worker.wake();
+        }
+        // Whether or not it sleeps: in the middle of a turn it would not see them.
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
         }
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        !self.workers.is_empty()
+        !self.shops.is_empty()
     }
 
     /// Takes a used instance to be dropped, and its call to be counted, off the request path. Gives the call back, with the
@@ -179,10 +208,9 @@ impl Refill {
         let Some(Used { shard, ready }) = used else {
             return ran;
         };
-        let Some(worker) = self.workers.get(shard) else {
+        let Some(shop) = self.shops.get(shard) else {
             return ran;
         };
-        let shop = &worker.shop;
         let mut waiting = lock(&shop.desk.used);
         if waiting.len() >= shop.desk.used_max {
             return ran;
@@ -191,16 +219,38 @@ impl Refill {
         let count = waiting.len();
         drop(waiting);
         if count >= shop.batch && !shop.desk.called.load(Ordering::Relaxed) {
-            worker.call();
+            self.call(shop);
         }
         None
     }
 
+    /// Has the next turn taken soon: by a task, once the response is on its way; without a runtime by the thread.
+    #[cold]
+    fn call(&self, shop: &Arc<Shop>) {
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                if !shop.desk.called.swap(true, Ordering::Acquire) {
+                    drop(runtime.spawn(take_turns(Called(Arc::clone(shop)))));
+                }
+            }
+            Err(_) => self.wake(),
+        }
+    }
+
+    fn wake(&self) {
+        if self.keeper.asleep.load(Ordering::Relaxed)
+            && let Some(thread) = &self.thread
+        {
+            self.keeper.asleep.store(false, Ordering::Relaxed);
+            thread.thread().unpark();
+        }
+    }
+
     /// Counts the calls that are over and wait for that.
     pub(crate) fn settle(&self) {
-        for worker in &self.workers {
-            lock(&worker.shop.desk.used).iter_mut().for_each(Spent::count);
-            worker.shop.count_popped();
+        for shop in &self.shops {
+            lock(&shop.desk.used).iter_mut().for_each(Spent::count);
+            shop.count_popped();
         }
     }
 }
@@ -210,70 +260,23 @@ pub(crate) const fn used_max(standby: usize) -> usize {
     if standby == 0 { 0 } else { standby + 8 }
 }
 
-impl Worker {
-    fn start(
-        engine: Engine,
-        shard: usize,
-        target: usize,
-        metrics: StandbyMetrics,
-        known: Known,
-    ) -> io::Result<Self> {
-        let used_max = used_max(target);
-        let shop = Arc::new(Shop {
-            engine,
-            shard,
-            target,
-            batch: (target / 2).clamp(1, BATCH_MAX),
-            metrics,
-            known,
-            desk: Desk {
-                stop: AtomicBool::new(false),
-                asleep: AtomicBool::new(false),
-                called: AtomicBool::new(false),
-                used: Mutex::new(Vec::with_capacity(used_max)),
-                used_max,
-                modules: Mutex::default(),
-            },
-        });
-        let at = Arc::clone(&shop);
-        let thread = thread::Builder::new()
-            .name(format!("overseer-standby-{shard}"))
-            .spawn(move || work(&at))?;
-        Ok(Self {
-            shop,
-            thread: Some(thread),
-        })
-    }
-
-    /// Has the next turn taken soon: by a task, once the response is on its way; without a runtime by the thread.
-    #[cold]
-    fn call(&self) {
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                if !self.shop.desk.called.swap(true, Ordering::Acquire) {
-                    drop(runtime.spawn(take_turns(Called(Arc::clone(&self.shop)))));
-                }
-            }
-            Err(_) => self.wake(),
-        }
-    }
-
-    fn wake(&self) {
-        if self.shop.desk.asleep.load(Ordering::Relaxed)
-            && let Some(thread) = &self.thread
-        {
-            self.shop.desk.asleep.store(false, Ordering::Relaxed);
+impl Drop for Refill {
+    fn drop(&mut self) {
+        self.keeper.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
+            drop(thread.join());
         }
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.shop.desk.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            drop(thread.join());
+impl Desk {
+    fn new(used_max: usize) -> Self {
+        Self {
+            called: AtomicBool::new(false),
+            used: Mutex::new(Vec::with_capacity(used_max)),
+            used_max,
+            modules: Mutex::default(),
         }
     }
 }
@@ -285,17 +288,20 @@ async fn take_turns(called: Called) {
     }
 }
 
-fn work(shop: &Shop) {
-    let desk = &shop.desk;
-    while !desk.stop.load(Ordering::Acquire) {
-        shop.sweep();
-        if shop.turn() {
+fn work(shops: &[Arc<Shop>], keeper: &Keeper) {
+    while !keeper.stop.load(Ordering::Acquire) {
+        let mut more = false;
+        for shop in shops {
+            shop.sweep();
+            more |= shop.turn();
+        }
+        if more {
             continue;
         }
-        desk.asleep.store(true, Ordering::Relaxed);
+        keeper.asleep.store(true, Ordering::Relaxed);
         // A request that took one just before may not have seen the flag: looked after at the latest then.
         thread::park_timeout(REST);
-        desk.asleep.store(false, Ordering::Relaxed);
+        keeper.asleep.store(false, Ordering::Relaxed);
     }
 }
 
@@ -311,7 +317,7 @@ impl Shop {
         };
         drop(used);
         let more_missing = self.fill_up();
-        (more_used || more_missing) && !self.desk.stop.load(Ordering::Acquire)
+        (more_used || more_missing) && !self.keeper.stop.load(Ordering::Acquire)
     }
 
     /// Drops what stands by of modules that left the chain, and the modules that nobody else holds.
@@ -355,7 +361,7 @@ impl Shop {
     /// is counted.
     fn fill(&self, module: &Loaded, budget: Budget, count: usize) -> bool {
         for _ in 0..count {
-            if self.desk.stop.load(Ordering::Acquire) {
+            if self.keeper.stop.load(Ordering::Acquire) {
                 return false;
             }
             match run::instantiate(&self.engine, self.shard, module, Phase::Request, budget) {

@@ -1,6 +1,6 @@
 //! Compiled modules on disk. They are machine code that wasmtime runs as it finds it, so every entry has a SHA-256 of ours
 //! over all of it and its name, and wasmtime gets to see only what was checked for the load at hand: its own cache is a
-//! private folder that is empty between loads. An entry that is not as it was written is compiled anew.
+//! private folder, in memory if it can be, that is empty between loads. An entry that is not as it was written is compiled anew.
 //!
 //! A digest finds damage, not malice: whoever may write to the folder may write an entry with its digest. So a folder
 //! that somebody else may write to is refused.

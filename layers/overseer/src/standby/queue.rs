@@ -57,7 +57,7 @@ impl Standby {
         }
     }
 
-    /// Lets nothing more stand by. What does is dropped by the workers.
+    /// Lets nothing more stand by. What does is dropped by the thread.
     pub(super) fn close(&self) {
         for queue in &self.queues {
             lock(queue).open = false;

@@ -88,24 +88,19 @@ fn standby_and_inline_give_the_same_verdict_and_fuel_and_nothing_is_used_twice()
 }
 
 #[test]
-fn the_threads_wake_after_a_long_sleep() {
+fn the_thread_wakes_after_a_long_sleep() {
     let (loader, loaded, budget) = load(2, SOILS);
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     let shard = loader.engine.shard();
-    eventually("sleep", || {
-        loader.refill.workers[shard]
-            .shop
-            .desk
-            .asleep
-            .load(Ordering::Relaxed)
-    });
+    eventually("a full queue", || loaded.standby.len(shard) == 2);
+    eventually("sleep", || loader.refill.keeper.asleep.load(Ordering::Relaxed));
     assert_eq!(loaded.standby.len(shard), 2);
     drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
     eventually("a full queue", || loaded.standby.len(shard) == 2);
 }
 
 #[test]
-fn what_left_the_chain_is_dropped_by_a_worker_once_nobody_holds_it() {
+fn what_left_the_chain_is_dropped_by_the_thread_once_nobody_holds_it() {
     let (loader, loaded, budget) = load(4, SOILS);
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     loader.refill.stand_by(&[], &[]);
@@ -124,8 +119,8 @@ async fn on_a_runtime_a_task_makes_up_for_what_was_taken() {
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     let shard = loader.engine.shard();
     eventually("a full queue", || loaded.standby.len(shard) == 8);
-    let shop = Arc::clone(&loader.refill.workers[shard].shop);
-    eventually("sleep", || shop.desk.asleep.load(Ordering::Relaxed));
+    let shop = Arc::clone(&loader.refill.shops[shard]);
+    eventually("sleep", || loader.refill.keeper.asleep.load(Ordering::Relaxed));
     let mut calls = 0;
     while !shop.desk.called.load(Ordering::Relaxed) {
         drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
@@ -144,7 +139,7 @@ fn a_task_that_never_ran_does_not_keep_the_next_from_being_asked_for() {
     let (loader, loaded, budget) = load(2, SOILS);
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     let shard = loader.engine.shard();
-    let shop = Arc::clone(&loader.refill.workers[shard].shop);
+    let shop = Arc::clone(&loader.refill.shops[shard]);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
@@ -155,10 +150,10 @@ fn a_task_that_never_ran_does_not_keep_the_next_from_being_asked_for() {
 }
 
 #[test]
-fn dropping_the_loader_ends_the_threads() {
+fn dropping_the_loader_ends_the_thread() {
     let (loader, loaded, budget) = load(2, SOILS);
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
-    let desk = Arc::downgrade(&loader.refill.workers[0].shop);
+    let desk = Arc::downgrade(&loader.refill.shops[0]);
     drop(loader);
     assert!(desk.upgrade().is_none());
 }

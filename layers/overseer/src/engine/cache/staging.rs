@@ -1,4 +1,4 @@
-//! The folder that wasmtime's cache works in: made by this process, for this user alone, and gone when it ends.
+//! The folders that entries are worked on in: made by this process, for this user alone, and gone when it ends.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -10,44 +10,77 @@ use std::{
 
 use super::store::{Entry, private};
 
-const PREFIX: &str = "staging-";
+/// Where files are kept in memory, if there is such a place.
+const MEMORY: &str = "/dev/shm";
 
-/// The private folder. Its lock is held as long as it is used: one that nobody holds was left by a process that was
-/// killed.
+/// The private folders: one beside the entries, where they are written before they are moved into their place, and the one
+/// that wasmtime works in. That is in memory if it can be: with each load wasmtime writes statistics, which nobody reads,
+/// and a disk takes its time.
 #[derive(Debug)]
 pub(super) struct Staging {
-    folder: PathBuf,
+    beside: Private,
+    memory: Option<Private>,
     /// Where wasmtime has a folder for each of its versions.
     modules: PathBuf,
+}
+
+/// A folder of this process. Its lock is held as long as it is used: one that nobody holds was left by a process that was
+/// killed.
+#[derive(Debug)]
+struct Private {
+    folder: PathBuf,
     _lock: File,
 }
 
+impl Private {
+    /// Makes one in `parent`, and removes those of this user that were left there.
+    fn make(parent: &Path, prefix: &str) -> io::Result<Self> {
+        let folder = parent.join(format!("{prefix}{}-{}", process::id(), next()));
+        // Under its name it is locked from the beginning: nobody takes it for an abandoned one.
+        let new = folder.with_extension("new");
+        private(&mut DirBuilder::new()).create(&new)?;
+        let made = || {
+            let lock = File::create(new.join("lock"))?;
+            lock.lock()?;
+            fs::rename(&new, &folder)?;
+            Ok(lock)
+        };
+        let lock = made().inspect_err(|_| drop(fs::remove_dir_all(&new)))?;
+        let made = Self { folder, _lock: lock };
+        sweep(parent, prefix, &made.folder)?;
+        Ok(made)
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // wasmtime's thread may still write its statistics; what is left then goes with the next start.
+        let _left: io::Result<()> = fs::remove_dir_all(&self.folder);
+    }
+}
+
 impl Staging {
-    /// Makes one in `folder`, and removes those that were left there.
+    /// Makes them, for entries that are kept in `folder`.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        // No other process looks for abandoned ones while this one has no lock yet.
-        let opening = File::create(folder.join("open.lock"))?;
-        opening.lock()?;
-        sweep(folder)?;
-        let own = folder.join(format!("{PREFIX}{}-{}", process::id(), next()));
-        private(&mut DirBuilder::new()).create(&own)?;
-        owned(folder, &own).inspect_err(|_| drop(fs::remove_dir(&own)))?;
-        let lock = File::create(own.join("lock"))?;
-        lock.lock()?;
+        let beside = Private::make(folder, "staging-")?;
+        owned(folder, &beside.folder)?;
+        let memory = Private::make(Path::new(MEMORY), "arqon-overseer-").ok();
+        let works_in = memory.as_ref().unwrap_or(&beside);
         Ok(Self {
-            modules: own.join("modules"),
-            folder: own,
-            _lock: lock,
+            modules: works_in.folder.join("modules"),
+            beside,
+            memory,
         })
     }
 
+    /// The folder that wasmtime works in.
     pub(super) fn folder(&self) -> &Path {
-        &self.folder
+        &self.memory.as_ref().unwrap_or(&self.beside).folder
     }
 
     /// A file that is nobody else's.
     pub(super) fn temporary(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.{}", next()))
+        self.beside.folder.join(format!("{name}.{}", next()))
     }
 
     /// Lets wasmtime find this entry and no other one under this name.
@@ -59,7 +92,7 @@ impl Staging {
         let place = || {
             let folder = self.modules.join(&entry.folder);
             fs::create_dir_all(&folder)?;
-            let temporary = self.temporary(name);
+            let temporary = self.folder().join(format!("{name}.{}", next()));
             fs::write(&temporary, &entry.bytes)?;
             fs::rename(temporary, folder.join(name))
         };
@@ -96,29 +129,37 @@ impl Staging {
     }
 }
 
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // wasmtime's thread may still write its statistics; what is left then goes with the next start.
-        let _left: io::Result<()> = fs::remove_dir_all(&self.folder);
-    }
-}
-
 fn next() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-fn sweep(folder: &Path) -> io::Result<()> {
+/// Removes what was left of the user whose folder `own` is.
+fn sweep(folder: &Path, prefix: &str, own: &Path) -> io::Result<()> {
+    let own = fs::symlink_metadata(own)?;
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let staged = path.file_name().and_then(|name| name.to_str());
-        if staged.is_some_and(|name| name.starts_with(PREFIX))
+        if staged.is_some_and(|name| name.starts_with(prefix))
+            && path.extension().is_none()
+            && fs::symlink_metadata(&path).is_ok_and(|about| about.is_dir() && same_owner(&about, &own))
             && File::open(path.join("lock")).is_ok_and(|lock| lock.try_lock().is_ok())
         {
             let _left: io::Result<()> = fs::remove_dir_all(&path);
         }
     }
     Ok(())
+}
+
+#[cfg(unix)]
+fn same_owner(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    one.uid() == other.uid()
+}
+
+#[cfg(not(unix))]
+fn same_owner(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
+    true
 }
 
 /// Whether nobody but this user, whom `own` belongs to, and root may write to `folder`.

@@ -55,16 +55,51 @@ fn wasmtime_sees_nothing_that_lies_in_its_folder_from_before() {
 #[test]
 fn what_a_killed_process_left_is_removed_and_what_a_living_one_uses_is_not() {
     let folder = tempfile::tempdir().unwrap();
-    let left = folder.path().join("staging-1-0");
-    fs::create_dir(&left).unwrap();
-    fs::write(left.join("lock"), "").unwrap();
+    let abandoned = |parent: &std::path::Path, name: &str| {
+        let left = parent.join(name);
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("lock"), "").unwrap();
+        left
+    };
+    let left = abandoned(folder.path(), "staging-1-0");
+    let here = || -> Vec<String> {
+        let found = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = found
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
     let first = Staging::open(folder.path()).unwrap();
     assert!(!left.exists());
     let second = Staging::open(folder.path()).unwrap();
+    assert_eq!(here().len(), 2, "{:?}", here());
     assert!(first.folder().exists() && second.folder().exists());
     let gone = first.folder().to_owned();
     drop(first);
     assert!(!gone.exists() && second.folder().exists());
+    assert_eq!(here().len(), 1, "{:?}", here());
+    // The same in memory, if it is there.
+    let memory = std::path::Path::new("/dev/shm");
+    if second.folder().starts_with(memory) {
+        let left = abandoned(memory, &format!("arqon-overseer-0-{}", std::process::id()));
+        let third = Staging::open(folder.path()).unwrap();
+        assert!(!left.exists() && second.folder().exists() && third.folder().exists());
+    }
+    let gone = second.folder().to_owned();
+    drop(second);
+    assert!(!gone.exists());
+    assert_eq!(here().len(), 0, "{:?}", here());
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_else_looks_into_what_wasmtime_works_in() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let staging = Staging::open(folder.path()).unwrap();
+    let mode = fs::metadata(staging.folder()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o700);
 }
 
 #[test]
