@@ -58,6 +58,7 @@ pub(crate) fn assemble(config: &OverseerConfig, on_event: &OnEvent) -> Result<Op
     let snapshot = Snapshot {
         recorder: recorder.transpose()?.map(Arc::new),
         loader: Arc::new(loader),
+        responses: policies.iter().any(|policy| policy.responds()),
         policies: policies.into(),
         body_bytes_max: parsed.body_bytes_max,
         pool_wait: parsed.pool_wait,

@@ -41,6 +41,8 @@ pub(crate) struct Policy {
 pub(crate) struct Snapshot {
     pub(crate) loader: Arc<Loader>,
     pub(crate) policies: Box<[Arc<Policy>]>,
+    /// Whether any of them, or any candidate, looks at responses.
+    pub(crate) responses: bool,
     pub(crate) body_bytes_max: usize,
     pub(crate) pool_wait: Duration,
     pub(crate) recorder: Option<Arc<Recorder>>,
@@ -74,6 +76,11 @@ impl Matching {
 }
 
 impl Policy {
+    /// Whether the module or its candidate looks at responses.
+    pub(crate) fn responds(&self) -> bool {
+        self.has(Phase::Response) || self.only_tries(Phase::Response)
+    }
+
     fn has(&self, phase: Phase) -> bool {
         match &self.loaded {
             Some(loaded) => loaded.compiled.has(phase.entry()),
@@ -162,6 +169,7 @@ impl Snapshot {
         Self {
             loader: Arc::clone(&self.loader),
             policies: Box::default(),
+            responses: false,
             body_bytes_max: self.body_bytes_max,
             pool_wait: self.pool_wait,
             recorder: self.recorder.clone(),
@@ -207,12 +215,12 @@ impl Snapshot {
     }
 
     pub(crate) fn sees_responses(&self, matching: Matching) -> bool {
-        self.of(matching).any(|policy| policy.has(Phase::Response))
+        self.responses && self.of(matching).any(|policy| policy.has(Phase::Response))
     }
 
     /// Whether a candidate is to be tried on the response that no policy looks at.
     pub(crate) fn tries_responses(&self, matching: Matching) -> bool {
-        self.of(matching).any(|policy| policy.only_tries(Phase::Response))
+        self.responses && self.of(matching).any(|policy| policy.only_tries(Phase::Response))
     }
 
     /// The verdict of the chain. If the request `entered` the gate, its place is given back at the end.

@@ -145,6 +145,7 @@ pub(crate) fn with(snapshot: &Arc<Snapshot>, at: usize, policy: Policy) -> Arc<S
     let mut policies = snapshot.policies.to_vec();
     policies[at] = Arc::new(policy);
     Arc::new(Snapshot {
+        responses: policies.iter().any(|policy| policy.responds()),
         policies: policies.into(),
         ..snapshot.share()
     })
