@@ -272,3 +272,124 @@ fn a_module_is_timed() -> Result<(), Box<dyn Error>> {
     assert_eq!(code, Some(2), "{errors}");
     Ok(())
 }
+
+/// Refuses with 400, and 1 for each byte of its `config`, 16 if it may rewrite, 32 if it may edit `x-role`, 64 for `x-other`.
+const TELLS: &str = r#"(module
+  (import "arqon_host_v1" "host_get_config" (func $config (param i32 i32) (result i32)))
+  (import "arqon_host_v1" "host_set_payload" (func $set (param i32 i32) (result i32)))
+  (import "arqon_host_v1" "host_add_header" (func $add (param i32 i32 i32 i32) (result i32)))
+  (import "arqon_host_v1" "host_reject" (func $reject (param i32 i32 i32)))
+  (memory (export "memory") 1) (global (export "arqon_abi_v1") i32 (i32.const 1))
+  (data (i32.const 0) "x-role") (data (i32.const 16) "x-other")
+  (func (export "on_request") (result i32) (local $code i32)
+    (local.set $code (i32.add (i32.const 400) (call $config (i32.const 0) (i32.const 0))))
+    (if (i32.eqz (call $set (i32.const 0) (i32.const 1))) (then (local.set $code (i32.add (local.get $code) (i32.const 16)))))
+    (if (i32.eqz (call $add (i32.const 0) (i32.const 6) (i32.const 0) (i32.const 1)))
+      (then (local.set $code (i32.add (local.get $code) (i32.const 32)))))
+    (if (i32.eqz (call $add (i32.const 16) (i32.const 7) (i32.const 0) (i32.const 1)))
+      (then (local.set $code (i32.add (local.get $code) (i32.const 64)))))
+    (call $reject (local.get $code) (i32.const 0) (i32.const 0)) (i32.const 0)))"#;
+
+#[test]
+fn a_replay_runs_under_the_conditions_of_the_record_and_options_win_over_them() -> Result<(), Box<dyn Error>>
+{
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("tells.wat"), TELLS)?;
+    let conditions = json!({
+        "config": "abc", "grants": ["rewrite"], "headers": ["x-role"], "fuel": 1_000_000, "max_body_bytes": 1_024,
+        "memory_bytes_max": 1 << 20, "stack_bytes_max": 65_536, "table_elements_max": 16, "log_bytes_max": 100,
+        "log_lines_max": 1, "reason_bytes_max": 16, "header_edits_max": 32, "header_bytes_max": 8_192,
+    });
+    let with = |changes: Value| {
+        let mut changed = conditions.clone();
+        for (key, value) in changes.as_object().into_iter().flatten() {
+            changed[key] = value.clone();
+        }
+        changed
+    };
+    let replayed = |conditions: &Value, options: &[&str]| -> Result<Value, Box<dyn Error>> {
+        let said = json!({ "verdict": "allow", "fuel": 1, "conditions": conditions });
+        fs::write(
+            folder.path().join("records.jsonl"),
+            record("tells", json!({}), said),
+        )?;
+        let replay = [
+            "--json",
+            "policy",
+            "replay",
+            "tells.wat",
+            "--records",
+            "records.jsonl",
+        ];
+        let (code, said, errors) = arqon(folder.path(), &[&replay[..], options].concat())?;
+        if code == Some(2) {
+            return Ok(Value::String(errors));
+        }
+        let said: Value = serde_json::from_str(&said).map_err(|error| format!("{error}: {errors}"))?;
+        let replayed = &said["differences"][0]["replayed"];
+        Ok(if replayed["cause"] == "denied" {
+            replayed["status"].clone()
+        } else {
+            replayed["cause"].clone()
+        })
+    };
+    for (conditions, options, expected) in [
+        (with(json!({})), &[][..], json!(400 + 3 + 16 + 32)),
+        (with(json!({ "config": "" })), &[], json!(400 + 16 + 32)),
+        (
+            with(json!({ "headers": null })),
+            &[],
+            json!(400 + 3 + 16 + 32 + 64),
+        ),
+        (with(json!({ "headers": [] })), &[], json!(400 + 3 + 16)),
+        (
+            with(json!({ "headers": null, "header_edits_max": 1 })),
+            &[],
+            json!(400 + 3 + 16 + 32),
+        ),
+        (
+            with(json!({ "headers": null, "header_bytes_max": 7 })),
+            &[],
+            json!(400 + 3 + 16 + 32),
+        ),
+        (with(json!({ "fuel": 1_000 })), &[], json!("fuel")),
+        // What the command says goes before what was recorded.
+        (with(json!({})), &["--config", "abcdef"], json!(400 + 6 + 16 + 32)),
+        (with(json!({})), &["--config", ""], json!(400 + 16 + 32)),
+        (
+            with(json!({})),
+            &["--header", "x-other"],
+            json!(400 + 3 + 16 + 64),
+        ),
+        (
+            with(json!({})),
+            &["--header", "x-other", "--header", "X-Role"],
+            json!(400 + 3 + 16 + 32 + 64),
+        ),
+        (with(json!({})), &["--fuel-limit", "1000"], json!("fuel")),
+        (
+            with(json!({ "fuel": 1_000 })),
+            &["--fuel-limit", "1000000"],
+            json!(400 + 3 + 16 + 32),
+        ),
+        (
+            with(json!({ "grants": [] })),
+            &["--grant", "rewrite"],
+            json!(400 + 3 + 16 + 32),
+        ),
+        // A record of before conditions were recorded has the defaults.
+        (Value::Null, &["--grant", "rewrite"], json!(400 + 16 + 32 + 64)),
+    ] {
+        assert_eq!(
+            replayed(&conditions, options)?,
+            expected,
+            "{conditions} {options:?}"
+        );
+    }
+    let refused = replayed(&with(json!({ "grants": [] })), &[])?.to_string();
+    assert!(
+        refused.contains("cannot be loaded") && refused.contains("host_set_payload"),
+        "{refused}"
+    );
+    Ok(())
+}
