@@ -60,7 +60,7 @@
 //! # Under load
 //!
 //! Instances are made ready before requests, [`standby`](OverseerConfig::standby) per policy and worker, and dropped after
-//! the response, in batches, by a task on the runtime of the requests; a thread per worker does what is left over. An empty
+//! the response, in batches, by a task on the runtime of the requests; one thread does what is left over. An empty
 //! queue means that one is made inline, with the same verdict and fuel. Calls are counted with their instances, so up to a
 //! quarter of a second late; [`OverseerHandle::settle`] before metrics are read makes them exact.
 //!
@@ -69,6 +69,8 @@
 //! [`concurrency`](OverseerConfig::concurrency) requests run policies at once; another waits
 //! [`pool_wait`](OverseerConfig::pool_wait) and is then refused with 503 `overseer.pool`, never let past. Waiting needs a
 //! tokio runtime with its timer on.
+//!
+//! A candidate runs beside the requests, on a thread of its own: none waits for it.
 //!
 //! # Cancellation
 //!
