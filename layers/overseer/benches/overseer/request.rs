@@ -13,7 +13,7 @@ use tower::Service;
 
 use crate::{
     direct::direct,
-    guests::{Incoming, REACHED, config, inner, median, now, process_cpu, request, service, thread_cpu},
+    guests::{BLOCK_ME, Incoming, REACHED, config, inner, median, now, process_cpu, request, service, thread_cpu},
 };
 
 /// Requests of a round that are timed, after some that warm the caches as a busy server's are.
@@ -59,6 +59,8 @@ async fn path(metrics: &PrometheusHandle, short: bool) {
     let rounds = if short { 40 } else { 400 };
     let layer = |config| OverseerLayer::new(config).unwrap();
     let (mut bare, mut closure) = (inner(), inner());
+    let (tried, handle) = OverseerLayer::channel(config(TIMED + WARMING, 1)).unwrap();
+    handle.candidate("block_me", BLOCK_ME.into()).await.unwrap();
     let mut variants = vec![
         variant("bare service", move |request| {
             drop(now(bare.call(request.map(MessageBody::streaming))));
@@ -71,6 +73,7 @@ async fn path(metrics: &PrometheusHandle, short: bool) {
         variant("standby ready", service(&layer(config(TIMED + WARMING, 1)))),
         variant("inline fresh", service(&layer(config(0, 1)))),
         variant("wasmtime directly", direct()),
+        variant("with a candidate", service(&tried)),
     ];
     // The first instances are made by a thread.
     thread::sleep(Duration::from_millis(100));

@@ -39,7 +39,7 @@ impl Private {
         // Under its name it is locked from the beginning: nobody takes it for an abandoned one.
         let new = folder.with_extension("new");
         private(&mut DirBuilder::new()).create(&new)?;
-        let made = || {
+        let made = || -> io::Result<File> {
             let lock = File::create(new.join("lock"))?;
             lock.lock()?;
             fs::rename(&new, &folder)?;
