@@ -41,6 +41,8 @@ pub(crate) trait Host: Send + 'static {
     fn memory(&self) -> Option<wasmtime::Memory>;
     /// The start functions are over; request functions may be called from now on.
     fn started(&mut self);
+    /// The deadline of the call has passed; says whether it has for the first time.
+    fn late(&mut self) -> bool;
 }
 
 /// Everything that modules run in: the shards and their pools, the epoch ticker and the limits. A clone is one `Arc`.

@@ -13,7 +13,9 @@ use tower::Service;
 
 use crate::{
     direct::direct,
-    guests::{BLOCK_ME, Incoming, REACHED, config, inner, median, now, process_cpu, request, service, thread_cpu},
+    guests::{
+        BLOCK_ME, Incoming, REACHED, config, inner, median, now, process_cpu, request, service, thread_cpu,
+    },
 };
 
 /// Requests of a round that are timed, after some that warm the caches as a busy server's are.

@@ -11,18 +11,16 @@ use super::ticker::TICK;
 pub(crate) struct Budget {
     /// Units of fuel: about one per Wasm operator, host calls charged on top.
     pub(crate) fuel: u64,
-    /// Epoch ticks after which the guest is interrupted.
+    /// Epoch ticks after which a guest is warned, so to say: it has one more then, and is interrupted.
     pub(crate) ticks: u64,
 }
 
 impl Budget {
-    /// A call may take `deadline`, rounded up to whole ticks; the tick under way does not count.
+    /// A call may take `deadline`, rounded up to whole ticks; the tick under way does not count, but as the one more that a
+    /// guest has.
     pub(crate) fn new(fuel: u64, deadline: Duration) -> Self {
         let ticks = u64::try_from(deadline.as_micros().div_ceil(TICK.as_micros())).unwrap_or(u64::MAX / 2);
-        Self {
-            fuel,
-            ticks: ticks.saturating_add(1),
-        }
+        Self { fuel, ticks }
     }
 }
 

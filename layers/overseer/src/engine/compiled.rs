@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use wasmtime::{Engine, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc};
+use wasmtime::{Engine, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc, UpdateDeadline};
 
 use super::{Budget, Compiler, Host, ModuleCache};
 use crate::error::CompileError;
@@ -87,6 +87,15 @@ impl<T: Host> Compiled<T> {
         let module = &self.shards[shard];
         let mut store = Store::new(module.pre.module().engine(), state);
         store.limiter(|state| state.limiter());
+        // Ticks are the clock's. A call of microseconds whose thread had to stand aside for milliseconds finds its deadline
+        // passed when it goes on: it has a tick of its own to end in. One that loops is stopped no later for that.
+        store.epoch_deadline_callback(|mut store| {
+            Ok(if store.data_mut().late() {
+                UpdateDeadline::Continue(1)
+            } else {
+                UpdateDeadline::Interrupt
+            })
+        });
         match module.start(&mut store, entry, budget) {
             Ok(call) => {
                 store.data_mut().started();
@@ -203,3 +212,6 @@ fn compile(shards: &[Engine], wasm: &[u8], cache: Option<&ModuleCache>) -> wasmt
         _ => all(),
     }
 }
+
+#[cfg(test)]
+mod tests;

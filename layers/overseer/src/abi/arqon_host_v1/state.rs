@@ -48,6 +48,8 @@ pub(crate) struct State {
     /// Lines logged in this call, and lines dropped over the limit.
     pub(super) log_lines: u32,
     pub(super) logs_dropped: u32,
+    /// Whether the deadline has passed once.
+    late: bool,
     limiter: Limiter,
     memory: Option<Memory>,
 }
@@ -63,6 +65,7 @@ impl State {
             edit_bytes: 0,
             log_lines: 0,
             logs_dropped: 0,
+            late: false,
             limiter,
             memory: None,
         }
@@ -111,6 +114,11 @@ impl Host for State {
         // The limits on logs count from the call, so that standby and inline instances behave the same.
         self.log_lines = 0;
         self.logs_dropped = 0;
+        self.late = false;
         drop(mem::take(&mut self.denial));
+    }
+
+    fn late(&mut self) -> bool {
+        !mem::replace(&mut self.late, true)
     }
 }

@@ -1,0 +1,99 @@
+use wasmtime::{Caller, Config, Trap};
+
+use super::*;
+use crate::engine::Limiter;
+
+/// A host whose clock is the guest's to move.
+struct Clock {
+    limiter: Limiter,
+    late: bool,
+    ticks: u64,
+}
+
+impl Host for Clock {
+    fn limiter(&mut self) -> &mut Limiter {
+        &mut self.limiter
+    }
+    fn attach(&mut self, _: Memory) {}
+    fn memory(&self) -> Option<Memory> {
+        None
+    }
+    fn started(&mut self) {
+        self.late = false;
+    }
+    fn late(&mut self) -> bool {
+        !std::mem::replace(&mut self.late, true)
+    }
+}
+
+const BUDGET: Budget = Budget {
+    fuel: 1_000_000,
+    ticks: 3,
+};
+
+/// How a call of this body ends, and how many ticks had passed by then.
+fn run(body: &str) -> (wasmtime::Result<i32>, u64) {
+    let mut config = Config::new();
+    config.consume_fuel(true).epoch_interruption(true);
+    let engine = Engine::new(&config).unwrap();
+    let mut linker = Linker::new(&engine);
+    linker
+        .func_wrap("host", "tick", |mut caller: Caller<'_, Clock>, count: i32| {
+            for _ in 0..count {
+                caller.engine().increment_epoch();
+                caller.data_mut().ticks += 1;
+            }
+        })
+        .unwrap();
+    let wat = format!(
+        r#"(module (import "host" "tick" (func $tick (param i32)))
+             (func $rest (local $i i32)
+               (loop $again (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1000)))))
+             (func (export "on_request") (result i32) {body} (i32.const 7)))"#
+    );
+    let exports = Exports {
+        entries: vec![Some(("on_request", Entry::Plain))],
+        ..Exports::default()
+    };
+    let wasm = wat::parse_str(wat).unwrap();
+    let compiler = Compiler::default();
+    let patience = Duration::from_secs(60);
+    let compiled = Compiled::new(&[engine], &[linker], &wasm, &exports, &compiler, None, patience).unwrap();
+    let state = Clock {
+        limiter: Limiter::new(1 << 16, 1),
+        late: false,
+        ticks: 0,
+    };
+    let mut ready = match compiled.instantiate(0, 0, state, BUDGET) {
+        Ok(ready) => ready,
+        Err((error, _)) => panic!("{error}"),
+    };
+    let (result, _) = ready.call(BUDGET);
+    (result, ready.state().ticks)
+}
+
+#[test]
+fn a_call_that_had_to_stand_aside_past_its_deadline_ends_well() {
+    for ticks in [0, 2, 3, 50] {
+        let (result, _) = run(&format!("(call $tick (i32.const {ticks})) (call $rest)"));
+        assert_eq!(result.unwrap(), 7, "{ticks} ticks");
+    }
+}
+
+#[test]
+fn a_call_that_is_late_a_second_time_is_interrupted() {
+    for body in [
+        "(call $tick (i32.const 50)) (call $rest) (call $tick (i32.const 1)) (call $rest)",
+        "(call $tick (i32.const 3)) (call $rest) (call $tick (i32.const 50)) (call $rest)",
+    ] {
+        let error = run(body).0.unwrap_err();
+        assert_eq!(error.downcast_ref(), Some(&Trap::Interrupt), "{body}");
+    }
+}
+
+#[test]
+fn a_call_that_does_not_end_is_interrupted_one_tick_after_its_deadline() {
+    let (result, ticks) = run("(loop $again (call $tick (i32.const 1)) (br $again))");
+    assert_eq!(result.unwrap_err().downcast_ref(), Some(&Trap::Interrupt));
+    assert_eq!(ticks, BUDGET.ticks + 1);
+}
