@@ -123,3 +123,28 @@ fn without_the_grant_the_payload_stays() {
 fn a_panic_of_the_policy_is_the_tests() {
     let _ = Host::new().run(|| panic!("oh no"));
 }
+
+#[test]
+fn a_response_has_a_status_and_no_payload_and_keeps_the_handlers_headers() {
+    let outcome = Host::response(404)
+        .header("Server", "handler")
+        .rewriting()
+        .run(|| {
+            let mut buffer = [0; 16];
+            assert_eq!(property_text("status", &mut buffer), Ok(Some("404")));
+            assert_eq!(payload_len(), Err(Error::Unavailable));
+            assert_eq!(payload(0, &mut buffer), Err(Error::Unavailable));
+            assert_eq!(set_payload(b"x"), Err(Error::Unavailable));
+            add_header("server", "policy").unwrap();
+            assert_eq!(header_text("server", &mut buffer), Ok(Some("handler")));
+            set_header("server", "policy").unwrap();
+            assert_eq!(header_text("server", &mut buffer), Ok(Some("policy")));
+            Verdict::Allow
+        });
+    assert!(outcome.allowed());
+    let outcome = Host::new().run(|| {
+        assert_eq!(property_text("status", &mut [0; 4]), Err(Error::Unavailable));
+        Verdict::Allow
+    });
+    assert!(outcome.allowed());
+}
