@@ -113,7 +113,7 @@ impl Candidate {
         shard: usize,
         phase: Phase,
         exchange: &Lent,
-    ) -> Option<Trial> {
+    ) -> Option<Box<Trial>> {
         if phase == Phase::Request && self.loaded.plan.needs_body && exchange.body.is_none() {
             self.counted(Compared::NotAsked);
             return None;
@@ -122,7 +122,12 @@ impl Candidate {
             self.counted(Compared::Skipped);
             return None;
         };
-        Some(Trial::new(Arc::clone(self), room, phase, exchange.clone()))
+        Some(Box::new(Trial::new(
+            Arc::clone(self),
+            room,
+            phase,
+            exchange.clone(),
+        )))
     }
 
     pub(crate) fn counted(&self, compared: Compared) {

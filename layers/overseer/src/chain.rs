@@ -241,16 +241,11 @@ impl Snapshot {
     }
 
     /// Runs the policies in order until one refuses; what they amended is in the exchange.
-    pub(crate) fn decide(
-        &self,
-        matching: Matching,
-        phase: Phase,
-        mut exchange: Lent,
-    ) -> (Lent, Result<(), Rejection>) {
+    fn decide(&self, matching: Matching, phase: Phase, mut exchange: Lent) -> (Lent, Result<(), Rejection>) {
         for policy in self.of(matching) {
             if !policy.has(phase) {
-                if policy.only_tries(phase) {
-                    self.hand_over(self.trial(policy, phase, &exchange), &Verdict::Allow, &exchange);
+                if policy.candidate.is_some() {
+                    self.only_try(policy, phase, &exchange);
                 }
                 continue;
             }
@@ -273,7 +268,10 @@ impl Snapshot {
             );
         };
         let mark = policy.spec.monitor.then(|| exchange.mark());
-        let trial = self.trial(policy, phase, &exchange);
+        let trial = policy
+            .candidate
+            .as_ref()
+            .and_then(|candidate| self.trial(candidate, phase, &exchange));
         let recorder = self.recorder.as_deref().filter(|_| phase == Phase::Request);
         let record = recorder.and_then(|recorder| Some((recorder, recorder.before(&exchange)?)));
         let begun = policy.metrics.now();
@@ -297,7 +295,9 @@ impl Snapshot {
         if let Some((recorder, seen)) = record {
             recorder.after(seen, &policy.spec, loaded, &call);
         }
-        self.hand_over(trial, &call.verdict, &exchange);
+        if let Some(trial) = trial {
+            self.hand_over(trial, &call.verdict, &exchange);
+        }
         if let Some(mark) = mark {
             exchange.restore(mark);
         }
@@ -329,18 +329,34 @@ impl Snapshot {
         (exchange, verdict)
     }
 
-    /// What the policy's candidate is to be tried on, if there is one and room to try it.
-    #[inline]
-    fn trial(&self, policy: &Policy, phase: Phase, exchange: &Lent) -> Option<Trial> {
-        let candidate = policy.candidate.as_ref()?;
+    /// What the candidate is to be tried on, if there is room to try it.
+    #[cold]
+    fn trial(&self, candidate: &Arc<Candidate>, phase: Phase, exchange: &Lent) -> Option<Box<Trial>> {
         candidate.before(&self.loader.trials, self.loader.engine.shard(), phase, exchange)
     }
 
     /// Has the candidate tried, now that it is known what the active module said and left.
-    #[inline]
-    fn hand_over(&self, trial: Option<Trial>, verdict: &Verdict, exchange: &Exchange) {
-        if let Some(trial) = trial {
-            self.loader.trials.send(trial.after(verdict, exchange));
+    #[cold]
+    fn hand_over(&self, trial: Box<Trial>, verdict: &Verdict, exchange: &Exchange) {
+        self.loader.trials.send(trial.after(verdict, exchange));
+    }
+
+    /// Has the candidate tried on what its active module does not look at.
+    #[cold]
+    fn only_try(&self, policy: &Policy, phase: Phase, exchange: &Lent) {
+        if policy.only_tries(phase)
+            && let Some(candidate) = &policy.candidate
+            && let Some(trial) = self.trial(candidate, phase, exchange)
+        {
+            self.hand_over(trial, &Verdict::Allow, exchange);
+        }
+    }
+
+    /// Has the candidates tried on a response that no policy looks at.
+    #[cold]
+    pub(crate) fn only_try_response(&self, matching: Matching, exchange: &Lent) {
+        for policy in self.of(matching) {
+            self.only_try(policy, Phase::Response, exchange);
         }
     }
 

@@ -318,8 +318,8 @@ impl After {
     /// The response as it is, seen by candidates.
     fn only_tries<R>(self: Box<Self>, response: Response<R>) -> Response<MessageBody<R>> {
         let (parts, body) = response.into_parts();
-        let exchange = Lent::response(self.request, parts);
-        let (mut exchange, _) = self.snapshot.decide(self.matching, Phase::Response, exchange);
+        let mut exchange = Lent::response(self.request, parts);
+        self.snapshot.only_try_response(self.matching, &exchange);
         let parts = exchange.response.take().expect("a response's exchange holds one");
         Response::from_parts(*parts, MessageBody::streaming(body))
     }

@@ -36,7 +36,7 @@ const LONG: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Trials {
     in_flight: Box<[Arc<AtomicUsize>]>,
-    queue: OnceLock<SyncSender<Trial>>,
+    queue: OnceLock<SyncSender<Box<Trial>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -90,7 +90,7 @@ impl Trials {
     }
 
     /// Hands a trial over. There is a place in the queue for each that has room; one is skipped only if the thread is gone.
-    pub(crate) fn send(&self, trial: Trial) {
+    pub(crate) fn send(&self, trial: Box<Trial>) {
         let candidate = Arc::clone(&trial.candidate);
         if self
             .queue
@@ -109,7 +109,7 @@ impl Drop for Trials {
     }
 }
 
-fn work(engine: &Engine, queue: &Receiver<Trial>, stop: &AtomicBool) {
+fn work(engine: &Engine, queue: &Receiver<Box<Trial>>, stop: &AtomicBool) {
     while let Ok(trial) = queue.recv() {
         if stop.load(Ordering::Relaxed) {
             return;
@@ -151,13 +151,11 @@ impl Trial {
     }
 
     /// What the active module said and left.
-    pub(crate) fn after(self, verdict: &Verdict, exchange: &Exchange) -> Self {
-        Self {
-            active: verdict.into(),
-            edits: exchange.edits.clone(),
-            body: exchange.body.clone(),
-            ..self
-        }
+    pub(crate) fn after(mut self: Box<Self>, verdict: &Verdict, exchange: &Exchange) -> Box<Self> {
+        self.active = verdict.into();
+        self.edits.clone_from(&exchange.edits);
+        self.body.clone_from(&exchange.body);
+        self
     }
 
     fn run(self, engine: &Engine) {

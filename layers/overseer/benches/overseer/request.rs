@@ -61,8 +61,6 @@ async fn path(metrics: &PrometheusHandle, short: bool) {
     let rounds = if short { 40 } else { 400 };
     let layer = |config| OverseerLayer::new(config).unwrap();
     let (mut bare, mut closure) = (inner(), inner());
-    let (tried, handle) = OverseerLayer::channel(config(TIMED + WARMING, 1)).unwrap();
-    handle.candidate("block_me", BLOCK_ME.into()).await.unwrap();
     let mut variants = vec![
         variant("bare service", move |request| {
             drop(now(bare.call(request.map(MessageBody::streaming))));
@@ -75,7 +73,6 @@ async fn path(metrics: &PrometheusHandle, short: bool) {
         variant("standby ready", service(&layer(config(TIMED + WARMING, 1)))),
         variant("inline fresh", service(&layer(config(0, 1)))),
         variant("wasmtime directly", direct()),
-        variant("with a candidate", service(&tried)),
     ];
     // The first instances are made by a thread.
     thread::sleep(Duration::from_millis(100));
@@ -177,8 +174,11 @@ async fn total(short: bool) {
         drop(now(bare.call(request.map(MessageBody::streaming))));
     })
     .await;
-    for (name, standby) in [("standby", 32), ("inline", 0)] {
-        let layer = OverseerLayer::new(config(standby, 1)).unwrap();
+    for (name, standby) in [("standby", 32), ("inline", 0), ("standby, a candidate", 32)] {
+        let (layer, handle) = OverseerLayer::channel(config(standby, 1)).unwrap();
+        if name.ends_with("candidate") {
+            handle.candidate("block_me", BLOCK_ME.into()).await.unwrap();
+        }
         let (all, here) = spent(count, service(&layer)).await;
         println!(
             "{name:<20} {:>8.0} of which on the request's thread {:>6.0}",

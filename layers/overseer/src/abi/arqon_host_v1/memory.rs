@@ -42,7 +42,7 @@ impl Slice {
 }
 
 /// Sees that all of these are inside the guest's memory, before anything is charged for their length: a length that cannot
-/// be is a trap, however much fuel there is.
+/// be is a trap, however much fuel there is. They stay inside: a guest's memory never shrinks.
 ///
 /// # Errors
 ///
@@ -50,12 +50,13 @@ impl Slice {
 pub(super) fn inside<const N: usize>(
     caller: &mut Caller<'_, State>,
     slices: [Slice; N],
-) -> wasmtime::Result<()> {
+) -> wasmtime::Result<[Range<usize>; N]> {
     let (memory, _) = split(caller)?;
-    for slice in slices {
-        slice.range(memory)?;
+    let mut ranges = [const { 0..0_usize }; N];
+    for (slice, range) in slices.into_iter().zip(&mut ranges) {
+        *range = slice.range(memory)?;
     }
-    Ok(())
+    Ok(ranges)
 }
 
 /// Takes the fuel of one host call that touches `bytes` bytes.

@@ -72,11 +72,9 @@ fn lookup(
     find: impl for<'a> FnOnce(&'a State, &str) -> Found<'a>,
     masked_as: impl for<'a> FnOnce(&'a str) -> Option<&'a str>,
 ) -> wasmtime::Result<i32> {
-    inside(&mut caller, [key, buffer])?;
-    charge(&mut caller, key.len())?;
+    let [key, buffer] = inside(&mut caller, [key, buffer])?;
+    charge(&mut caller, key.len() as u64)?;
     let (memory, state) = split(&mut caller)?;
-    let key = key.range(memory)?;
-    let buffer = buffer.range(memory)?;
     if key.len() > KEY_BYTES_MAX {
         return Ok(OVER_LIMIT);
     }
