@@ -6,3 +6,4 @@ pub mod jwt;
 pub mod limit;
 pub mod peers;
 pub mod reserved;
+pub mod single;

@@ -11,7 +11,7 @@ pub mod sink;
 
 pub use self::{
     catalogs::KvCatalogs,
-    connect::{ConnectError, Identity, connect, connect_as},
+    connect::{ConnectError, Identity, connect, connect_as, connect_hearing},
     governance::NatsControlLog,
     publish::Publish,
     serve::serve,

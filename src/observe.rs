@@ -38,7 +38,7 @@ use std::{
     time::Instant,
 };
 
-use arqon_message::{Code, Protocol, Rejection, Sampler, Threshold};
+use arqon_message::{Code, Problem, Protocol, Rejection, Sampler, Threshold};
 use http::{Request, Response, StatusCode, Version};
 use metrics::{Counter, Gauge, Histogram};
 use pin_project_lite::pin_project;
@@ -117,6 +117,21 @@ impl ObserveLayer {
             shared: Arc::new(Shared { config, metrics }),
             messages_only: false,
         }
+    }
+
+    /// Counts and tells a message that was refused before it could be a request, such as a frame that cannot be read:
+    /// `request` has what is known of it. The problem comes back with the request's ids in it.
+    #[must_use]
+    pub fn refused(&self, protocol: Protocol, mut request: Request<()>, problem: Problem) -> Problem {
+        let mut observed = Observed::begin(&self.shared, protocol, &mut request);
+        let (parts, ()) = request.into_parts();
+        if let Some(story) = &observed.story {
+            story.named(&parts.extensions);
+        }
+        let response = Rejection::new(problem).into_response::<()>(&parts);
+        observed.answered(&response);
+        let told = response.extensions().get::<Rejection>();
+        told.expect("a rejection is in its response").problem().clone()
     }
 
     /// The same, for the messages of a connection that is itself observed already: WebSocket frames, NATS messages. HTTP
@@ -214,22 +229,10 @@ where
         };
         let answered = ready!(polled);
         if let Some(mut observed) = this.observed.take() {
-            observed.ending = match &answered {
-                Ok(response) => Ending {
-                    status: response.status(),
-                    code: response
-                        .extensions()
-                        .get::<Rejection>()
-                        .map(|rejection| rejection.problem().code),
-                    took: observed.started.elapsed(),
-                },
-                Err(_) => Ending {
-                    status: StatusCode::INTERNAL_SERVER_ERROR,
-                    code: None,
-                    took: observed.started.elapsed(),
-                },
-            };
-            observed.ended = true;
+            match &answered {
+                Ok(response) => observed.answered(response),
+                Err(_) => observed.ends(StatusCode::INTERNAL_SERVER_ERROR, None),
+            }
         }
         Poll::Ready(answered)
     }
@@ -262,6 +265,22 @@ impl Observed {
             ended: false,
             ending: Ending::cancelled(),
         }
+    }
+}
+
+impl Observed {
+    fn answered<R>(&mut self, response: &Response<R>) {
+        let rejection = response.extensions().get::<Rejection>();
+        self.ends(
+            response.status(),
+            rejection.map(|rejection| rejection.problem().code),
+        );
+    }
+
+    fn ends(&mut self, status: StatusCode, code: Option<Code>) {
+        let took = self.started.elapsed();
+        self.ending = Ending { status, code, took };
+        self.ended = true;
     }
 }
 

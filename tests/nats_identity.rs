@@ -71,6 +71,20 @@ async fn an_nkey_file_opens_a_server_that_knows_the_key() -> Result<(), Error> {
     Ok(())
 }
 
+#[tokio::test]
+async fn user_and_password_or_a_token_may_stand_in_the_url() -> Result<(), Error> {
+    let with =
+        |server: &GuardedServer, user: &str| server.url().replace("nats://", &format!("nats://{user}@"));
+    let server = GuardedServer::start("authorization { user: gw, password: \"p@ss word\" }", &[]).await?;
+    assert!(gets_in(&with(&server, "gw:p%40ss%20word"), &Identity::default()).await?);
+    assert!(!gets_in(&with(&server, "gw:other"), &Identity::default()).await?);
+    assert!(!gets_in(&server.url(), &Identity::default()).await?);
+    let server = GuardedServer::start("authorization { token: \"s3cret\" }", &[]).await?;
+    assert!(gets_in(&with(&server, "s3cret"), &Identity::default()).await?);
+    assert!(!gets_in(&with(&server, "other"), &Identity::default()).await?);
+    Ok(())
+}
+
 /// A JWT as NATS has them (ADR-14): claims about `subject`, signed by `issuer`.
 fn jwt(issuer: &KeyPair, subject: &str, name: &str, nats: &Value) -> Result<String, Error> {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as base64};

@@ -420,6 +420,44 @@ async fn a_subscription_and_a_consumer_outlive_a_restart_of_the_server() -> Resu
 }
 
 #[tokio::test]
+async fn replies_go_to_inboxes_and_nowhere_else() -> Result<(), Error> {
+    let server = NatsServer::start().await?;
+    let app = Router::new().fallback(|| async { "done" });
+    let running = served(&server, app, 1).await?;
+    let client = server.client().await?;
+    let unique = server.unique();
+    let mut heard = client.subscribe(format!("{unique}-elsewhere.>")).await?;
+    let mut inbox = client.subscribe(format!("_INBOX.{unique}.*")).await?;
+    let request = format!("{unique}.in.t.acme.a");
+    for elsewhere in [
+        format!("{unique}-elsewhere.in.t.victim.x"),
+        format!("_INBOX.{unique}.*"),
+        "_INBOX.>".to_owned(),
+        "_INBOX".to_owned(),
+        format!("_INBOXES.{unique}"),
+    ] {
+        client
+            .publish_with_reply(request.clone(), elsewhere, "".into())
+            .await?;
+    }
+    client
+        .publish_with_reply(request, format!("_INBOX.{unique}.1"), "".into())
+        .await?;
+    // They are served in their order, so the one that may be answered is behind all others.
+    let reply = timeout(PATIENCE, inbox.next()).await?.ok_or("closed")?;
+    assert_eq!(
+        (reply.subject.as_str(), &reply.payload[..]),
+        (&*format!("_INBOX.{unique}.1"), &b"done"[..])
+    );
+    let end = format!("{unique}-elsewhere.end");
+    client.publish(end.clone(), "".into()).await?;
+    let first = timeout(PATIENCE, heard.next()).await?.ok_or("closed")?;
+    assert_eq!(first.subject.as_str(), end);
+    assert!(running.drained().await?.ok >= 6, "all were served");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_group_shares_the_messages() -> Result<(), Error> {
     let server = NatsServer::start().await?;
     let stop = CancellationToken::new();

@@ -92,6 +92,11 @@ pub struct WebSocketConfig {
     pub idle_seconds: u64,
     /// How long a client may take to take what it is sent, in milliseconds; then it is closed with 1013. Default 10,000.
     pub send_timeout_ms: u64,
+    /// What all sessions together may hold of messages that are not whole yet and of deliveries that wait, in bytes; the
+    /// session that would hold more is closed with 1013. Default 268,435,456.
+    pub max_buffered_bytes: usize,
+    /// How many sessions of one tenant are open at once, 1 to 1,000,000; absent: no limit of its own.
+    pub tenant_sessions: Option<u32>,
 }
 
 impl Default for WebSocketConfig {
@@ -101,6 +106,8 @@ impl Default for WebSocketConfig {
             ping_seconds: 20,
             idle_seconds: 60,
             send_timeout_ms: 10_000,
+            max_buffered_bytes: 268_435_456,
+            tenant_sessions: None,
         }
     }
 }
@@ -129,6 +136,22 @@ impl WebSocketConfig {
         if !(1..=600_000).contains(&self.send_timeout_ms) {
             let message = format!("{} is not within 1 to 600000 milliseconds", self.send_timeout_ms);
             refuse("websocket.send_timeout_ms", message);
+        }
+        if !(self.max_message_bytes..=1 << 40).contains(&self.max_buffered_bytes) {
+            let message = format!(
+                "{} is not within websocket.max_message_bytes ({}) to 1 TiB: no message could come whole",
+                self.max_buffered_bytes, self.max_message_bytes
+            );
+            refuse("websocket.max_buffered_bytes", message);
+        }
+        if let Some(most) = self
+            .tenant_sessions
+            .filter(|most| !(1..=1_000_000).contains(most))
+        {
+            refuse(
+                "websocket.tenant_sessions",
+                format!("{most} is not within 1 to 1000000"),
+            );
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct NatsServeConfig {
     pub queue_group: String,
     /// How many messages are worked on at once. Default 64.
     pub in_flight_max: usize,
+    /// What the subjects begin with that replies may go to. Default `_INBOX`; clients with inboxes of their own name them here.
+    pub reply_prefixes: Vec<String>,
 }
 
 impl Default for NatsServeConfig {
@@ -55,6 +57,7 @@ impl Default for NatsServeConfig {
             prefix: "gateway".to_owned(),
             queue_group: "arqon".to_owned(),
             in_flight_max: 64,
+            reply_prefixes: vec!["_INBOX".to_owned()],
         }
     }
 }
@@ -220,9 +223,7 @@ impl NatsServeConfig {
         if prefix.contains(['*', '>']) || self.pattern().is_err() {
             let message = format!("{prefix:?} is not a subject without wildcards, such as \"gateway\"");
             refuse("serve.prefix", message);
-        } else if ["in", "shadow", "gov"].contains(&prefix.split('.').next().unwrap_or_default())
-            || prefix.starts_with('$')
-        {
+        } else if is_published_to(prefix) {
             let message =
                 format!("{prefix:?} is where messages are published to: take another, such as \"gateway\"");
             refuse("serve.prefix", message);
@@ -240,11 +241,36 @@ impl NatsServeConfig {
                 format!("{} is not within 1 to 65536", self.in_flight_max),
             );
         }
+        for (at, reply) in self.reply_prefixes.iter().enumerate() {
+            let of_ours =
+                is_published_to(reply) || reply == prefix || reply.starts_with(&format!("{prefix}."));
+            if of_ours || reply.contains(['*', '>']) || SubjectPattern::parse(format!("{reply}.>")).is_err() {
+                let message =
+                    format!("{reply:?} is not where requesters wait for replies, such as \"_INBOX\"");
+                refuse(&format!("serve.reply_prefixes[{at}]"), message);
+            }
+        }
     }
+}
+
+/// Whether messages of others live under it.
+fn is_published_to(prefix: &str) -> bool {
+    let first = prefix.split('.').next().unwrap_or_default();
+    ["in", "shadow", "gov"].contains(&first) || first.starts_with('$')
 }
 
 /// Whether a file holds what it is for, or why not.
 type Check = fn(&str) -> Result<(), &'static str>;
+
+/// User and password of a URL, or a token where there is no password, as they are written there.
+pub(crate) fn user_of(url: &str) -> Option<(&str, Option<&str>)> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (user, _) = rest.rsplit_once('@')?;
+    Some(match user.split_once(':') {
+        Some((user, password)) => (user, Some(password)),
+        None => (user, None),
+    })
+}
 
 /// The URL as it may be shown.
 pub(crate) fn without_user(url: &str) -> String {
@@ -383,6 +409,30 @@ mod tests {
             ("{ queue_group = \"a b\" }", Some("nats.serve.queue_group")),
             ("{ in_flight_max = 0 }", Some("nats.serve.in_flight_max")),
             ("{ in_flight_max = 65_537 }", Some("nats.serve.in_flight_max")),
+            (
+                "{ reply_prefixes = [\"_INBOX\", \"_INBOX_alice\", \"a.b\"] }",
+                None,
+            ),
+            (
+                "{ reply_prefixes = [\"_INBOX\", \"in\"] }",
+                Some("nats.serve.reply_prefixes[1]"),
+            ),
+            (
+                "{ reply_prefixes = [\"$KV\"] }",
+                Some("nats.serve.reply_prefixes[0]"),
+            ),
+            (
+                "{ reply_prefixes = [\"gateway.x\"] }",
+                Some("nats.serve.reply_prefixes[0]"),
+            ),
+            (
+                "{ reply_prefixes = [\">\"] }",
+                Some("nats.serve.reply_prefixes[0]"),
+            ),
+            (
+                "{ reply_prefixes = [\"\"] }",
+                Some("nats.serve.reply_prefixes[0]"),
+            ),
         ] {
             let found = findings(&[], &format!("serve = {serve}"));
             let first = found

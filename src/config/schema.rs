@@ -107,6 +107,10 @@ fn list(root: &Value, schema: &Value, path: &str, defaults: &Value, keys: &mut V
         if of.get("properties").is_some() {
             list(root, of, &key, defaults, keys);
         } else if let Some(items) = items.filter(|items| items.get("properties").is_some()) {
+            if !key.contains('[') {
+                // As a whole, in TOML's words.
+                keys.push(json!({ "key": key, "env": variable_of(&key), "default": [] }));
+            }
             list(root, items, &format!("{key}[]"), defaults, keys);
         } else {
             let mut entry = json!({ "key": key });

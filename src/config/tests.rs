@@ -84,6 +84,12 @@ fn the_limits_hold_at_their_borders() {
         ("[gateway.websocket]\nping_seconds = 59", true),
         ("[gateway.websocket]\nidle_seconds = 86_401", false),
         ("[gateway.websocket]\nsend_timeout_ms = 0", false),
+        ("[gateway.websocket]\nmax_buffered_bytes = 262143", false),
+        ("[gateway.websocket]\nmax_buffered_bytes = 262144", true),
+        ("[gateway.websocket]\ntenant_sessions = 0", false),
+        ("[gateway.websocket]\ntenant_sessions = 1", true),
+        ("[gateway.websocket]\ntenant_sessions = 1000000", true),
+        ("[gateway.websocket]\ntenant_sessions = 1000001", false),
         ("[auth]", false),
         (
             "[auth]\nissuers = [{ issuer = \"i\", audience = \"a\", jwks_url = \"https://i/\" }]",

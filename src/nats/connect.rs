@@ -6,8 +6,9 @@ use std::{
 };
 
 use async_nats::{Client, ConnectOptions, connection::State};
+use percent_encoding::percent_decode_str;
 
-use crate::config::{NatsConfig, without_user};
+use crate::config::{NatsConfig, user_of, without_user};
 
 /// The oldest server that works: an older one cannot create KV buckets for this client.
 pub const SERVER_VERSION_MIN: (u32, u32) = (2, 10);
@@ -16,6 +17,8 @@ pub const SERVER_VERSION_MIN: (u32, u32) = (2, 10);
 /// so that gateways which lost one server do not come back in step.
 const RECONNECT_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(3);
+/// How often a server is pinged: one that stands still is given up after two pings it did not answer (F4).
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why no client could be made.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +46,7 @@ pub enum ConnectError {
     },
 }
 
-/// Who we are, and whom we believe. Nothing: whatever the URL says.
+/// Who we are, and whom we believe. Nothing: whatever the URL says, `user:password@` or `token@`, percent-encoded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Identity {
@@ -88,13 +91,27 @@ pub async fn connect(url: &str, creds_file: Option<&Path>) -> Result<Client, Con
 /// # Errors
 /// When the URL or a certificate cannot be used, or a file of credentials cannot be read.
 pub async fn connect_as(url: &str, identity: &Identity) -> Result<Client, ConnectError> {
+    connect_hearing(url, identity, |_| {}).await
+}
+
+/// As [`connect_as`], and `hears` is given each event of the connection, besides the log; it must return at once.
+///
+/// # Errors
+/// As there.
+pub async fn connect_hearing(
+    url: &str,
+    identity: &Identity,
+    hears: impl Fn(&async_nats::Event) + Send + Sync + 'static,
+) -> Result<Client, ConnectError> {
     let mut options = ConnectOptions::new()
         .name("arqon")
         .retry_on_initial_connect()
         .max_reconnects(None)
         .connection_timeout(Duration::from_secs(5))
+        .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(pause)
-        .event_callback(|event| async move {
+        .event_callback(move |event| {
+            hears(&event);
             // What goes wrong again and again is held back by the log's own limit (F44).
             match event {
                 async_nats::Event::ClientError(_) | async_nats::Event::ServerError(_) => {
@@ -106,7 +123,16 @@ pub async fn connect_as(url: &str, identity: &Identity) -> Result<Client, Connec
                 }
                 _ => tracing::info!(component = "nats", event = %event, "connection event"),
             }
+            std::future::ready(())
         });
+    // The client reads none of it.
+    if let Some((user, password)) = user_of(url) {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        options = match password {
+            Some(password) => options.user_and_password(decoded(user), decoded(password)),
+            None => options.token(decoded(user)),
+        };
+    }
     if let Some(path) = &identity.creds_file {
         let unreadable = |source| unreadable("creds_file", path, source);
         options = options.credentials_file(path).await.map_err(unreadable)?;

@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -17,7 +20,7 @@ use async_nats::{
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::Body;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
 use tower_service::Service;
 
 use arqon_message::{BoxError, Code, MAX_BODY_BYTES, Problem};
@@ -29,6 +32,10 @@ pub const IN_FLIGHT_MAX: usize = 4_096;
 /// How long a publish may take, unless set otherwise.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_millis(800);
 
+/// How many bytes of messages that were given up may lie in the client, which a server that stands still does not take;
+/// unless it takes them, nothing more is given to it.
+pub const UNSENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Publishes each request's message to JetStream and answers 202 with stream and sequence once it is acknowledged.
 ///
 /// When NATS is known to be away the answer is 503 `publish.unavailable` with `Retry-After` at once, else within the
@@ -39,9 +46,61 @@ pub struct Publish {
     client: Client,
     jetstream: jetstream::Context,
     in_flight: Arc<Semaphore>,
+    unsent: Arc<Unsent>,
     timeout: Duration,
     max_body_bytes: usize,
     replicas: usize,
+}
+
+/// Messages that nobody waits for any more and that may not be on their way yet.
+#[derive(Debug, Default)]
+struct Unsent {
+    bytes: AtomicUsize,
+    /// Whether somebody waits until they are.
+    settling: AtomicBool,
+}
+
+impl Unsent {
+    /// `bytes` more, given up.
+    fn add(self: &Arc<Self>, bytes: usize, client: &Client) {
+        // Without a runtime there is no connection either.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if !self.settling.swap(true, Ordering::AcqRel) {
+            runtime.spawn(Arc::clone(self).settle(client.clone()));
+        }
+    }
+
+    /// Waits until all of it is on its way: what is flushed is behind whatever was given to the client before.
+    async fn settle(self: Arc<Self>, client: Client) {
+        loop {
+            let bytes = self.bytes.load(Ordering::Relaxed);
+            // An error is a client that is gone, and what it held with it.
+            let _ = client.flush().await;
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.settling.store(false, Ordering::Release);
+            if self.bytes.load(Ordering::Relaxed) == 0 || self.settling.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+    }
+}
+
+/// One message that was given to the client. Dropped before it is answered, it is given up.
+struct Given<'a> {
+    to: &'a Publish,
+    bytes: usize,
+    answered: bool,
+}
+
+impl Drop for Given<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.to.unsent.add(self.bytes, &self.to.client);
+        }
+    }
 }
 
 impl Publish {
@@ -53,6 +112,7 @@ impl Publish {
             client,
             jetstream,
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            unsent: Arc::default(),
             timeout: PUBLISH_TIMEOUT,
             max_body_bytes: MAX_BODY_BYTES,
             replicas: 1,
@@ -107,6 +167,9 @@ impl Publish {
         let Ok(_place) = self.in_flight.try_acquire() else {
             return Err(unavailable("too many messages wait for NATS"));
         };
+        if self.unsent.bytes.load(Ordering::Relaxed) >= UNSENT_BYTES_MAX {
+            return Err(unavailable("NATS takes nothing, and as much waits for it as may"));
+        }
         let max_payload = self.client.server_info().max_payload;
         let size = message.payload.len() + header_bytes(&message.headers);
         if size > max_payload {
@@ -123,7 +186,14 @@ impl Publish {
                 .await?
                 .await
         };
-        match timeout(self.timeout, publish).await {
+        let mut given = Given {
+            to: self,
+            bytes: size,
+            answered: false,
+        };
+        let published = timeout(self.timeout, publish).await;
+        given.answered = published.is_ok();
+        match published {
             Ok(Ok(ack)) => Ok(Published {
                 subject: message.subject,
                 stream: Some(ack.stream),

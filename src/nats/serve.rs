@@ -90,6 +90,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How often a JetStream message may come before it is poison, unless set otherwise.
 pub const DELIVERIES_MAX: u64 = 16;
+/// Where requesters wait for replies, unless set otherwise (NATS ADR-4).
+const INBOX: &str = "_INBOX";
 /// How long the client may take to accept a reply or an acknowledgement: its queue is full while NATS is away.
 const SEND_TIMEOUT: Duration = Duration::from_millis(800);
 
@@ -99,6 +101,7 @@ pub struct Source {
     client: Client,
     kind: Kind,
     strip_prefix: Option<String>,
+    reply_prefixes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -121,6 +124,7 @@ impl Source {
                 queue_group: None,
             },
             strip_prefix: None,
+            reply_prefixes: vec![INBOX.to_owned()],
         }
     }
 
@@ -131,6 +135,7 @@ impl Source {
             client: client.clone(),
             kind: Kind::JetStream(Box::new(consumer)),
             strip_prefix: None,
+            reply_prefixes: Vec::new(),
         }
     }
 
@@ -149,6 +154,14 @@ impl Source {
     #[must_use]
     pub fn strip_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.strip_prefix = Some(prefix.into());
+        self
+    }
+
+    /// The first tokens of the subjects that replies may go to; default `_INBOX`. A NATS server does not look at what a
+    /// requester names as its reply subject: without a limit it could have us publish wherever we may.
+    #[must_use]
+    pub fn reply_prefixes(mut self, prefixes: impl IntoIterator<Item = String>) -> Self {
+        self.reply_prefixes = prefixes.into_iter().collect();
         self
     }
 }
@@ -249,6 +262,7 @@ impl<S> Serve<S> {
             client,
             kind,
             strip_prefix,
+            reply_prefixes,
         } = source;
         let name = match kind {
             Kind::Core { .. } => "core",
@@ -259,6 +273,7 @@ impl<S> Serve<S> {
             service,
             limits,
             strip_prefix,
+            reply_prefixes,
             served: Counts::default(),
             metrics: Metrics::of(name),
         });
@@ -318,11 +333,21 @@ struct Server<S> {
     service: S,
     limits: Limits,
     strip_prefix: Option<String>,
+    reply_prefixes: Vec<String>,
     served: Counts,
     metrics: Metrics,
 }
 
 impl<S> Server<S> {
+    /// Whether a reply may go to `subject`: to a place below one of the prefixes, one place and no pattern.
+    fn may_reply(&self, subject: &str) -> bool {
+        let below = |prefix: &String| {
+            let rest = subject.strip_prefix(prefix.as_str());
+            rest.is_some_and(|rest| rest.len() > 1 && rest.starts_with('.'))
+        };
+        self.reply_prefixes.iter().any(below) && !subject.contains(['*', '>'])
+    }
+
     fn count(&self, outcome: Outcome) {
         let (count, metric) = match outcome {
             Outcome::Ok => (&self.served.ok, &self.metrics.ok),
@@ -392,6 +417,7 @@ struct Metrics {
     poison: Counter,
     in_flight: Gauge,
     duration: Histogram,
+    replies_refused: Counter,
 }
 
 impl Metrics {
@@ -404,7 +430,10 @@ impl Metrics {
         };
         let in_flight = metrics::gauge!("shield_nats_serve_in_flight", "source" => source);
         in_flight.set(0.0);
+        let replies_refused = metrics::counter!("shield_nats_replies_refused_total");
+        replies_refused.increment(0);
         Self {
+            replies_refused,
             ok: of("ok"),
             refused: of("refused"),
             failed: of("failed"),

@@ -130,12 +130,7 @@ impl Story {
 
     /// A layer is asked. What the request is called by now is noted.
     pub(super) fn asked(&self, layer: &'static str, extensions: &Extensions) {
-        if let Some(subject) = extensions.get::<Subject>() {
-            let _ = self.subject.set(subject.clone());
-        }
-        if let Some(tenant) = extensions.get::<TenantId>() {
-            let _ = self.tenant.set(tenant.clone());
-        }
+        self.named(extensions);
         let from = self.started.elapsed();
         let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
         if decisions.len() < DECISIONS_MAX {
@@ -145,6 +140,16 @@ impl Story {
                 to: None,
                 verdict: Verdict::Open,
             });
+        }
+    }
+
+    /// Notes what the request is called by now.
+    pub(super) fn named(&self, extensions: &Extensions) {
+        if let Some(subject) = extensions.get::<Subject>() {
+            let _ = self.subject.set(subject.clone());
+        }
+        if let Some(tenant) = extensions.get::<TenantId>() {
+            let _ = self.tenant.set(tenant.clone());
         }
     }
 

@@ -303,7 +303,7 @@ def main():
     # The same with NATS below, and with every line of log that there is.
     with nats_server() as url:
         policy += f'[nats]\nurl = "{url}"\n[telemetry]\naccess_log = true\nlog_repeats_per_min = 1000000\n'
-        with Gateway(policy, keys=keys, files={"admins.wat": ADMINS}, environment={"RUST_LOG": "trace"}) as gateway:
+        with Gateway(policy, keys=keys, files={"admins.wat": ADMINS}, environment={"RUST_LOG": "trace,cranelift_codegen=warn,cranelift_frontend=warn,regalloc2=warn,wasmtime_internal_cranelift=warn"}) as gateway:
             tokens_that_hold(gateway)
             tokens_that_do_not(gateway)
             cases.check(gateway.said().count("\n") > 1_000, "the log was on")

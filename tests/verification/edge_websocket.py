@@ -15,8 +15,10 @@ import os
 import signal
 import socket
 import struct
+import threading
 import time
 
+import nats
 import websockets
 
 from _edge import ROOT, Cases, Gateway, statuses
@@ -296,6 +298,88 @@ def gone():
             raw.socket.close()
 
 
+def places():
+    """A session keeps its connection's place, and its tenant's; what it holds of unfinished messages is bounded for all together."""
+    with Gateway(gateway="max_connections = 5") as gateway:
+        sessions = [Raw(gateway) for _ in range(5)]
+        cases.same(gateway.metric('shield_gateway_connections{listener="public"}'), 5.0, "sessions are connections")
+        with socket.create_connection(("127.0.0.1", gateway.port), 2) as sixth:
+            sixth.sendall(b"POST /v1/publish/users HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            answered = b""
+            with contextlib.suppress(OSError):
+                answered = sixth.recv(100)
+            cases.same(answered, b"", "a sixth connection waits")
+            sixth.settimeout(30)
+            sessions.pop().socket.close()
+            cases.check(sixth.recv(100).startswith(b"HTTP/1.1 202"), "until a session has ended")
+        for raw in sessions:
+            raw.socket.close()
+    with Gateway("[gateway.websocket]\ntenant_sessions = 2\n") as gateway:
+        sessions = [Raw(gateway) for _ in range(2)]
+        third = Raw(gateway)
+        cases.check(third.head.startswith(b"HTTP/1.1 429") and b"retry-after" in third.head.lower(), f"a third session: {third.head[:80]}")
+        sessions.pop().socket.close()
+        end = time.monotonic() + 30
+        while not (again := Raw(gateway)).head.startswith(b"HTTP/1.1 101") and time.monotonic() < end:
+            time.sleep(0.05)
+        cases.check(again.head.startswith(b"HTTP/1.1 101"), "once one has ended")
+    with Gateway("[gateway.websocket]\nmax_buffered_bytes = 300_000\n") as gateway:
+        message = frame(TEXT, json.dumps({"id": 1, "subject": "users", "payload": base64.b64encode(b"x" * 150_000).decode()}).encode())
+        first, second, third = Raw(gateway), Raw(gateway), Raw(gateway)
+        first.send(message[:-1])
+        second.send(message[:-1])
+        # Together they have more than may be held; one of them ends, and the other's message comes whole.
+        end = time.monotonic() + 30
+        while not gateway.metric('shield_websocket_closed_total{code="1013"}') and time.monotonic() < end:
+            time.sleep(0.05)
+        cases.same(gateway.metric('shield_websocket_closed_total{code="1013"}'), 1.0, "one session is closed with 1013")
+        cases.check((gateway.metric('shield_edge_shed_total{what="buffers"}') or 0) >= 1, "and counted")
+        third.send(frame(TEXT, PUBLISH))
+        cases.check(b'"ack"' in third.next()[1], "a session that holds little is not touched")
+        answers = []
+        for raw in (first, second):
+            with contextlib.suppress(OSError):
+                raw.send(message[-1:])
+            answers.append(raw.next())
+        cases.same(sorted(answer[0] for answer in answers), [TEXT, CLOSE], "the other one is answered")
+    with Gateway() as gateway:
+        raw = Raw(gateway)
+        for n in range(65):
+            raw.send(frame(TEXT, json.dumps({"id": n, "subscribe": f"a{n}"}).encode()))
+        answers = [json.loads(raw.next()[1]) for _ in range(65)]
+        cases.check(all("ack" in answer for answer in answers[:64]), "64 subscriptions")
+        cases.same(answers[64].get("nack", {}).get("code"), "overloaded", "one more")
+        for name in ("x-request-id", "content-type"):
+            raw.send(frame(TEXT, json.dumps({"id": name, "subject": "b", "headers": {name: ["a", "b"]}}).encode()))
+            cases.same(json.loads(raw.next()[1]).get("nack", {}).get("code"), "frame.invalid", f"{name} twice")
+        cases.check((gateway.metric('shield_gateway_problems_total{code="frame.invalid"}') or 0) >= 2, "counted as refusals")
+
+
+def slow_over_nats():
+    """A session that does not keep up with what NATS delivers: all of what comes is in order and without a gap, until it is closed with 1013; memory stays flat."""
+    with nats_server() as url, Gateway(f'[nats]\nurl = "{url}"\n[gateway.websocket]\nsend_timeout_ms = 2000\n') as gateway:
+        raw = Raw(gateway)
+        raw.send(frame(TEXT, json.dumps({"id": 1, "subscribe": ">"}).encode()))
+        raw.next()
+        before = rss(gateway)
+
+        async def flood():
+            client = await nats.connect(url)
+            for n in range(60_000):
+                await client.publish("in.t.default.n", f"{n:08}".encode() + b"x" * 4_000)
+            await client.flush()
+            await client.close()
+
+        publisher = threading.Thread(target=lambda: asyncio.run(flood()))
+        publisher.start()
+        seen, ended = raw.end()
+        publisher.join()
+        grown = rss(gateway) - before
+        cases.check(grown < 100_000, f"240 MB were published, memory grew by {grown} KiB")
+        numbers = [int(base64.b64decode(json.loads(got[1])["payload"])[:8]) for got in seen if got[0] == TEXT]
+        cases.same((numbers, ended), (list(range(len(numbers))), 1013), "no gap, then the end")
+
+
 def drains():
     """SIGTERM closes every session with 1001."""
     with Gateway() as gateway:
@@ -324,6 +408,8 @@ def main():
             lawful(gateway)
             asyncio.run(binary(gateway, stored=True))
     gone()
+    places()
+    slow_over_nats()
     drains()
     cases.end()
 

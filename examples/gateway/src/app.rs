@@ -24,6 +24,7 @@ use arqon::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::mpsc, time::interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Layer;
 
 use crate::{
     admin::{self, Admin},
@@ -32,6 +33,7 @@ use crate::{
     edge::Edge,
     engine::{self, Engine},
     feed::{self, Pump},
+    guard::GuardLayer,
     hub::Hub,
     ingress, observe,
     readiness::{Flips, Readiness},
@@ -237,6 +239,11 @@ impl Gateway {
             stack.limit = limit;
             let (service, ..) =
                 engine::message_service(&observe, &stack, &engine, config.gateway.max_body_bytes);
+            // As with frames: a panic is an answer.
+            let guard = GuardLayer {
+                timeout: Duration::from_millis(config.gateway.request_timeout_ms),
+            };
+            let service = MessageService::new(guard.layer(service));
             let limits = (config.gateway.max_body_bytes, this.drain_timeout);
             let (client, serve) = (clients.primary.clone(), serve.clone());
             let stop = this.stop_public.clone();

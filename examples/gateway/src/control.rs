@@ -34,13 +34,16 @@ impl ControlToken {
     ///
     /// # Errors
     /// One sentence; then nothing has changed.
-    pub(crate) fn read_again(&self) -> Result<(), String> {
-        let token = config::control_token(&self.file)?;
+    pub(crate) fn read_again(&self) -> Result<Token, String> {
+        config::control_token(&self.file).map(Token)
+    }
+
+    /// Goes by `token` from now on.
+    pub(crate) fn take(&self, Token(token): Token) {
         if **self.token.load() != token {
             self.token.store(Arc::new(token));
             tracing::info!(component = "config", "the control token was changed");
         }
-        Ok(())
     }
 
     /// Whether somebody has it; how long that takes says nothing of it.
@@ -48,6 +51,9 @@ impl ControlToken {
         self.token.load().as_bytes().ct_eq(given).into()
     }
 }
+
+/// A token that was read and is not gone by yet. It is never shown.
+pub(crate) struct Token(String);
 
 impl fmt::Debug for ControlToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,7 +78,9 @@ mod tests {
         write("short");
         assert!(token.read_again().is_err() && token.is(b"0123456789abcdef"));
         write("fedcba9876543210");
-        assert_eq!(token.read_again(), Ok(()));
+        let next = token.read_again().expect("it holds");
+        assert!(token.is(b"0123456789abcdef"), "it is not taken yet");
+        token.take(next);
         assert!(token.is(b"fedcba9876543210") && !token.is(b"0123456789abcdef"));
         assert!(!format!("{token:?}").contains("fedcba"));
     }

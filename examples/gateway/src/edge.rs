@@ -19,7 +19,7 @@ use http::{HeaderMap, header::ORIGIN};
 use metrics::{Counter, counter};
 use tokio_util::sync::CancellationToken;
 
-use crate::{readiness::Readiness, tls::Tls};
+use crate::{buffers::Buffers, readiness::Readiness, tls::Tls};
 
 /// The guards of one gateway. Cloning it is a few reference counts.
 #[derive(Clone)]
@@ -27,6 +27,9 @@ pub(crate) struct Edge {
     pub(crate) auth: Option<JwtLayer>,
     pub(crate) limit: TenantLimitLayer,
     pub(crate) load: Load,
+    /// How many sessions each tenant has.
+    pub(crate) sessions: TenantLimitLayer,
+    pub(crate) buffers: Buffers,
     pub(crate) tls: Option<Tls>,
     pub(crate) peers: Arc<TrustedPeers>,
     pub(crate) websocket: WebSocketConfig,
@@ -74,6 +77,8 @@ impl Edge {
             auth,
             limit: TenantLimitLayer::new(rate, gateway.tenant_concurrency),
             load: Load::new(gateway.max_requests, gateway.max_requests_bytes),
+            sessions: TenantLimitLayer::new(None, gateway.websocket.tenant_sessions),
+            buffers: Buffers::new(gateway.websocket.max_buffered_bytes),
             tls,
             peers: Arc::new(peers),
             websocket: gateway.websocket,

@@ -17,7 +17,7 @@ use arqon::{
     supervise::Supervisor,
 };
 use axum::body::Body;
-use tokio::time::interval;
+use tokio::{sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
@@ -30,6 +30,8 @@ pub(crate) enum Engine {
     Nats {
         clients: nats::Clients,
         publish: nats::Publish,
+        /// Changes whenever subscribers of the primary client may have missed messages.
+        losses: watch::Receiver<u64>,
     },
 }
 
@@ -52,8 +54,17 @@ pub(crate) async fn start(
     let Some(settings) = &config.nats else {
         return Ok(Engine::Memory(Broker::new()));
     };
+    let (missed, losses) = watch::channel(0);
+    let hears = move |event: &async_nats::Event| {
+        if matches!(
+            event,
+            async_nats::Event::Disconnected | async_nats::Event::SlowConsumer(_)
+        ) {
+            missed.send_modify(|count| *count += 1);
+        }
+    };
     let clients = nats::Clients {
-        primary: connect(settings).await?,
+        primary: connected(nats::connect_hearing(&settings.url, &settings.into(), hears).await)?,
         mirror: connect(settings).await?,
         control: connect(settings).await?,
         replicas: settings.replicas,
@@ -82,7 +93,11 @@ pub(crate) async fn start(
     tasks.keep("stream", move || {
         make_stream(maker.clone(), stream.clone(), Arc::clone(&made), stop.clone())
     });
-    Ok(Engine::Nats { clients, publish })
+    Ok(Engine::Nats {
+        clients,
+        publish,
+        losses,
+    })
 }
 
 /// Tries until the stream is there.
@@ -109,8 +124,11 @@ async fn make_stream(
 }
 
 async fn connect(settings: &NatsConfig) -> Result<async_nats::Client, String> {
-    let connected = nats::connect_as(&settings.url, &settings.into()).await;
-    connected.map_err(|error| {
+    connected(nats::connect_as(&settings.url, &settings.into()).await)
+}
+
+fn connected(client: Result<async_nats::Client, nats::ConnectError>) -> Result<async_nats::Client, String> {
+    client.map_err(|error| {
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
     })
@@ -146,9 +164,16 @@ pub(crate) fn message_service(
                 Some(broker.clone()),
             )
         }
-        Engine::Nats { clients, publish } => (
+        Engine::Nats {
+            clients,
+            publish,
+            losses,
+        } => (
             boxed!(observe, stack, publish.clone()),
-            Hub::Nats(clients.primary.clone()),
+            Hub::Nats {
+                client: clients.primary.clone(),
+                losses: losses.clone(),
+            },
             None,
         ),
     }

@@ -5,7 +5,7 @@ mod proto;
 
 use std::borrow::Cow;
 
-use arqon::{Code, Problem, Subject, SubjectPattern, TenantId, publish::Message};
+use arqon::{Code, Problem, Subject, SubjectPattern, TenantId, edge::single, publish::Message};
 use axum::extract::ws::Message as WsMessage;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -74,11 +74,16 @@ impl Dialect {
 
     /// Reads one frame; the subject and the pattern are the tenant's own.
     pub(crate) fn read(self, message: &WsMessage, tenant: &TenantId) -> Result<Frame, Refused> {
-        match (self, message) {
+        let mut frame = match (self, message) {
             (Self::Json, WsMessage::Text(text)) => json::read(text, tenant),
             (Self::Proto, WsMessage::Binary(bytes)) => proto::read(bytes, tenant),
             _ => Err(invalid(Value::Null, "the subprotocol has no such frames")),
+        }?;
+        if let Frame::Publish { id, headers, .. } = &mut frame {
+            single::check(headers).map_err(|problem| Box::new((id.clone(), problem)))?;
+            single::keep_short_request_id(headers);
         }
+        Ok(frame)
     }
 
     /// Writes one answer.

@@ -1,22 +1,32 @@
 //! Subscriptions for WebSocket sessions, from whichever engine runs.
 
+use std::{sync::atomic::Ordering, time::Duration};
+
 use arqon::{Code, Problem, Subject, SubjectPattern, memory::Broker, publish::Message};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::ws::Deliveries;
+
+/// How long NATS may take to take a subscription.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Where published messages are heard.
 #[derive(Clone)]
 pub(crate) enum Hub {
     Memory(Broker),
-    Nats(async_nats::Client),
+    Nats {
+        client: async_nats::Client,
+        /// Changes whenever messages may have passed by: the connection was lost, or the client had no more room.
+        losses: watch::Receiver<u64>,
+    },
 }
 
 impl Hub {
-    /// Sends what the pattern covers to the session until the handle is dropped. A session that takes nothing for its send
-    /// timeout, or for which the broker had no more room, has lost a message and ends.
+    /// Sends what the pattern covers to the session until the handle is dropped. A session that has no more room, or for
+    /// which the broker had none, or whose messages NATS did not deliver, has lost a message and ends.
     pub(crate) async fn subscribe(
         &self,
         pattern: SubjectPattern,
@@ -30,28 +40,46 @@ impl Hub {
                     .map_err(|error| Problem::new(Code::Overloaded, error.to_string()))?;
                 tokio::spawn(async move {
                     while let Some(message) = messages.recv().await {
-                        if !deliver.hand(message).await {
+                        if !deliver.hand(message) {
                             return;
                         }
                     }
                     deliver.lose();
                 })
             }
-            Self::Nats(client) => {
+            Self::Nats { client, losses } => {
                 if let Err(reason) = arqon::nats::connect::ready(client) {
                     return Err(Problem::new(Code::PublishUnavailable, reason));
                 }
-                let mut messages = client
-                    .subscribe(pattern.as_str().to_owned())
-                    .await
-                    .map_err(|error| Problem::new(Code::PublishUnavailable, error.to_string()))?;
+                // Both before the subscription: what is lost from here on is told.
+                let (mut losses, counts) = (losses.clone(), client.statistics());
+                losses.mark_unchanged();
+                let connects = counts.connects.load(Ordering::Relaxed);
+                // The client waits for ever once its queue is full.
+                let subscribing =
+                    timeout(SUBSCRIBE_TIMEOUT, client.subscribe(pattern.as_str().to_owned())).await;
+                let mut messages = subscribing
+                    .map_err(|_| "NATS takes nothing".to_owned())
+                    .and_then(|subscribed| subscribed.map_err(|error| error.to_string()))
+                    .map_err(|reason| Problem::new(Code::PublishUnavailable, reason))?;
                 tokio::spawn(async move {
-                    while let Some(message) = messages.next().await {
+                    loop {
+                        let message = tokio::select! {
+                            biased;
+                            _ = losses.changed() => break,
+                            message = messages.next() => message,
+                        };
+                        let Some(message) = message else { break };
+                        // The first message of another connection may come before its loss is told.
+                        if counts.connects.load(Ordering::Relaxed) != connects {
+                            break;
+                        }
                         let Some(message) = taken(message) else { continue };
-                        if !deliver.hand(message).await {
+                        if !deliver.hand(message) {
                             return;
                         }
                     }
+                    deliver.lose();
                 })
             }
         };

@@ -22,7 +22,8 @@ pub(crate) async fn run(
 ) -> Result<(), String> {
     let source = Source::requests(&client, config.pattern()?)
         .queue_group(config.queue_group)
-        .strip_prefix(config.prefix);
+        .strip_prefix(config.prefix)
+        .reply_prefixes(config.reply_prefixes);
     let served = nats::serve(
         source,
         service.map_request(|request: http::Request<_>| request.map(Body::new)),

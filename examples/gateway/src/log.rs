@@ -39,6 +39,10 @@ const SECRET_FIELDS: &[&str] = &[
     "token",
 ];
 
+/// The longest value of a field, in bytes (T19); the rest is cut off before it is looked through.
+const FIELD_BYTES_MAX: usize = 1024;
+const CUT: &str = "\u{2026}";
+
 /// Starts logging to standard error; `RUST_LOG` filters, `info` is the default.
 pub(crate) fn start(config: &TelemetryConfig) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -209,6 +213,10 @@ fn redact(name: &str, value: &mut Value) {
     if SECRET_FIELDS.contains(&name) {
         *value = Value::from("[redacted]");
     } else if let Value::String(text) = value {
+        if text.len() > FIELD_BYTES_MAX {
+            text.truncate(text.floor_char_boundary(FIELD_BYTES_MAX));
+            text.push_str(CUT);
+        }
         let clean = without_credentials(text);
         if clean != *text {
             *text = clean;
@@ -378,6 +386,27 @@ mod tests {
         });
         let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
         assert_eq!((of("again"), of("request"), of("another place")), (3, 10, 1));
+    }
+
+    #[test]
+    fn a_field_is_cut_at_its_border_between_two_characters() {
+        let (fits, long) = ("x".repeat(FIELD_BYTES_MAX), "\u{e4}".repeat(FIELD_BYTES_MAX));
+        let lines = written(true, 60, || {
+            tracing::warn!(
+                fits,
+                long,
+                odd = format!("x{long}"),
+                secret_later = format!("{fits} token=hunter2"),
+                "said"
+            );
+        });
+        let line: Value = serde_json::from_str(&lines[0]).expect("JSON");
+        assert_eq!(line["fits"].as_str(), Some(fits.as_str()));
+        let half = "\u{e4}".repeat(FIELD_BYTES_MAX / 2);
+        assert_eq!(line["long"], format!("{half}{CUT}"));
+        let half = "\u{e4}".repeat(FIELD_BYTES_MAX / 2 - 1);
+        assert_eq!(line["odd"], format!("x{half}{CUT}"));
+        assert_eq!(line["secret_later"], format!("{fits}{CUT}"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod admin;
 mod app;
 mod body;
 mod brake;
+mod buffers;
 mod bus;
 mod console;
 mod control;

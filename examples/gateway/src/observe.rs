@@ -123,6 +123,10 @@ fn describe() {
             "messages taken off NATS, by source and outcome",
         ),
         (
+            "shield_nats_replies_refused_total",
+            "replies that were asked for where none may go",
+        ),
+        (
             "shield_nats_slow_consumers_total",
             "times that NATS said this client is too slow",
         ),

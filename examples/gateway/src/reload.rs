@@ -19,7 +19,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Shared, effective};
+use crate::{
+    app::{Shared, effective},
+    control::ControlToken,
+};
 
 /// How long a changed file has to be still before it is read: whoever writes it in place is not done at once.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -104,6 +107,8 @@ pub(crate) struct Reloader {
     shared: Arc<Shared>,
     source: Source,
     running: Config,
+    /// Whether what was refused last was not what the file says, but what it names.
+    refused_beside: bool,
 }
 
 impl Reloader {
@@ -113,6 +118,7 @@ impl Reloader {
             shared,
             source,
             running,
+            refused_beside: false,
         }
     }
 
@@ -149,6 +155,7 @@ impl Reloader {
     async fn reload(&mut self, asked: Asked) {
         match self.swap(asked).await {
             // What was mended says what runs already.
+            Ok(false) if self.refused_beside => {}
             Ok(false) => self.mended(),
             Ok(true) => {
                 self.mended();
@@ -203,12 +210,16 @@ impl Reloader {
             return Ok(false);
         }
         // Read by now and found to hold; a writer who is at it meanwhile is told.
-        if let Some(control) = &self.shared.control {
-            control.read_again()?;
-        }
+        let control = self.shared.control.as_ref();
+        let token = control.map(ControlToken::read_again).transpose()?;
         let keep_policies = asked == Asked::File && self.running.platform.overseer == next.platform.overseer;
         let reloaded = self.shared.platform.reload(&next.platform, keep_policies).await;
+        self.refused_beside = reloaded.is_err();
         reloaded.map_err(|findings| findings.to_string())?;
+        // Nothing can be refused any more.
+        if let Some((control, token)) = control.zip(token) {
+            control.take(token);
+        }
         self.running = next;
         Ok(true)
     }

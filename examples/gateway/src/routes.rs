@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::Ready,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -9,7 +10,9 @@ use std::{
 
 use arqon::{
     Code, ConnectionId, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
-    edge::reserved::ReservedHeadersLayer, observe::ObserveLayer, shadow::ShadowHandle,
+    edge::{reserved::ReservedHeadersLayer, single},
+    observe::ObserveLayer,
+    shadow::ShadowHandle,
 };
 use axum::{
     Extension, Router,
@@ -72,6 +75,10 @@ pub(crate) struct Public {
     pub(crate) stop: CancellationToken,
 }
 
+/// In a request's extensions: the edge has refused it already, and the answer is only to be told as every answer is.
+#[derive(Clone)]
+pub(crate) struct Refused(pub(crate) Problem);
+
 /// What serves the public listener's requests.
 pub(crate) type App = BoxCloneSyncService<http::Request<Body>, Response, Infallible>;
 
@@ -90,6 +97,10 @@ pub(crate) fn app(public: Public) -> App {
     BoxCloneSyncService::new(
         ServiceBuilder::new()
             // The id is set before anything can log, and answered with.
+            .map_request(|mut request: http::Request<Body>| {
+                single::keep_short_request_id(request.headers_mut());
+                request
+            })
             .layer(SetRequestIdLayer::x_request_id(NewId))
             .layer(PropagateRequestIdLayer::x_request_id())
             // Every request is counted, and told where somebody asks for it.
@@ -125,7 +136,10 @@ struct Entry {
 impl Service<http::Request<Body>> for Entry {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<<MessageService as Service<http::Request<Body>>>::Future, RouteFuture<Infallible>>;
+    type Future = Either<
+        <MessageService as Service<http::Request<Body>>>::Future,
+        Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>,
+    >;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The router is always ready.
@@ -133,8 +147,12 @@ impl Service<http::Request<Body>> for Entry {
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if let Some(Refused(problem)) = request.extensions_mut().remove() {
+            let (parts, _) = request.into_parts();
+            return Either::Right(Either::Left(std::future::ready(Ok(refuse(problem, &parts)))));
+        }
         if request.method() != Method::POST || !is_publish(request.uri().path()) {
-            return Either::Right(self.routes.call(request));
+            return Either::Right(Either::Right(self.routes.call(request)));
         }
         if let Some(tenant) = &self.tenant {
             request.extensions_mut().insert(tenant.clone());
@@ -294,11 +312,22 @@ async fn websocket(Extension(public): Extension<Arc<Public>>, request: Request) 
             &parts,
         );
     };
+    let place = match public.edge.sessions.admit(Some(&tenant)) {
+        Ok(place) => place,
+        Err(over) => {
+            let detail = "the tenant has as many sessions as it may; see gateway.websocket.tenant_sessions";
+            let mut response = refuse(Problem::new(Code::RateLimited, detail), &parts);
+            let after = HeaderValue::from(over.retry_after);
+            response.headers_mut().insert(RETRY_AFTER, after);
+            return response;
+        }
+    };
     let tracker = public.sessions.clone();
     let session = Session::of(&parts, dialect, tenant, public);
     upgrade.on_upgrade(move |socket| async move {
         let _open = Raised::of(&metrics::gauge!("shield_gateway_sessions"));
         tracker.track_future(session.run(socket)).await;
+        drop(place);
     })
 }
 

@@ -13,11 +13,14 @@ use std::{
     time::Duration,
 };
 
-use arqon::{Code, ConnectionId, Problem, RemoteAddr, edge::peers::FromTrustedPeer};
+use arqon::{
+    Code, ConnectionId, Problem, RemoteAddr,
+    edge::{peers::FromTrustedPeer, single},
+};
 use axum::body::Body;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING},
+    HeaderMap, HeaderValue, Request, Response, Version,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE},
 };
 use hyper::body::Incoming;
 use hyper_util::{
@@ -33,7 +36,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{body::EdgeBody, edge::Edge, head_timer::HeadTimer, routes};
+use crate::{
+    body::EdgeBody,
+    buffers::{Meter, Metered},
+    edge::Edge,
+    head_timer::HeadTimer,
+    routes::{self, Refused},
+};
 
 /// What one listener allows.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +71,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a connection that has asked for nothing yet may still ask when the listener is closed: its request may be on its way.
 const LAST_WORD: Duration = Duration::from_millis(500);
-/// Headers that mean one thing: two of them are two readings of one request.
-const SINGLE: [HeaderName; 3] = [HOST, CONTENT_TYPE, HeaderName::from_static("x-request-id")];
 
 /// What a listener hands requests to. Each connection has one of its own, so that no request pays for a clone.
 pub(crate) trait App:
@@ -165,6 +172,10 @@ impl<A: App> Door<A> {
 
     fn open(&self, stream: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
         let _ = stream.set_nodelay(true);
+        let held = Held {
+            meter: Arc::default(),
+            _place: Arc::new((Raised::of(&self.open), place)),
+        };
         let peers = self.edge.as_ref().map(|edge| &edge.peers);
         let connection = Connection {
             app: Mutex::new(self.app.clone()),
@@ -176,13 +187,24 @@ impl<A: App> Door<A> {
             asked: AtomicBool::new(false),
             stop: self.stop.clone(),
             closed: self.closed.clone(),
+            held,
         };
         self.accepted.increment(1);
-        let open = Raised::of(&self.open);
-        self.connections.spawn(async move {
-            Arc::new(connection).serve(stream).await;
-            drop((open, place));
-        });
+        self.connections.spawn(Arc::new(connection).serve(stream));
+    }
+}
+
+/// What a connection has as long as it lives, or the session that it has become: its place among `max_connections`.
+#[derive(Clone)]
+pub(crate) struct Held {
+    meter: Arc<Meter>,
+    _place: Arc<(Raised, OwnedSemaphorePermit)>,
+}
+
+impl Held {
+    /// Where its reads are counted.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
     }
 }
 
@@ -216,6 +238,7 @@ struct Connection<A> {
     asked: AtomicBool,
     stop: CancellationToken,
     closed: CancellationToken,
+    held: Held,
 }
 
 impl<A: App> Connection<A> {
@@ -258,6 +281,7 @@ impl<A: App> Connection<A> {
             let this = Arc::clone(&self);
             move |request| Arc::clone(&this).handle(request)
         });
+        let stream = Metered::new(stream, Arc::clone(&self.held.meter));
         let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(serving);
         // hyper's own timer starts with the protocol: whoever says nothing, or opens no stream, would be held for ever.
@@ -287,7 +311,8 @@ impl<A: App> Connection<A> {
     async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let limits = &self.limits;
         self.asked.store(true, Ordering::Relaxed);
-        let closes = must_close(&request);
+        let mut closes = must_close(&request);
+        let upgrades = request.headers().contains_key(UPGRADE);
         let client = self.edge.as_ref().map_or(self.remote, |edge| {
             edge.peers.client(self.remote, request.headers())
         });
@@ -297,11 +322,20 @@ impl<A: App> Connection<A> {
         if self.trusted {
             extensions.insert(FromTrustedPeer);
         }
+        if upgrades {
+            extensions.insert(self.held.clone());
+        }
         let place = match admit(self.edge.as_ref(), &request) {
             Ok(place) => place,
+            Err(problem) if self.edge.is_some() => {
+                // What sends such a request, or sends while there is no room, gets no second turn on this connection.
+                closes = true;
+                request.extensions_mut().insert(Refused(problem));
+                None
+            }
             Err(problem) => return Ok(turn_away(problem, request, *limits).await),
         };
-        let closes = closes || self.edge.as_ref().is_some_and(|edge| edge.load.is_high());
+        closes = closes || self.edge.as_ref().is_some_and(|edge| edge.load.is_high());
         let mut response = if hyper::body::Body::is_end_stream(request.body()) {
             self.ask(request.map(Body::new)).await?
         } else {
@@ -355,15 +389,13 @@ fn close_after(response: &mut Response<Body>) {
 
 fn admit(edge: Option<&Edge>, request: &Request<Incoming>) -> Result<Option<crate::edge::Place>, Problem> {
     let headers = request.headers();
-    if let Some(name) = SINGLE
-        .into_iter()
-        .find(|name| headers.get_all(name).iter().nth(1).is_some())
-    {
+    if headers.get_all(HOST).iter().nth(1).is_some() {
         return Err(Problem::new(
             Code::FrameInvalid,
-            format!("the header {name} may stand only once"),
+            "the header host may stand only once",
         ));
     }
+    single::check(headers)?;
     if request.version() == Version::HTTP_11 && !headers.contains_key(HOST) {
         return Err(Problem::new(Code::FrameInvalid, "HTTP/1.1 needs the header host"));
     }
@@ -387,8 +419,7 @@ fn announced(headers: &HeaderMap, body: &Incoming, max: usize) -> usize {
     length.unwrap_or(max).min(max)
 }
 
-/// Answers without the application, and closes: what sends such a request, or sends while there is no room, gets no second
-/// turn on this connection.
+/// Answers without the application, and closes.
 async fn turn_away(problem: Problem, request: Request<Incoming>, limits: Limits) -> Response<Body> {
     let waits_for_continue = request.headers().contains_key(EXPECT);
     let (parts, body) = request.into_parts();

@@ -18,22 +18,27 @@ use axum::{
     body::Body,
     extract::ws::{CloseFrame, Message as WsMessage, Utf8Bytes, WebSocket, close_code},
 };
-use http::{Method, Request, request::Parts};
+use http::{Method, Request, Uri, request::Parts};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
 
 pub(crate) use self::slow::Deliveries;
 use crate::{
+    buffers::{Account, NO_ROOM},
     frame::{Answer, Dialect, Frame},
+    guard::GuardLayer,
     routes::{self, Public},
+    server::Held,
 };
 
 /// The largest answer of the stack that goes into an ack, in bytes.
 const ACK_BYTES_MAX: usize = 64 * 1024;
 /// How many subscriptions one session may have.
 const SUBSCRIPTIONS_MAX: usize = 64;
+/// What a control frame of a client has around its payload, in bytes (RFC 6455, 5.2).
+const CONTROL_FRAME_BYTES: usize = 6;
 /// How long a peer may take to answer a close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -51,6 +56,8 @@ pub(crate) struct Session {
     variant: SessionVariant,
     /// The mirror's border as it was at the upgrade.
     pin: SessionPin,
+    /// Its connection's place.
+    held: Option<Held>,
     public: Arc<Public>,
 }
 
@@ -71,6 +78,7 @@ impl Session {
             trusted: extensions.get().copied(),
             variant: public.rollout.session(&upgrade.headers, extensions),
             pin: public.shadow.session(),
+            held: extensions.get().cloned(),
             public,
         }
     }
@@ -99,7 +107,9 @@ impl Session {
 
     /// `None` when the peer has closed, or is not there any more.
     async fn serve(&self, socket: &mut WebSocket) -> Option<Ending> {
-        let mut deliveries = Deliveries::new(self.send_timeout());
+        let buffers = &self.public.edge.buffers;
+        let mut deliveries = Deliveries::new(buffers);
+        let unread = self.held.as_ref().map(|held| held.meter().begin(buffers));
         let mut subscriptions = Vec::new();
         let limits = self.public.edge.websocket;
         let (ping, idle) = (
@@ -122,7 +132,9 @@ impl Session {
                 },
                 received = socket.recv() => {
                     heard = Instant::now();
-                    match received? {
+                    let received = received?;
+                    settle(unread, &received);
+                    match received {
                         Err(error) => return Some(broken(&error)),
                         Ok(WsMessage::Ping(_) | WsMessage::Pong(_)) => continue,
                         Ok(WsMessage::Close(_)) => return None,
@@ -190,7 +202,7 @@ impl Session {
         match self.dialect.read(message, &self.tenant) {
             Err(refused) => {
                 let (id, problem) = *refused;
-                (Answer::Nack { id, problem }, false)
+                (self.refuse(id, problem), false)
             }
             Ok(Frame::Publish {
                 id,
@@ -200,7 +212,7 @@ impl Session {
             }) => {
                 let place = match self.public.edge.load.enter(payload.len()) {
                     Ok(place) => place,
-                    Err(problem) => return (Answer::Nack { id, problem }, false),
+                    Err(problem) => return (self.refuse(id, problem), false),
                 };
                 let mut request = Request::new(Body::from(payload));
                 *request.headers_mut() = headers;
@@ -229,9 +241,26 @@ impl Session {
                         Err(problem) => problem,
                     },
                 };
-                (Answer::Nack { id, problem }, false)
+                (self.refuse(id, problem), false)
             }
         }
+    }
+
+    /// The answer to a frame that no layer has seen: it is counted and told as those are that a layer refuses.
+    fn refuse(&self, id: Value, problem: Problem) -> Answer {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static("/v1/ws");
+        let extensions = request.extensions_mut();
+        extensions.insert(self.tenant.clone());
+        if let Some(connection) = self.connection {
+            extensions.insert(connection);
+        }
+        if let Some(remote) = self.remote {
+            extensions.insert(remote);
+        }
+        let problem = self.public.observe.refused(Protocol::Ws, request, problem);
+        Answer::Nack { id, problem }
     }
 
     /// A frame is `POST /v1/publish/<suffix>` with the frame's headers only.
@@ -273,7 +302,11 @@ impl Session {
         if let Some(trusted) = self.trusted {
             extensions.insert(trusted);
         }
-        let response = match self.public.stack.clone().oneshot(request).await {
+        // A panic below is a 500, not a session that is gone.
+        let guard = GuardLayer {
+            timeout: self.public.request_timeout,
+        };
+        let response = match guard.layer(self.public.stack.clone()).oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
@@ -300,10 +333,25 @@ fn now() -> u64 {
     now.map_or(u64::MAX, |since| since.as_secs())
 }
 
-/// A frame that breaks RFC 6455: which way.
+/// What has come whole is no longer held as what has not.
+fn settle(unread: Option<&Account>, received: &Result<WsMessage, axum::Error>) {
+    let Some(unread) = unread else { return };
+    match received {
+        // It may stand between the frames of one message.
+        Ok(WsMessage::Ping(bytes) | WsMessage::Pong(bytes)) => unread.give(CONTROL_FRAME_BYTES + bytes.len()),
+        _ => unread.clear(),
+    }
+}
+
+/// A frame that breaks RFC 6455: which way; or one that there was no room for.
 fn broken(error: &axum::Error) -> Ending {
     let said = error.to_string();
-    if said.contains("too long") || said.contains("Space limit") {
+    if said.contains(NO_ROOM) {
+        (
+            close_code::AGAIN,
+            "the gateway holds as many unfinished messages as it may",
+        )
+    } else if said.contains("too long") || said.contains("Space limit") {
         (close_code::SIZE, "the message is too large")
     } else if said.contains("UTF-8") || said.contains("utf-8") {
         (close_code::INVALID, "text has to be UTF-8")

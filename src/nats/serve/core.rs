@@ -101,6 +101,16 @@ where
         let Some(to) = message.reply else {
             return;
         };
+        if !self.may_reply(to.as_str()) {
+            self.metrics.replies_refused.increment(1);
+            tracing::warn!(
+                component = "nats",
+                subject = message.subject.as_str(),
+                reply = to.as_str(),
+                "a reply was asked for where none may go; see `reply_prefixes`"
+            );
+            return;
+        }
         let replying = self
             .client
             .publish_with_headers(to, answer.headers, answer.payload);

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::edge::reserved::ReservedHeadersLayer;
+use crate::edge::{reserved::ReservedHeadersLayer, single};
 
 /// What is left as it is in a path: RFC 3986's unreserved characters.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
@@ -41,6 +41,8 @@ pub(super) fn of(
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers(message)?;
+    single::check(request.headers())?;
+    single::keep_short_request_id(request.headers_mut());
     let pin = ReservedHeadersLayer::keeping_shadow_marker().strip(request.headers_mut());
     let extensions = request.extensions_mut();
     if let Some(pin) = pin {

@@ -1,73 +1,137 @@
 //! Deliveries of a session: bounded, and none is left out. A session that cannot keep up is ended instead.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use arqon::publish::Message;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::buffers::{Account, Buffers};
+
 /// How many deliveries may wait for one session.
-const DELIVERIES_MAX: usize = 256;
+const DELIVERIES_MAX: usize = 16_384;
+/// How much they may hold, in bytes; one that is larger may wait alone.
+const DELIVERY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a delivery holds besides its payload and headers.
+const DELIVERY_BYTES: usize = 256;
 
 /// What subscriptions hand to their session.
 pub(crate) struct Deliveries {
-    queue: mpsc::Sender<Message>,
-    waiting: mpsc::Receiver<Message>,
-    /// Cancelled once a delivery was lost.
-    lost: CancellationToken,
-    patience: Duration,
+    ours: Deliver,
+    waiting: mpsc::Receiver<(Message, usize)>,
 }
 
 /// One subscription's end of it.
+#[derive(Clone)]
 pub(crate) struct Deliver {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<(Message, usize)>,
+    held: Arc<Account>,
+    /// Cancelled once a delivery was lost.
     lost: CancellationToken,
-    patience: Duration,
 }
 
 impl Deliveries {
-    pub(crate) fn new(patience: Duration) -> Self {
+    pub(crate) fn new(buffers: &Buffers) -> Self {
         let (queue, waiting) = mpsc::channel(DELIVERIES_MAX);
-        Self {
+        let ours = Deliver {
             queue,
-            waiting,
+            held: Arc::new(buffers.account(DELIVERY_BYTES_MAX)),
             lost: CancellationToken::new(),
-            patience,
-        }
+        };
+        Self { ours, waiting }
     }
 
     pub(crate) fn end(&self) -> Deliver {
-        Deliver {
-            queue: self.queue.clone(),
-            lost: self.lost.clone(),
-            patience: self.patience,
-        }
+        self.ours.clone()
     }
 
     /// The next delivery; `None` once one was lost.
     pub(crate) async fn next(&mut self) -> Option<Message> {
-        tokio::select! {
+        let (message, bytes) = tokio::select! {
             biased;
-            () = self.lost.cancelled() => None,
-            message = self.waiting.recv() => message,
-        }
+            () = self.ours.lost.cancelled() => return None,
+            delivery = self.waiting.recv() => delivery?,
+        };
+        self.ours.held.give(bytes);
+        Some(message)
     }
 }
 
 impl Deliver {
-    /// Hands a message on; false when the session takes no more.
-    pub(crate) async fn hand(&self, message: Message) -> bool {
-        match timeout(self.patience, self.queue.send(message)).await {
-            Ok(sent) => sent.is_ok(),
-            Err(_) => {
-                self.lose();
-                false
+    /// Hands a message on, at once: whoever delivers must not wait, or what it reads from would lose messages for it. False
+    /// where the session has no more room, or is gone.
+    pub(crate) fn hand(&self, message: Message) -> bool {
+        let headers = message.headers.iter();
+        let bytes = headers.fold(DELIVERY_BYTES + message.payload.len(), |sum, (name, value)| {
+            sum + name.as_str().len() + value.len()
+        });
+        if self.held.take(bytes) {
+            if self.queue.try_send((message, bytes)).is_ok() {
+                return true;
             }
+            self.held.give(bytes);
         }
+        self.lose();
+        false
     }
 
     /// A delivery was lost before it came here.
     pub(crate) fn lose(&self) {
         self.lost.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arqon::Subject;
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::*;
+
+    fn message(bytes: usize) -> Message {
+        Message {
+            subject: Subject::parse("in.t.default.a").expect("a subject"),
+            headers: HeaderMap::new(),
+            payload: Bytes::from(vec![0; bytes]),
+        }
+    }
+
+    #[tokio::test]
+    async fn as_many_as_may_wait_are_delivered_and_one_more_ends_the_session() {
+        let buffers = Buffers::new(usize::MAX / 2);
+        let mut deliveries = Deliveries::new(&buffers);
+        let deliver = deliveries.end();
+        for _ in 0..DELIVERIES_MAX {
+            assert!(deliver.hand(message(0)));
+        }
+        assert!(deliveries.next().await.is_some());
+        assert!(deliver.hand(message(0)), "one has gone");
+        assert!(!deliver.hand(message(0)), "one too many");
+        assert!(deliveries.next().await.is_none(), "nothing comes after a gap");
+    }
+
+    #[tokio::test]
+    async fn bytes_have_a_border_too_and_a_large_message_may_wait_alone() {
+        let buffers = Buffers::new(usize::MAX / 2);
+        let mut deliveries = Deliveries::new(&buffers);
+        let deliver = deliveries.end();
+        assert!(deliver.hand(message(2 * DELIVERY_BYTES_MAX)));
+        assert!(deliveries.next().await.is_some());
+        let half = DELIVERY_BYTES_MAX / 2 - DELIVERY_BYTES;
+        assert!(deliver.hand(message(half)) && deliver.hand(message(half)));
+        assert!(deliveries.next().await.is_some());
+        assert!(!deliver.hand(message(half + 1)), "a byte too many");
+        assert!(deliveries.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_all_sessions_hold_ends_the_one_that_holds_much() {
+        let buffers = Buffers::new(1024 * 1024);
+        let (hoarder, mut modest) = (Deliveries::new(&buffers), Deliveries::new(&buffers));
+        let hoards = hoarder.end();
+        while hoards.hand(message(10_000)) {}
+        assert!(modest.end().hand(message(10_000)) && modest.next().await.is_some());
+        drop(hoarder);
     }
 }

@@ -1,6 +1,6 @@
 //! Frames judged one by one, with the claims of the connection they came by.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, net::SocketAddr};
 
 use arqon::{
     Claims, TenantId,
@@ -15,8 +15,14 @@ use axum::body::Body;
 use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream,
+    tungstenite::{Message, client::IntoClientRequest},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
@@ -36,15 +42,14 @@ const ADMINS: &str = r#"(module
   (func (export "on_request") (result i32)
     (i32.ne (call $claim (i32.const 0) (i32.const 4) (i32.const 0) (i32.const 0)) (i32.const 5))))"#;
 
-#[tokio::test]
-async fn every_frame_is_judged_by_the_claims_of_its_connection() {
-    let policy = PolicyConfig {
-        // The upgrade is a GET: each session opens, and each of its frames is judged.
-        methods: vec!["POST".to_owned()],
-        ..PolicyConfig::from_module("admins", ADMINS)
-    };
+/// A gateway's routes, whose connections have the claim `role` of their query. Messages go to `stack` where it is given, else
+/// past `policies` to a broker.
+async fn serve(
+    policies: Vec<PolicyConfig>,
+    stack: Option<MessageService>,
+) -> (SocketAddr, JoinHandle<std::io::Result<()>>) {
     let platform = PlatformConfig {
-        overseer: OverseerConfig::of([policy]),
+        overseer: OverseerConfig::of(policies),
         ..PlatformConfig::default()
     };
     let broker = Broker::new();
@@ -52,20 +57,21 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
     let platform = Platform::start(&platform, memory::Sink::new(broker.clone()), &bus)
         .await
         .expect("started");
-    let tenant = TenantId::new("default").expect("a tenant");
-    let stack = platform.stack(routes::subjects());
-    let service: MessageService = BoxCloneSyncService::new(
-        ServiceBuilder::new()
-            .map_response(|response: http::Response<_>| response.map(Body::new))
-            .service(stack.layer(memory::Publish::new(broker.clone()))),
-    );
+    let layers = platform.stack(routes::subjects());
+    let service = stack.unwrap_or_else(|| {
+        BoxCloneSyncService::new(
+            ServiceBuilder::new()
+                .map_response(|response: http::Response<_>| response.map(Body::new))
+                .service(layers.layer(memory::Publish::new(broker.clone()))),
+        )
+    });
     let app = routes::app(Public {
         observe: arqon::observe::ObserveLayer::new(arqon::observe::ObserveConfig::default()),
         stack: service,
-        overseer: stack.overseer.clone(),
-        rollout: stack.rollout.clone(),
+        overseer: layers.overseer.clone(),
+        rollout: layers.rollout.clone(),
         shadow: platform.shadow.clone(),
-        tenant,
+        tenant: TenantId::new("default").expect("a tenant"),
         edge: Edge::new(
             &Config::default(),
             &Readiness::default(),
@@ -90,26 +96,44 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
     );
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let server = tokio::spawn(async move {
-        axum::serve(
-            listener,
-            axum::Router::new().fallback_service(app).layer(verified),
-        )
-        .await
-    });
+    let app = axum::Router::new().fallback_service(app).layer(verified);
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    (address, server)
+}
 
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn session(address: SocketAddr, role: &str) -> Socket {
+    let mut request = format!("ws://{address}/v1/ws?{role}")
+        .into_client_request()
+        .expect("URI");
+    let protocol = http::HeaderValue::from_static("arqon.v1.json");
+    request.headers_mut().insert("sec-websocket-protocol", protocol);
+    tokio_tungstenite::connect_async(request)
+        .await
+        .expect("upgraded")
+        .0
+}
+
+async fn answer(socket: &mut Socket, id: u32) -> Value {
+    let frame = json!({ "id": id, "subject": "users", "payload": "aGk=" }).to_string();
+    socket.send(Message::text(frame)).await.expect("sent");
+    let reply = socket.next().await.expect("open").expect("a frame");
+    serde_json::from_str(reply.to_text().expect("text")).expect("JSON")
+}
+
+#[tokio::test]
+async fn every_frame_is_judged_by_the_claims_of_its_connection() {
+    let policy = PolicyConfig {
+        // The upgrade is a GET: each session opens, and each of its frames is judged.
+        methods: vec!["POST".to_owned()],
+        ..PolicyConfig::from_module("admins", ADMINS)
+    };
+    let (address, server) = serve(vec![policy], None).await;
     for (role, allowed) in [("admin", true), ("reader", false)] {
-        let mut request = format!("ws://{address}/v1/ws?{role}")
-            .into_client_request()
-            .expect("URI");
-        let protocol = http::HeaderValue::from_static("arqon.v1.json");
-        request.headers_mut().insert("sec-websocket-protocol", protocol);
-        let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("upgraded");
+        let mut socket = session(address, role).await;
         for id in 0..3 {
-            let frame = json!({ "id": id, "subject": "users", "payload": "aGk=" }).to_string();
-            socket.send(Message::text(frame)).await.expect("sent");
-            let reply = socket.next().await.expect("open").expect("a frame");
-            let reply: Value = serde_json::from_str(reply.to_text().expect("text")).expect("JSON");
+            let reply = answer(&mut socket, id).await;
             assert_eq!(reply["id"], id);
             assert_eq!(reply["ack"].is_object(), allowed, "{role}: {reply}");
             assert_eq!(
@@ -118,6 +142,22 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
                 "{role}: {reply}"
             );
         }
+    }
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_frame_that_panics_is_nacked_and_its_session_goes_on() {
+    let panics = tower::service_fn(|_: Request<Body>| async { panic!("in a layer") });
+    let (address, server) = serve(Vec::new(), Some(BoxCloneSyncService::new(panics))).await;
+    let mut socket = session(address, "any").await;
+    for id in 0..2 {
+        let reply = answer(&mut socket, id).await;
+        assert_eq!(
+            (&reply["id"], &reply["nack"]["code"]),
+            (&json!(id), &json!("internal")),
+            "{reply}"
+        );
     }
     server.abort();
 }

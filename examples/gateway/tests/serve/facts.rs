@@ -201,7 +201,9 @@ async fn the_bus_has_its_flags_its_variables_and_its_label() {
 
 #[tokio::test]
 async fn the_control_token_is_changed_by_a_reload_and_a_bad_one_is_refused() {
-    let gateway = Gateway::ready("[gateway]\ncontrol_token_file = \"control.token\"\n", &[]).await;
+    let config = "[gateway]\ncontrol_token_file = \"control.token\"\n\
+                  [[platform.overseer.policies]]\nname = \"block_me\"\npath = \"block_me.wat\"\n";
+    let gateway = Gateway::ready(config, &[]).await;
     let status = async |token: &str| {
         let request = Request::get(format!("http://{}/v1/events", gateway.admin))
             .header("authorization", format!("Bearer {token}"))
@@ -222,5 +224,12 @@ async fn the_control_token_is_changed_by_a_reload_and_a_bad_one_is_refused() {
     std::fs::write(gateway.path("control.token"), format!("{next}\n")).expect("written");
     gateway.signal("HUP");
     version(&gateway, 2).await;
+    assert_eq!((status(TOKEN).await, status(next).await), (401, 200));
+
+    // A reload that is refused for something else leaves the token too.
+    std::fs::write(gateway.path("block_me.wat"), "(module").expect("written");
+    std::fs::write(gateway.path("control.token"), format!("{TOKEN}\n")).expect("written");
+    gateway.signal("HUP");
+    refused(&gateway, "block_me").await;
     assert_eq!((status(TOKEN).await, status(next).await), (401, 200));
 }

@@ -13,3 +13,4 @@ mod process;
 mod schema;
 mod startup;
 mod telemetry;
+mod unwell;

@@ -37,6 +37,7 @@ const METRICS: &[&str] = &[
     "shield_mirror_no_key_total",
     "shield_mirror_queue_bytes",
     "shield_mirror_queue_messages",
+    "shield_nats_replies_refused_total",
     "shield_nats_serve_duration_seconds",
     "shield_nats_serve_in_flight",
     "shield_nats_served_total",

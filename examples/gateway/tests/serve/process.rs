@@ -139,11 +139,17 @@ impl Gateway {
 
     /// The same, and the log is filtered so.
     pub(crate) async fn logging(config: &str, filter: &'static str) -> Self {
+        let gateway = Self::logging_unready(config, filter);
+        gateway.becomes_ready(true).await;
+        gateway
+    }
+
+    /// The same, and it is not waited for.
+    pub(crate) fn logging_unready(config: &str, filter: &'static str) -> Self {
         let mut gateway = Self::start_with(config, &[], &[("RUST_LOG", filter)]);
         gateway.kill();
         gateway.logged = true;
         gateway.start_again();
-        gateway.becomes_ready(true).await;
         gateway
     }
 

@@ -1,0 +1,86 @@
+//! Headers that mean one thing: two of them, or one without end, are two readings of one request. What comes by HTTP, in a
+//! frame or by NATS is held to the same.
+
+use arqon_message::{Code, Problem};
+use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
+
+/// The longest `x-request-id` that is kept, in bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SINGLE: [HeaderName; 2] = [CONTENT_TYPE, X_REQUEST_ID];
+
+/// Whether what may stand once stands once: `content-type` and `x-request-id`.
+///
+/// # Errors
+/// `frame.invalid`, naming the header.
+pub fn check(headers: &HeaderMap) -> Result<(), Problem> {
+    match SINGLE
+        .into_iter()
+        .find(|name| headers.get_all(name).iter().nth(1).is_some())
+    {
+        None => Ok(()),
+        Some(name) => Err(Problem::new(
+            Code::FrameInvalid,
+            format!("the header {name} may stand only once"),
+        )),
+    }
+}
+
+/// Takes `x-request-id` away where it has more than [`REQUEST_ID_BYTES_MAX`] bytes, none, or any that is no visible ASCII character:
+/// an id goes into every log line, span, problem and published message.
+pub fn keep_short_request_id(headers: &mut HeaderMap) {
+    let keep =
+        |id: &[u8]| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    if headers.get(X_REQUEST_ID).is_some_and(|id| !keep(id.as_bytes())) {
+        headers.remove(X_REQUEST_ID);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn put(headers: &mut HeaderMap, name: &'static str, value: &'static str) {
+        let appended = headers.try_append(name, HeaderValue::from_static(value));
+        assert!(appended.is_ok(), "there is room");
+    }
+
+    #[test]
+    fn each_single_header_may_stand_once_and_others_as_often_as_they_like() {
+        let mut headers = HeaderMap::new();
+        for name in ["content-type", "x-request-id", "x-own"] {
+            put(&mut headers, name, "a");
+        }
+        put(&mut headers, "x-own", "b");
+        assert!(check(&headers).is_ok());
+        for name in ["content-type", "x-request-id"] {
+            let mut two = headers.clone();
+            put(&mut two, name, "b");
+            let problem = check(&two).expect_err("two");
+            assert_eq!(
+                (problem.code, problem.detail.contains(name)),
+                (Code::FrameInvalid, true)
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_kept_to_its_border_and_only_of_visible_characters() {
+        for (id, kept) in [
+            ("a".repeat(REQUEST_ID_BYTES_MAX), true),
+            ("a".repeat(REQUEST_ID_BYTES_MAX + 1), false),
+            (String::new(), false),
+            ("a b".to_owned(), false),
+            ("\u{e4}".to_owned(), false),
+            ("~!01".to_owned(), true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-request-id", HeaderValue::from_str(&id).expect("a value"));
+            keep_short_request_id(&mut headers);
+            assert_eq!(headers.contains_key("x-request-id"), kept, "{id:?}");
+        }
+    }
+}
