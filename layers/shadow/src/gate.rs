@@ -1,8 +1,9 @@
 //! The way past the mirror for a key that no rule can choose: a few loads, no snapshot, no search for the rule.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use arqon_message::{Sampler, Subject, Threshold};
+use http::Extensions;
 
 use crate::rules::Rules;
 
@@ -22,6 +23,8 @@ pub(crate) struct Gate {
     seed: AtomicU64,
     /// The widest of all borders.
     widest: AtomicU64,
+    /// There are borders of more than one width (beside none): which one is a subject's has to be found out.
+    differ: AtomicBool,
     entries: [Entry; ENTRIES],
 }
 
@@ -53,25 +56,32 @@ impl Gate {
             .map(|rule| (beginning(rule.terms.pattern.as_str()), border(rule.threshold)))
             .collect();
         wanted.sort_by_key(|(_, border)| std::cmp::Reverse(*border));
-        let rest = wanted.get(ENTRIES).map(|(_, border)| *border);
-        if rest.is_some() {
+        if wanted.len() > ENTRIES {
             let widest_of_rest = wanted[ENTRIES - 1].1;
             wanted.truncate(ENTRIES - 1);
             wanted.push((Vec::new(), widest_of_rest));
         }
+        let open = || {
+            wanted
+                .iter()
+                .map(|(_, border)| *border)
+                .filter(|border| *border > 0)
+        };
+        let differ = open().min() != open().max();
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
         self.seed.store(rules.sampler.seed(), Ordering::Relaxed);
         self.widest.store(border(rules.reach()), Ordering::Relaxed);
+        self.differ.store(differ, Ordering::Relaxed);
         for (at, entry) in self.entries.iter().enumerate() {
             let (text, border) = wanted
                 .get(at)
                 .map_or((&[][..], 0), |(text, border)| (&text[..], *border));
-            let (words, mask) = (words(text), words(&[0xff; 8 * WORDS][..text.len()]));
+            let mask = &[0xff; 8 * WORDS][..text.len()];
             for n in 0..WORDS {
-                entry.mask[n].store(mask[n], Ordering::Relaxed);
-                entry.beginning[n].store(words[n], Ordering::Relaxed);
+                entry.mask[n].store(word(mask, n), Ordering::Relaxed);
+                entry.beginning[n].store(word(text, n), Ordering::Relaxed);
             }
             entry.border.store(border, Ordering::Relaxed);
         }
@@ -86,18 +96,15 @@ impl Gate {
 
     /// Which keys of a subject some rule may choose.
     #[inline]
-    pub(crate) fn word(&self, subject: &Subject) -> Word {
+    pub(crate) fn word(&self, extensions: &Extensions) -> Word {
         let version = self.version.load(Ordering::Acquire);
-        let subject = words(subject.as_str().as_bytes());
-        let mut most = 0;
-        for entry in &self.entries {
-            let border = entry.border.load(Ordering::Relaxed);
-            // Sorted by border: the first that covers the subject is the widest that does.
-            if border == 0 || entry.covers(&subject) {
-                most = border;
-                break;
-            }
-        }
+        let most = if self.differ.load(Ordering::Relaxed) {
+            extensions
+                .get::<Subject>()
+                .map_or(0, |subject| self.widest_of(subject))
+        } else {
+            self.widest.load(Ordering::Relaxed)
+        };
         let seed = self.seed.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         let is_whole = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
@@ -107,16 +114,32 @@ impl Gate {
             Word::Any
         }
     }
+
+    /// The widest border of those that cover a subject. Entries are sorted by it, so the first that covers it has it.
+    #[inline]
+    fn widest_of(&self, subject: &Subject) -> u64 {
+        let subject = subject.as_str().as_bytes();
+        let covering = self.entries.iter().find_map(|entry| {
+            let border = entry.border.load(Ordering::Relaxed);
+            (border == 0 || entry.covers(subject)).then_some(border)
+        });
+        covering.unwrap_or(0)
+    }
 }
 
 impl Entry {
     #[inline]
-    fn covers(&self, subject: &[u64; WORDS]) -> bool {
-        let differs = |n: usize| {
+    fn covers(&self, subject: &[u8]) -> bool {
+        for n in 0..WORDS {
             let mask = self.mask[n].load(Ordering::Relaxed);
-            (subject[n] & mask) ^ self.beginning[n].load(Ordering::Relaxed)
-        };
-        (0..WORDS).all(|n| differs(n) == 0)
+            if mask == 0 {
+                break;
+            }
+            if word(subject, n) & mask != self.beginning[n].load(Ordering::Relaxed) {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -134,26 +157,21 @@ const fn border(threshold: Threshold) -> u64 {
     }
 }
 
-/// The first bytes of a text, with zeros behind them.
+/// Eight bytes of a text, with zeros behind it.
 #[inline]
-fn words(text: &[u8]) -> [u64; WORDS] {
-    let mut words = [0; WORDS];
-    for (word, bytes) in words.iter_mut().zip(text.chunks(8)) {
-        *word = match bytes.first_chunk::<8>() {
-            Some(whole) => u64::from_le_bytes(*whole),
-            None => bytes
-                .iter()
-                .rev()
-                .fold(0, |word, byte| word << 8 | u64::from(*byte)),
-        };
+fn word(text: &[u8], n: usize) -> u64 {
+    let rest = text.get(8 * n..).unwrap_or_default();
+    match rest.first_chunk::<8>() {
+        Some(whole) => u64::from_le_bytes(*whole),
+        None => rest
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
-    words
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -169,15 +187,17 @@ mod tests {
         Rules::new(true, sampler, Vec::new()).replaced(true, sampler, config.compile().expect("valid").terms)
     }
 
-    fn admits(gate: &Gate, subject: &Subject, key: &[u8]) -> bool {
+    fn admits(gate: &Gate, subject: &Extensions, key: &[u8]) -> bool {
         match gate.word(subject) {
             Word::Any => true,
             Word::Below(sampler, border) => sampler.hash(key) < border,
         }
     }
 
-    fn subject(text: &str) -> Subject {
-        Subject::parse(text).expect("subject")
+    fn subject(text: &str) -> Extensions {
+        let mut extensions = Extensions::new();
+        extensions.insert(Subject::parse(text).expect("subject"));
+        extensions
     }
 
     #[test]
@@ -212,10 +232,20 @@ mod tests {
         ] {
             assert_eq!(gate.word(&subject(text)), word, "{text}");
         }
+        assert_eq!(gate.word(&Extensions::new()), below(0.0));
         let mut off = rules.list.clone();
         off.clear();
         gate.set(&Rules::new(true, Sampler::new(7), off));
         assert!(gate.is_shut());
+    }
+
+    #[test]
+    fn where_all_rules_have_one_share_nobody_asks_for_the_subject() {
+        let gate = Gate::default();
+        gate.set(&rules(&[("in.>", 0.1), ("out.>", 0.1), ("no.>", 0.0)], 0));
+        let tenth = gate.word(&subject("in.a"));
+        assert_ne!(tenth, Word::Any);
+        assert_eq!(gate.word(&Extensions::new()), tenth);
     }
 
     #[test]
@@ -248,7 +278,7 @@ mod tests {
             let subject = subject(&tokens.join("."));
             let taken = rules
                 .trie
-                .find(&subject)
+                .find(subject.get().expect("subject"))
                 .is_some_and(|rule| rules.sampler.sample(key.as_bytes(), rule.threshold));
             prop_assert!(!taken || admits(&gate, &subject, key.as_bytes()));
         }

@@ -79,8 +79,7 @@ impl Mirror {
         if pin::any() {
             return self.choose(request);
         }
-        let subject = request.extensions().get::<Subject>()?;
-        if let Word::Below(sampler, border) = core.gate.word(subject) {
+        if let Word::Below(sampler, border) = core.gate.word(request.extensions()) {
             let admits = |key: &[u8], source| (border > 0 && sampler.hash(key) < border, source);
             if let Some((false, source)) = TraceKey::read(request.headers(), request.extensions(), admits) {
                 core.ledger.metrics.source(source);
