@@ -341,7 +341,7 @@ What the mirror itself adds stands below, measured against the same server with 
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""]
     for row in rows:
         mirrors = row["system"] not in ("bare axum", "nginx, no mirror")
-        whole = f"{row['whole'] / row['traces'] * 100:.1f} %" if row["traces"] else "none"
+        whole = f"{row['whole'] / row['traces'] * 100:.2f} %" if row["traces"] else "none"
         lines.append(f"| {row['system']} | {row['state']} | {row['per_second']:,.0f} | {micros(row['p50_us'])} | {micros(row['p99_us'])} | "
                      f"{row['cpu_us']:.1f} µs | {row['failed']} | {row['memory']:.0f} MiB | " + (f"{row['copies']:,} | {row['traces']:,} | {whole} |" if mirrors else " | | |"))
     of_one = next(iter(under.values()))

@@ -66,6 +66,7 @@ pub fn is_shadow(headers: &HeaderMap) -> bool {
 ///   start, or what [`first_connection`](Self::first_connection) says, whatever the other deadlines are.
 /// - What is above the server's `max_payload`, headers included, is dropped before it is queued: `max_payload`.
 /// - A server that stalls costs one copy (`timeout`): the others stay in the mirror's queue until it goes on.
+/// - The client gets bodies of their own, never a server's read buffer.
 /// - After every 4 MiB the client is flushed before more is given to it: its queue is bounded in messages only, and with
 ///   64 KiB each it would hold 128 MiB for a server that has stopped reading. Such a server makes flushing fail: `timeout`.
 #[derive(Clone)]
@@ -144,7 +145,7 @@ impl NatsSink {
         if self.unflushed.load(Ordering::Relaxed) + size > UNFLUSHED_BYTES_MAX {
             return None;
         }
-        let published = self.line().publish(&copy.subject, headers, copy.body.clone())?;
+        let published = self.line().publish(&copy.subject, headers, copy.own_body())?;
         Some(match published {
             Ok(()) => {
                 self.unflushed.fetch_add(size, Ordering::Relaxed);

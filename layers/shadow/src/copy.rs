@@ -28,7 +28,8 @@ pub struct ShadowCopy {
     pub method: Method,
     /// The target of the request.
     pub uri: Uri,
-    /// The whole body. One large frame may be the primary's own `Bytes`; others are copied.
+    /// The whole body. One large frame may be the primary's own `Bytes`, which hold on to a server's read buffer: the mirror
+    /// counts it until the delivery ends. Who keeps it any longer takes [`own_body`](Self::own_body).
     pub body: Bytes,
     /// The trailers, if the request had any, without what headers may not carry either.
     pub trailers: Option<HeaderMap>,
@@ -38,10 +39,29 @@ pub struct ShadowCopy {
     pub key: TraceKey,
     context: Option<TraceContext>,
     head: Head,
+    /// `body` is not memory of its own.
+    pinning: bool,
     rule: Arc<Rule>,
 }
 
 impl ShadowCopy {
+    /// The body in memory of its own, for a sink that holds on to it when the delivery has ended: it is copied if it has to
+    /// be, and otherwise counted.
+    #[must_use]
+    pub fn own_body(&self) -> Bytes {
+        if self.pinning {
+            Bytes::copy_from_slice(&self.body)
+        } else {
+            self.body.clone()
+        }
+    }
+
+    /// Makes the body memory of its own.
+    pub(crate) fn keep_body(&mut self) {
+        self.body = self.own_body();
+        self.pinning = false;
+    }
+
     /// The pattern of the rule that chose the request.
     #[must_use]
     pub fn rule(&self) -> &str {
@@ -193,6 +213,7 @@ impl Draft {
             uri: head.target(),
             head,
             context,
+            pinning: frames.is_pinning(),
             body: frames.join(),
             trailers,
             primary: answer,

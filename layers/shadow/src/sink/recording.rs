@@ -71,12 +71,13 @@ impl RecordingSink {
 }
 
 impl Sink for RecordingSink {
-    fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
+    fn send(&self, mut copy: ShadowCopy) -> Delivery<'_> {
         if self.shared.capacity > 0 {
             let mut kept = self.kept();
             if kept.len() == self.shared.capacity {
                 kept.pop_front();
             }
+            copy.keep_body();
             kept.push_back(copy);
         }
         self.shared.total.send_modify(|total| *total += 1);

@@ -1,6 +1,11 @@
 //! M7: the primary sees every byte once, and only a whole body is ever mirrored.
 
-use arqon_shadow::{Reason, ShadowConfig};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arqon_shadow::{Reason, ShadowConfig, ShadowCopy};
 use bytes::Bytes;
 use http::HeaderValue;
 use http_body_util::{Empty, Full};
@@ -70,13 +75,53 @@ impl FromStaticStr for Bytes {
     }
 }
 
+/// A mirror, and where the body of each copy lies when the sink gets it, and where it would keep it.
+fn bodies_seen(
+    config: &ShadowConfig,
+) -> (
+    arqon_shadow::ShadowLayer,
+    arqon_shadow::ShadowHandle,
+    Arc<Mutex<Vec<[usize; 2]>>>,
+) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&seen);
+    let (layer, handle, _) = with_sink(config, move |copy: ShadowCopy| {
+        let own = copy.own_body();
+        assert_eq!(own, copy.body);
+        let places = [&copy.body, &own].map(|body| body.as_ptr().addr());
+        told.lock().expect("lock").push(places);
+        std::future::ready(Ok(()))
+    });
+    (layer, handle, seen)
+}
+
 #[tokio::test]
-async fn one_frame_is_counted_by_reference_and_not_copied() {
+async fn one_large_frame_is_a_reference_until_it_is_kept() {
+    for (size, is_copied) in [(4_095, true), (4_096, false)] {
+        let (layer, handle, seen) = bodies_seen(&all());
+        let body = Bytes::from(vec![7_u8; size]);
+        send(&layer, request(Full::new(body.clone())), echo).await;
+        handle.shutdown(Duration::from_secs(30)).await;
+        let seen = seen.lock().expect("lock").clone();
+        assert_eq!(seen[0][0] != body.as_ptr().addr(), is_copied);
+        assert_ne!(
+            seen[0][1],
+            body.as_ptr().addr(),
+            "what is kept holds nothing of it"
+        );
+        // What was copied once is not copied again.
+        assert_eq!(seen[0][0] == seen[0][1], is_copied);
+    }
+}
+
+#[tokio::test]
+async fn a_recording_holds_nothing_of_the_servers_buffer() {
     let rig = rig(&all());
-    let body = Bytes::from(vec![7_u8; 4_096]);
-    send(&rig.layer, request(Full::new(body.clone())), echo).await;
-    let (_, copies) = rig.settled().await;
-    assert_eq!(copies[0].body.as_ptr(), body.as_ptr());
+    let buffer = read_buffer();
+    send(&rig.layer, request(Full::new(buffer.slice(..5_000))), echo).await;
+    rig.sink.recorded(1).await;
+    assert!(buffer.is_unique());
+    rig.settled().await;
 }
 
 /// What a server read in one go: a request's head and the first of its body, with a pipelined one before them.
@@ -122,36 +167,36 @@ async fn a_small_copy_that_waits_holds_nothing_of_the_servers_buffer() {
 
 #[tokio::test]
 async fn a_copy_that_holds_a_servers_buffer_is_counted_with_all_of_it() {
-    let rig = rig(&all());
+    let (layer, handle, seen) = bodies_seen(&all());
     let buffer = read_buffer();
     let body = buffer.slice(1_000..5_096);
     for _ in 0..80 {
-        send(&rig.layer, request(Full::new(body.clone())), echo).await;
+        send(&layer, request(Full::new(body.clone())), echo).await;
     }
     // An eighth of 32 MiB has room for ten such buffers; the bodies of the others are copied.
-    let held = rig.handle.state().queue_bytes;
+    let held = handle.state().queue_bytes;
     let bodies = 80 * body.len();
     assert!(held > 10 * buffer.len() + bodies, "{held}");
     assert!(held < 11 * buffer.len() + bodies, "{held}");
-    let handle = rig.handle.clone();
-    let (stats, copies) = rig.settled().await;
-    assert_eq!(stats.mirrored, 80);
-    let pinning = copies.iter().filter(|copy| copy.body.as_ptr() == body.as_ptr());
+    assert_eq!(handle.shutdown(Duration::from_secs(30)).await.mirrored, 80);
+    let seen = seen.lock().expect("lock").clone();
+    let pinning = seen.iter().filter(|[at, _]| *at == body.as_ptr().addr());
     assert_eq!(pinning.count(), 10);
-    assert!(copies.iter().all(|copy| copy.body == body));
     assert_eq!(handle.state().queue_bytes, 0);
 }
 
 #[tokio::test]
 async fn leave_to_hold_a_buffer_is_given_back() {
-    let rig = rig(&all());
+    let (layer, handle, seen) = bodies_seen(&all());
     let body = Bytes::from(vec![7; 4_096]);
     for n in 1..=30 {
-        send(&rig.layer, request(Full::new(body.clone())), echo).await;
-        rig.sink.recorded(n).await;
+        send(&layer, request(Full::new(body.clone())), echo).await;
+        while handle.stats().mirrored < n {
+            tokio::task::yield_now().await;
+        }
     }
-    let (_, copies) = rig.settled().await;
-    assert!(copies.iter().all(|copy| copy.body.as_ptr() == body.as_ptr()));
+    let seen = seen.lock().expect("lock").clone();
+    assert!(seen.iter().all(|[at, _]| *at == body.as_ptr().addr()));
 }
 
 #[tokio::test]
