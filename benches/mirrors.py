@@ -430,11 +430,16 @@ def main() -> int:
                 found["whole"][name] = whole(program, share, [seconds / 2, 4 * seconds], pathlib.Path(folder))
                 print(name, json.dumps(found["whole"][name]), flush=True)
     if given.check:
-        broken = [row for row in found["peers"] if row["failed"] and "nginx" not in row["system"] and row["system"] != "tokio::spawn"]
-        lost = [row for row in found["peers"] if row["system"].startswith("ShadowLayer") and row["state"] == "healthy"
+        broken = [row for row in found.get("peers", []) if row["failed"] and "nginx" not in row["system"] and row["system"] != "tokio::spawn"]
+        lost = [row for row in found.get("peers", []) if row["system"].startswith("ShadowLayer") and row["state"] == "healthy"
                 and (not row["traces"] or row["whole"] != row["traces"])]
+        broken += [case for case, row in found.get("paired", {}).items() if row["failed"]]
+        lost += [(name, row) for name, rows in found.get("whole", {}).items() for row in rows if not row["traces"] or row["whole"] < 0.99 * row["traces"]]
         print("broken:", broken, lost)
         return 1 if broken or lost else 0
+    if not found:
+        print(f"nothing is measured yet: {kept} is not there")
+        return 1
     kept.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if {"peers", "paired", "whole"} <= found.keys():
         (DOCS / "mirrors.svg").write_text(picture(found["peers"]), encoding="utf-8")

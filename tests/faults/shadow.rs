@@ -155,7 +155,10 @@ async fn without_a_server_at_the_start_copies_are_dropped_and_once_it_is_there_t
 
     server.start_again().await?;
     connected(&publisher, State::Connected).await?;
-    send(&layer, "in.t.a.b", "late").await?;
+    // Of a trace of which something is lost the rest is left out.
+    send(&layer, "in.t.a.b", "the rest").await?;
+    assert_eq!(handle.stats().dropped_by(Reason::Shed), 1);
+    send_of(&layer, "in.t.a.b", 1, "late").await?;
     assert_eq!(until(&handle, |stats| stats.in_flight == 0).await?.mirrored, 1);
     Ok(())
 }
@@ -217,7 +220,7 @@ async fn a_server_that_is_killed_under_load_is_not_felt_and_copies_flow_again_af
     assert_eq!(stats.sampled, stats.mirrored + stats.dropped_sum());
     server.start_again().await?;
     connected(&publisher, State::Connected).await?;
-    send(&layer, "in.t.a.b", "x").await?;
+    send_of(&layer, "in.t.a.b", 1, "x").await?;
     let before = stats.mirrored;
     assert_eq!(
         until(&handle, |stats| stats.in_flight == 0).await?.mirrored,

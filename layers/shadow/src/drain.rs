@@ -26,7 +26,7 @@ use crate::{
     copy::Draft,
     ledger::Ticket,
     mirror::{Core, share},
-    shed::{Level, TICK},
+    shed::{Level, Shedder, TICK},
 };
 
 /// Copies taken out of the queue at once, and delivered in a row before the task looks at its clock and its orders again.
@@ -163,6 +163,7 @@ impl DrainTask {
         cx: &mut Context<'_>,
     ) -> Option<Waiting<'s>> {
         let shadow = shadows.of(&draft.subject);
+        let hash = draft.hash;
         let (copy, ticket) = draft.finish(shadow);
         // The call itself may panic, not only the future.
         let begun = catch_unwind(AssertUnwindSafe(|| match sink.offer(&copy) {
@@ -177,14 +178,23 @@ impl DrainTask {
         }));
         match begun {
             Ok(Ok(outcome)) => {
-                let outcome = settle(ticket, outcome.map_err(|error| (error.reason(), Some(error))));
-                self.report.delivered(outcome);
+                let outcome = outcome.map_err(|error| (error.reason(), Some(error)));
+                self.report
+                    .delivered(settle(ticket, hash, &self.core.shed, outcome));
             }
             Ok(Err((delivery, grace))) => {
                 let limit = self.timeout.saturating_add(grace);
-                return Some(Box::pin(wait(delivery, ticket, limit)));
+                let core = Arc::clone(&self.core);
+                return Some(Box::pin(async move {
+                    let outcome = wait(delivery, limit).await;
+                    settle(ticket, hash, &core.shed, outcome)
+                }));
             }
-            Err(_panic) => self.report.delivered(settle(ticket, Err((Reason::Panic, None)))),
+            Err(_panic) => {
+                let outcome = Err((Reason::Panic, None));
+                self.report
+                    .delivered(settle(ticket, hash, &self.core.shed, outcome));
+            }
         }
         None
     }
@@ -233,20 +243,25 @@ fn stall(sink: &dyn Sink) -> Option<Stall<'_>> {
     }))
 }
 
-/// A delivery that has to wait, at most `limit`. It settles its ticket whatever happens, also when it is dropped.
-async fn wait(delivery: Delivery<'_>, ticket: Ticket, limit: Duration) -> Outcome {
-    let outcome = match timeout(limit, AssertUnwindSafe(delivery).catch_unwind()).await {
+/// A delivery that has to wait, at most `limit`.
+async fn wait(delivery: Delivery<'_>, limit: Duration) -> Outcome {
+    match timeout(limit, AssertUnwindSafe(delivery).catch_unwind()).await {
         Ok(Ok(outcome)) => outcome.map_err(|error| (error.reason(), Some(error))),
         Ok(Err(_panic)) => Err((Reason::Panic, None)),
         Err(_elapsed) => Err((Reason::Timeout, None)),
-    };
-    settle(ticket, outcome)
+    }
 }
 
-fn settle(ticket: Ticket, outcome: Outcome) -> Outcome {
+/// Settles the ticket of a delivery that ended. Of a trace that the sink lost a copy of, no more is let in.
+fn settle(ticket: Ticket, hash: u64, shed: &Shedder, outcome: Outcome) -> Outcome {
     match &outcome {
         Ok(()) => ticket.mirrored(),
-        Err((reason, _)) => ticket.dropped(*reason),
+        Err((reason, _)) => {
+            if matches!(reason, Reason::Timeout | Reason::Disconnected) {
+                shed.lost(ticket.rule().threshold, hash);
+            }
+            ticket.dropped(*reason);
+        }
     }
     outcome
 }

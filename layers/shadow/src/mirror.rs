@@ -139,6 +139,8 @@ impl Mirror {
         let (method, headers) = (request.method(), request.headers());
         let mut ticket = Ticket::open(Arc::clone(&core.ledger), Arc::clone(rule), key);
         if !rule.terms.compare && core.limits.is_down() {
+            // If the sink comes back, it does not get the rest of a trace.
+            core.shed.lost(rule.threshold, hash);
             ticket.dropped(Reason::Disconnected);
             return None;
         }

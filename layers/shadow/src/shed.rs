@@ -10,7 +10,7 @@
 //!   once at each of three more marks above, to a half at most, for a surge that does not wait for a tick.
 //! - After a cut the share stays as it is until the queue has been low for as long as a decision holds.
 //! - Then it grows by the same factor with each tick, tenfold in `recover_seconds`.
-//! - A trace of which a copy found no room is shed from there on.
+//! - A trace of which a copy found no room, or no sink, is shed from there on.
 
 mod traces;
 
@@ -126,7 +126,7 @@ impl Shedder {
         }
     }
 
-    /// A copy that was kept found no room. What else comes of its trace would be of no use, and takes the room of others.
+    /// A copy found no room, or no sink. What else comes of its trace would be of no use, and takes the room of others.
     #[cold]
     pub(crate) fn lost(&self, threshold: Threshold, hash: u64) {
         let now = self.now.load(Ordering::Relaxed);

@@ -69,11 +69,14 @@ impl Traces {
             let entry = way.load(Ordering::Relaxed);
             let known = entry >> TRACE_SHIFT == name >> TRACE_SHIFT;
             if known && age(entry) <= u64::from(self.held) {
-                let kept = entry >> KEPT_BIT & 1 == 1;
-                if kept && say == Say::Overrule {
-                    write(way, entry, name | now);
+                if say == Say::Overrule {
+                    // It holds from the latest loss on.
+                    if entry != name | now {
+                        write(way, entry, name | now);
+                    }
+                    return false;
                 }
-                return kept && say != Say::Overrule;
+                return entry >> KEPT_BIT & 1 == 1;
             }
             let since = if known { u64::MAX } else { age(entry) + 1 };
             if since > oldest {
@@ -121,6 +124,10 @@ mod tests {
         assert!(traces.keeps(7, now, Say::Keep));
         assert!(!traces.keeps(7, now, Say::Overrule));
         assert!(!traces.keeps(7, now, Say::Keep));
+        // From the latest loss on.
+        assert!(!traces.keeps(7, now + 90, Say::Overrule));
+        assert!(!traces.keeps(7, now + 190, Say::Keep));
+        assert!(traces.keeps(7, now + 191, Say::Keep));
     }
 
     #[test]

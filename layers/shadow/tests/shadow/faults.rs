@@ -296,12 +296,18 @@ async fn trouble_and_its_end_are_told_once() {
     });
     let (layer, handle, drain) = ShadowLayer::channel_with_events(&all(), sink, on_event).expect("config");
     tokio::spawn(drain.run());
-    for _ in 0..5 {
-        load(&layer, 2).await;
+    // A trace for each: one that lost a copy is not copied any more.
+    let send_two = async |first: u32| {
+        for n in [first, first + 1] {
+            send(&layer, traced(&format!("{n:032x}"), body()), echo).await;
+        }
+    };
+    for n in 0..5 {
+        send_two(2 * n + 1).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     broken.store(false, Ordering::SeqCst);
-    load(&layer, 2).await;
+    send_two(11).await;
     tokio::time::sleep(Duration::from_secs(20)).await;
     let events = events.lock().expect("lock").clone();
     assert_eq!(

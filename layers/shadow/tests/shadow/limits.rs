@@ -187,13 +187,20 @@ async fn for_a_sink_that_is_down_no_copy_is_made() {
         came: AtomicUsize::new(0),
     });
     let (layer, handle, _drain) = with_sink(&all(), Arc::clone(&sink));
-    load(&layer, 4).await;
+    let trace = |n: u32| format!("{n:032x}");
+    for n in 1..=4 {
+        send(&layer, traced(&trace(n), body()), echo).await;
+    }
     // At once, and not when its turn would have come.
     assert_eq!(handle.stats().dropped_by(Reason::Disconnected), 3);
     sink.down.store(false, Ordering::SeqCst);
-    load(&layer, 2).await;
-    assert_eq!(end(&handle).await.mirrored, 3);
-    assert_eq!(sink.came.load(Ordering::SeqCst), 3);
+    // The rest of a trace of which something is lost is left out; others are copied.
+    for n in [1, 2, 3, 4, 5, 6] {
+        send(&layer, traced(&trace(n), body()), echo).await;
+    }
+    let stats = end(&handle).await;
+    assert_eq!((stats.mirrored, stats.dropped_by(Reason::Shed)), (4, 3));
+    assert_eq!(sink.came.load(Ordering::SeqCst), 4);
 }
 
 /// Delivers nothing until it is let, and says so.
@@ -230,6 +237,9 @@ async fn a_sink_that_stalls_for_a_while_costs_one_copy() {
     let stats = handle.stats();
     assert_eq!((stats.dropped_by(Reason::Timeout), stats.in_flight), (1, 9));
     assert_eq!(sink.begun.load(Ordering::SeqCst), 1);
+    // The trace has lost one: nothing more of it is let in.
+    load(&layer, 1).await;
+    assert_eq!(handle.stats().dropped_by(Reason::Shed), 1);
     sink.goes_on.add_permits(1);
     assert_eq!(end(&handle).await.mirrored, 9);
 }
