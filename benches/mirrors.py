@@ -357,7 +357,8 @@ The share of one running server is switched between a tenth and nothing (`Shadow
 stops: {blocks} of three rounds of {of_one['seconds']:g} s, off, on and off again, in every order. A ratio is that to the first off of
 its block, the median of all blocks (in brackets: between what it lies in 19 of 20 such runs); that of the second off is the
 run's own noise. Dead and stalled: a nats-server, killed and stopped with SIGSTOP. Slow sink: an HTTP service that takes a
-tenth of what is chosen; the copies that it does take are sent by the primary's own thread. Work is the processor time of
+tenth of what is chosen; the copies that it does take are sent by the primary's own thread, which is what they cost: a sink that
+works, at ten times too much, and not one that is dead or stalled. Work is the processor time of
 the primary's process for one request, mirroring included.
 
 | sink | measure | off | on | against off | off again, against off |

@@ -184,11 +184,19 @@ fn main() {
         layered(&runtime, "layer, no rule", &ShadowConfig::default()),
         layered(&runtime, "layer, 0 %", &rule(0.0)),
         layered(&runtime, "layer, not chosen at 10 %", &rule(0.10)),
-        // Some rule takes every key, so this one's has to be looked up.
+        // Some rule takes every key, so this one's has to be found.
         layered(
             &runtime,
             "layer, not chosen, 2 rules",
             &rule(0.10).rule(RuleConfig::new("out.t.*.>", 1.0)),
+        ),
+        // The same, of rules that begin alike: which of them it is shows only behind the wildcard.
+        layered(
+            &runtime,
+            "layer, not chosen, alike",
+            &ShadowConfig::default()
+                .rule(RuleConfig::new("in.t.*.orders", 0.10))
+                .rule(RuleConfig::new("in.t.*.payments", 1.0)),
         ),
         layered(&runtime, "layer, mirrored", &rule(1.0)),
     ];

@@ -13,8 +13,8 @@ use pin_project_lite::pin_project;
 use crate::tee::Tee;
 
 pin_project! {
-    /// A request's body, streaming to the primary; if the request is mirrored, frames are counted by reference as they
-    /// pass. It is polled by the primary only, never ahead, so `100-continue`, flow control and cancellation stay as
+    /// A request's body, streaming to the primary; if the request is mirrored, frames are looked at as they pass: one is kept
+    /// by reference, those of a body of several are copied. It is polled by the primary only, never ahead, so `100-continue`, flow control and cancellation stay as
     /// they are, and every frame, trailer, error and size hint passes unchanged.
     pub struct ShadowBody<B> {
         #[pin]

@@ -76,7 +76,7 @@ impl Mirror {
     fn look<B: Body>(self: &Arc<Self>, request: &Request<B>) -> Option<Begun> {
         let core = &*self.core;
         // A pinned session may be in by rules that are not in force any more.
-        if pin::any() {
+        if pin::any() && request.extensions().get::<SessionPin>().is_some() {
             return self.choose(request);
         }
         if let Word::Below(sampler, border) = core.gate.word(request.extensions()) {
