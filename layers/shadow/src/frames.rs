@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 /// What was seen of a body. One frame is kept as it is: a reference count. A frame holds on to all of the buffer that a
-/// server read it into, so those of a body of several are copied as they come.
+/// server read it into, so those of a body of several are copied as they come (ADR 0049).
 #[derive(Debug, Default)]
 pub(crate) enum Frames {
     #[default]

@@ -13,7 +13,7 @@ const ENTRIES: usize = 8;
 const WORDS: usize = 4;
 
 /// The seed, and of the widest rules where they begin and their borders. Whoever is admitted is judged again, by one snapshot
-/// of the rules, so an entry may cover more than its rule does, and never less.
+/// of the rules, so an entry may cover more than its rule does, and never less (ADR 0049).
 ///
 /// All of it is written under a version that is odd meanwhile (a sequence lock, of atomics): a request that reads while it
 /// changes goes the long way.
