@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p arqon-benches --bench bus` prints the figures and checks what must hold on any machine
 //! (allocations, conservation); `-- --json F` also writes them for `tests/bus_gates.py`. `BUS_BENCH=short`
-//! runs a tenth; a word (`alloc calls throughput latency`) picks a part. Ids B1 to B10 are those of `docs/bus/performance.md`. Figures are medians of paired rounds.
+//! runs a tenth; a word (`alloc calls single throughput latency`) picks a part. `-- --steps raw|publish|raw-held|publish-held N` sends N times
+//! and does nothing else, for a count of instructions from outside. Ids B1 to B10 are those of `docs/bus/performance.md`. Figures are medians of paired rounds.
 
 #[path = "bus/alloc.rs"]
 mod alloc;
@@ -12,6 +13,10 @@ mod calls;
 mod figures;
 #[path = "bus/latency.rs"]
 mod latency;
+#[path = "bus/pauses.rs"]
+mod pauses;
+#[path = "bus/single.rs"]
+mod single;
 #[path = "bus/throughput.rs"]
 mod throughput;
 
@@ -22,8 +27,17 @@ static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    if !args.iter().skip(1).any(|arg| arg == "--bench" || arg == "--json") {
+    if !args
+        .iter()
+        .skip(1)
+        .any(|arg| ["--bench", "--json", "--steps"].contains(&arg.as_str()))
+    {
         println!("0 passed, 0 failed: this is no test; `cargo bench` runs it");
+        return;
+    }
+    if let Some(at) = args.iter().position(|arg| arg == "--steps") {
+        let times = args.get(at + 2).and_then(|times| times.parse().ok());
+        single::steps(&args[at + 1], times.expect("--steps WAY TIMES"));
         return;
     }
     let json = args
@@ -32,7 +46,7 @@ fn main() {
         .and_then(|at| args.get(at + 1));
     let short = std::env::var("BUS_BENCH").is_ok_and(|mode| mode == "short");
     let mut figures = Figures::default();
-    let parts = ["alloc", "calls", "throughput", "latency"];
+    let parts = ["alloc", "calls", "single", "throughput", "latency"];
     let asked = |part: &str| args.iter().any(|arg| arg == part);
     for part in parts
         .into_iter()
@@ -41,6 +55,7 @@ fn main() {
         match part {
             "alloc" => alloc::run(&mut figures),
             "calls" => calls::run(&mut figures, short),
+            "single" => single::run(&mut figures, short),
             "throughput" => throughput::run(&mut figures, short),
             _ => latency::run(&mut figures, short),
         }

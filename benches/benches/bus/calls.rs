@@ -15,6 +15,7 @@ use tokio::{runtime::Builder, sync::broadcast};
 use crate::{
     alloc::{COUNTING, LIVE_BYTES},
     figures::{Figures, median},
+    throughput::shuffle,
 };
 
 fn event() -> Event {
@@ -68,48 +69,50 @@ pub fn run(figures: &mut Figures, short: bool) {
     churn(figures, if short { 600 } else { 6_000 });
 }
 
-/// The ways in every order, so that each pays equally often for the heap that each other leaves.
-const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1], [2, 1, 0], [1, 0, 2]];
-
-/// Sums of one round, by way (raw, `next`, `for_each`): nanoseconds of 128 sends and of receiving them by 4.
+/// Sums of one round, by way (raw, its twin, a bus with `next`, one with `for_each`): nanoseconds of 128 sends and of
+/// receiving them by 4.
 #[derive(Default)]
 struct Round {
-    send: [f64; 3],
-    receive: [f64; 3],
+    send: [f64; 4],
+    receive: [f64; 4],
 }
 
-/// Publishes 128 and drains them, 4 receivers: a raw channel and two buses in turn, in every order.
+/// Turns of each way in a round, in random order: each pays as often for the heap that another leaves.
+const TURNS: usize = 48;
+
+/// Publishes 128 and drains them, 4 receivers: two raw channels and two buses in turn.
 fn one_call(figures: &mut Figures, rounds: u32) {
     let rt = Builder::new_current_thread().build().expect("a runtime");
-    let (tx, rx) = broadcast::channel::<Event>(256);
-    let mut plain: Vec<_> = (0..4).map(|_| rx.resubscribe()).collect();
-    drop(rx);
+    let raw = [(); 2].map(|()| broadcast::Sender::<Event>::new(256));
+    let mut plain = [&raw[0], &raw[1]].map(|tx| [(); 4].map(|()| tx.subscribe()));
     let buses =
         [(); 2].map(|()| Bus::with_metrics(256, Arc::new(BusMetrics::new())).expect("256 is a capacity"));
     let mut observed: Vec<_> = (0..4).map(|_| buses[0].observe("bench")).collect();
     let mut looping: Vec<_> = (0..4).map(|_| buses[1].observe("bench")).collect();
-    let turns = 8 * ORDERS.len();
+    let (mut order, mut seed) = ([0, 1, 2, 3], 1);
     let mut sums: Vec<Round> = Vec::new();
     for _ in 0..rounds {
         let mut round = Round::default();
-        for turn in 0..turns {
-            for way in ORDERS[turn % ORDERS.len()] {
-                round.send[way] += if way == 0 {
-                    ns_each(128, || drop(black_box(tx.send(event()))))
+        for _ in 0..TURNS {
+            shuffle(&mut order, &mut seed);
+            for way in order {
+                round.send[way] += if way < 2 {
+                    let tx = &raw[way];
+                    ns_each(128, || assert!(tx.send(event()).is_ok()))
                 } else {
-                    let bus = &buses[way - 1];
-                    ns_each(128, || drop(black_box(bus.publish(event()))))
+                    let bus = &buses[way - 2];
+                    ns_each(128, || assert!(bus.publish(event()).is_ok()))
                 };
                 let start = Instant::now();
                 match way {
-                    0 => rt.block_on(async {
-                        for rx in &mut plain {
+                    0 | 1 => rt.block_on(async {
+                        for rx in &mut plain[way] {
                             for _ in 0..128 {
                                 black_box(rx.recv().await).expect("128 are there");
                             }
                         }
                     }),
-                    1 => rt.block_on(async {
+                    2 => rt.block_on(async {
                         for subscriber in &mut observed {
                             for _ in 0..128 {
                                 let notice = black_box(subscriber.next().await);
@@ -138,19 +141,23 @@ fn one_call(figures: &mut Figures, rounds: u32) {
     }
     let mut put =
         |name: &str, of: &dyn Fn(&Round) -> f64| figures.put(name, median(sums.iter().map(of).collect()));
-    let turns = turns as f64;
-    let publish = |round: &Round| (round.send[1] + round.send[2]) / 2.0;
-    put("call.raw_send_ns", &|round| round.send[0] / turns);
+    let turns = TURNS as f64;
+    let pair = |[one, other, ..]: &[f64; 4]| (one + other) / 2.0;
+    let publish = |round: &Round| (round.send[2] + round.send[3]) / 2.0;
+    put("call.raw_send_ns", &|round| pair(&round.send) / turns);
     put("call.publish_ns", &|round| publish(round) / turns);
-    put("call.publish_over_raw", &|round| round.send[0] / publish(round));
-    put("call.raw_recv_ns", &|round| round.receive[0] / turns);
-    put("call.next_ns", &|round| round.receive[1] / turns);
-    put("call.for_each_ns", &|round| round.receive[2] / turns);
+    put("call.twin_over_raw", &|round| round.send[0] / round.send[1]);
+    put("call.publish_over_raw", &|round| {
+        pair(&round.send) / publish(round)
+    });
+    put("call.raw_recv_ns", &|round| pair(&round.receive) / turns);
+    put("call.next_ns", &|round| round.receive[2] / turns);
+    put("call.for_each_ns", &|round| round.receive[3] / turns);
     put("b2.next_extra_ns", &|round| {
-        (round.receive[1] - round.receive[0]) / turns
+        (round.receive[2] - pair(&round.receive)) / turns
     });
     put("b2.observed_extra_ns", &|round| {
-        (round.receive[2] - round.receive[0]) / turns
+        (round.receive[3] - pair(&round.receive)) / turns
     });
 }
 

@@ -1,4 +1,4 @@
-//! B1, B3, B4, B9, B10: lossless throughput of one shape, ways of publishing and receiving in turn. Producers
+//! B2, B3, B4, B9, B10: lossless throughput of one shape, ways of publishing and receiving in turn. Producers
 //! look every 32 sends whether there is room; nothing may be lost.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::figures::{Figures, cpu_seconds, median, wall_seconds};
 
-const CAPACITY: usize = 256;
+pub const CAPACITY: usize = 256;
 
 /// How events are published and received.
 #[derive(Clone, Copy, PartialEq)]
@@ -29,14 +29,14 @@ enum Way {
     Batch(usize),
 }
 
-struct Shape {
-    name: &'static str,
-    producers: usize,
-    consumers: usize,
-    events: usize,
+pub struct Shape {
+    pub name: &'static str,
+    pub producers: usize,
+    pub consumers: usize,
+    pub events: usize,
 }
 
-const SHAPES: [Shape; 3] = [
+pub const SHAPES: [Shape; 3] = [
     Shape {
         name: "1x4",
         producers: 1,
@@ -57,14 +57,14 @@ const SHAPES: [Shape; 3] = [
     },
 ];
 
-fn event(revision: u64) -> Event {
+pub fn event(revision: u64) -> Event {
     Event::SchemaChanged {
         schema_id: "v1.events.user".into(),
         revision,
     }
 }
 
-async fn paced(len: impl Fn() -> usize, room: usize) {
+pub async fn paced(len: impl Fn() -> usize, room: usize) {
     while len() > room {
         tokio::task::yield_now().await;
     }
@@ -158,7 +158,7 @@ fn once(rt: &Runtime, way: Way, shape: &Shape, clock: fn() -> f64) -> f64 {
     })
 }
 
-fn runtime(workers: usize) -> Runtime {
+pub fn runtime(workers: usize) -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_time()
@@ -166,11 +166,25 @@ fn runtime(workers: usize) -> Runtime {
         .expect("a runtime")
 }
 
+/// Worker threads, the suffix of their figures, and their clock. One worker: no hand-off of locks between cores, and CPU
+/// time does not hear the neighbours, so the steadiest ratios. Two: what a host has.
+pub fn clocks() -> [(usize, &'static str, fn() -> f64); 2] {
+    [(1, ".w1", cpu_seconds), (2, "", wall_seconds)]
+}
+
+/// Another order each round: what one way leaves in the heap, the next one pays for.
+pub fn shuffle(order: &mut [usize], seed: &mut u64) {
+    for k in (1..order.len()).rev() {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        order.swap(k, (*seed % (k as u64 + 1)) as usize);
+    }
+}
+
 pub fn run(figures: &mut Figures, short: bool) {
     let rounds = if short { 11 } else { 31 };
-    // One worker: no hand-off of locks between cores, and CPU time does not hear the neighbours, so the steadiest
-    // ratios. Two: what a host has.
-    for (workers, suffix, clock) in [(1, ".w1", cpu_seconds as fn() -> f64), (2, "", wall_seconds)] {
+    for (workers, suffix, clock) in clocks() {
         println!("-- lossless throughput, published events per second, {workers} worker(s)");
         let rt = runtime(workers);
         for shape in &SHAPES {
@@ -211,13 +225,7 @@ fn compare(
     let mut order: Vec<usize> = (0..ways.len()).collect();
     let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
     for round in 0..=rounds {
-        // In another order each round: what one way leaves in the heap, the next one pays for.
-        for k in (1..order.len()).rev() {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            order.swap(k, (seed % (k as u64 + 1)) as usize);
-        }
+        shuffle(&mut order, &mut seed);
         for &way in &order {
             let rate = once(rt, ways[way], shape, clock);
             if round > 0 {
@@ -230,7 +238,6 @@ fn compare(
     figures.put(&format!("b3.raw.{name}"), median(rates[0].clone()));
     figures.put(&format!("b3.publish.{name}"), median(rates[1].clone()));
     figures.put(&format!("b3.observed.{name}"), median(rates[2].clone()));
-    figures.put(&format!("b1.publish_over_raw.{name}"), ratio(1, 0));
     figures.put(&format!("b2.observed_over_plain.{name}"), ratio(2, 1));
     figures.put(&format!("b2.next_over_plain.{name}"), ratio(3, 1));
     figures.put(&format!("b4.batch8_over_single.{name}"), ratio(4, 1));

@@ -175,6 +175,7 @@ impl Bus {
             batches: batch_index,
             reports: first_seq,
         } = *numbers;
+        reports.number(*numbers);
         let event = Event::Batch {
             batch_index,
             first_seq,

@@ -36,18 +36,15 @@ impl Ledger {
         self.unsettled
     }
 
-    /// A batch arrived: returns the events lost before it beyond one for each lost slot.
-    pub(crate) fn batch(&mut self, batch_index: u64, first_seq: u64, len: u32) -> u64 {
-        if batch_index < self.next.batches {
+    /// A batch arrived, with what was sent before it: returns the events lost before it beyond one for each lost slot.
+    pub(crate) fn batch(&mut self, sent_before: Numbers, len: u32) -> u64 {
+        if sent_before.batches < self.next.batches {
             return 0; // A copy, forwarded by a raw sender: it was accounted for the first time.
         }
-        let extra = self.settle(Numbers {
-            batches: batch_index,
-            reports: first_seq,
-        });
+        let extra = self.settle(sent_before);
         self.next = Numbers {
-            batches: batch_index + 1,
-            reports: first_seq + u64::from(len),
+            batches: sent_before.batches + 1,
+            reports: sent_before.reports + u64::from(len),
         };
         extra
     }
@@ -66,15 +63,19 @@ impl Ledger {
 mod tests {
     use super::{Ledger, Numbers};
 
+    fn before(batches: u64, reports: u64) -> Numbers {
+        Numbers { batches, reports }
+    }
+
     #[test]
     fn a_gap_in_the_numbers_is_what_was_lost() {
         let mut ledger = Ledger::starting_at(Numbers {
             batches: 3,
             reports: 20,
         });
-        assert_eq!(ledger.batch(3, 20, 8), 0);
+        assert_eq!(ledger.batch(before(3, 20), 8), 0);
         ledger.lost(); // Say 5 slots: 2 batches of 8 and 4, 3 single events; 15 events, 5 counted.
-        assert_eq!(ledger.batch(6, 40, 1), 10);
+        assert_eq!(ledger.batch(before(6, 40), 1), 10);
         assert!(!ledger.is_unsettled());
     }
 
@@ -101,15 +102,15 @@ mod tests {
     #[test]
     fn a_forwarded_copy_changes_nothing() {
         let mut ledger = Ledger::starting_at(Numbers::default());
-        assert_eq!(ledger.batch(0, 0, 4), 0);
-        assert_eq!(ledger.batch(0, 0, 4), 0);
-        assert_eq!(ledger.batch(1, 4, 4), 0);
-        assert_eq!(ledger.batch(2, 8, 4), 0);
-        assert_eq!(ledger.batch(0, 0, 4), 0, "an old one");
-        assert_eq!(ledger.batch(3, 12, 4), 0, "nothing was lost since");
+        assert_eq!(ledger.batch(before(0, 0), 4), 0);
+        assert_eq!(ledger.batch(before(0, 0), 4), 0);
+        assert_eq!(ledger.batch(before(1, 4), 4), 0);
+        assert_eq!(ledger.batch(before(2, 8), 4), 0);
+        assert_eq!(ledger.batch(before(0, 0), 4), 0, "an old one");
+        assert_eq!(ledger.batch(before(3, 12), 4), 0, "nothing was lost since");
         ledger.lost();
-        assert_eq!(ledger.batch(1, 4, 4), 0);
+        assert_eq!(ledger.batch(before(1, 4), 4), 0);
         assert!(ledger.is_unsettled(), "a copy says nothing of what was lost");
-        assert_eq!(ledger.batch(5, 20, 4), 3);
+        assert_eq!(ledger.batch(before(5, 20), 4), 3);
     }
 }

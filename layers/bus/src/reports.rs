@@ -7,10 +7,14 @@
 use std::{
     fmt, mem,
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+    },
 };
 
 use crate::{
+    ledger::Numbers,
     sync::{here, step},
     Event,
 };
@@ -28,6 +32,10 @@ pub struct Reports(Arc<Inner>);
 
 struct Inner {
     events: Vec<Event>,
+    /// What the event's public numbers say too: these cannot be changed by who receives it. Written before the batch is
+    /// sent, which makes them seen by whoever receives it.
+    batch_index: AtomicU64,
+    first_seq: AtomicU64,
     bytes: usize,
     maker: usize,
     origin: Arc<Origin>,
@@ -97,10 +105,31 @@ impl Reports {
         drop(read);
         Self(Arc::new(Inner {
             events,
+            batch_index: AtomicU64::new(0),
+            first_seq: AtomicU64::new(0),
             bytes,
             maker,
             origin: Arc::clone(origin),
         }))
+    }
+
+    /// Numbers the batch: once, before it is sent.
+    pub(crate) fn number(&self, sent_before: Numbers) {
+        self.0.batch_index.store(sent_before.batches, Ordering::Relaxed);
+        self.0.first_seq.store(sent_before.reports, Ordering::Relaxed);
+    }
+
+    /// What its bus had sent before it.
+    pub(crate) fn numbers(&self) -> Numbers {
+        Numbers {
+            batches: self.0.batch_index.load(Ordering::Relaxed),
+            reports: self.0.first_seq.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Reports in it: at most 64.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.0.events.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether this bus numbered the batch (a raw sender can forward another bus's).

@@ -297,17 +297,14 @@ impl Subscriber {
     fn count(&mut self, event: &Event) -> u32 {
         let _span = trace::recv(event.kind());
         let events = match event {
-            Event::Batch {
-                batch_index,
-                first_seq,
-                len,
-                reports,
-            } => {
+            // The event's own numbers are for readers, and who forwards it may have changed them.
+            Event::Batch { reports, .. } => {
+                let len = reports.count();
                 if reports.is_from(&self.shared.origin) {
-                    let extra = self.ledger.batch(*batch_index, *first_seq, *len);
+                    let extra = self.ledger.batch(reports.numbers(), len);
                     self.add_dropped(extra);
                 }
-                *len
+                len
             }
             _ => 1,
         };
@@ -396,13 +393,8 @@ impl Subscriber {
             while unread > 0 {
                 step();
                 let gone = match self.rx.try_recv() {
-                    Ok(Event::Batch {
-                        batch_index,
-                        first_seq,
-                        len,
-                        reports,
-                    }) if reports.is_from(&shared.origin) => {
-                        let extra = self.ledger.batch(batch_index, first_seq, len);
+                    Ok(Event::Batch { reports, .. }) if reports.is_from(&shared.origin) => {
+                        let extra = self.ledger.batch(reports.numbers(), reports.count());
                         self.add_dropped(extra);
                         if !self.ledger.is_unsettled() {
                             return;

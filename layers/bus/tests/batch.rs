@@ -199,6 +199,34 @@ fn another_bus_s_batch_is_renumbered_by_publish_and_taken_as_it_is_from_a_raw_se
 }
 
 #[test]
+fn numbers_that_a_receiver_changed_count_for_nothing() {
+    let metrics = Arc::new(BusMetrics::new());
+    let bus = Bus::with_metrics(8, Arc::clone(&metrics)).expect("a capacity");
+    let (mut subscriber, mut raw) = (bus.observe("books"), bus.subscribe());
+    bus.publish_batch(reports(0, 4)).expect("receivers");
+    let mut forged = raw.try_recv().expect("the batch");
+    if let Event::Batch {
+        batch_index,
+        first_seq,
+        len,
+        ..
+    } = &mut forged
+    {
+        (*batch_index, *first_seq, *len) = (10, 1_000_000, u32::MAX);
+    }
+    bus.sender().send(forged).expect("receivers");
+    bus.publish_batch(reports(4, 4)).expect("receivers");
+    let (facts, lost) = drain(&mut subscriber);
+    assert_eq!(
+        (facts.len(), lost),
+        (12, 0),
+        "the copy is received, and nothing else is"
+    );
+    assert_eq!((subscriber.received(), subscriber.dropped()), (12, 0));
+    assert_eq!(metrics.overflow_dropped_total(), 0);
+}
+
+#[test]
 fn reports_are_shared_not_copied() {
     let bus = Bus::new(4).expect("a capacity");
     let (mut a, mut b) = (bus.subscribe(), bus.subscribe());

@@ -179,7 +179,7 @@ fn bus() -> Bus {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_of_cutovers_gives_each_event_once_and_in_order(steps in vec(step(), 1..100)) {
