@@ -16,7 +16,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/coverage" RUSTFLAGS="-C ins
 export PROPTEST_CASES=500
 # Not trybuild: it builds a project of its own, with these flags.
 cargo +nightly test --quiet -p ron-bus --all-features --lib --test bus_basic --test batch --test observed_loop \
-    --test cutover --test chaos --test features --test prop_bus --test lag_exact --test soak > "$work/tests.log" 2>&1 || {
+    --test cutover --test chaos --test features --test prop_bus --test prop_cutover --test lag_exact --test soak > "$work/tests.log" 2>&1 || {
     cat "$work/tests.log"
     exit 1
 }

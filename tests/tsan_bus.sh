@@ -12,4 +12,4 @@ fi
 host=$(rustc +nightly --print host-tuple)
 export RUSTFLAGS="-Zsanitizer=thread" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/tsan"
 exec cargo +nightly test -Zbuild-std --target "$host" -p ron-bus --lib --test bus_basic --test batch --test observed_loop \
-    --test cutover --test chaos --test soak -- --skip chaos_e2e_reload
+    --test cutover --test prop_cutover --test chaos --test soak -- --skip chaos_e2e_reload

@@ -127,7 +127,8 @@ impl BusMetrics {
     /// Events lost by subscribers. Counts each lost slot at once as one event; what a lost batch held more
     /// is added as soon as the subscriber sees the next batch, has caught up, ends or is dropped: then it is
     /// exact. (One that is dropped waits for no lock: where other threads publish batches at that very moment,
-    /// it may stay a lower bound.) What a dropped subscriber had not read is given up, not lost.
+    /// it may stay a lower bound.) What a dropped subscriber had not read is given up,
+    /// not lost, but for what was overwritten while a loss was not settled yet.
     #[must_use]
     pub fn overflow_dropped_total(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
