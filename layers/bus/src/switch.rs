@@ -24,7 +24,7 @@ use crate::{
 
 /// Cutovers a follower may be behind: former buses that it has not read to their end.
 const PENDING_MAX: usize = 4;
-/// Notices in a row before the worker gets a turn for others.
+/// Events in a row, reports in batches counted one by one, before the worker gets a turn for others.
 const DRAIN_MAX: u32 = 128;
 
 /// A publishing handle whose bus can be replaced while events flow.
@@ -202,7 +202,7 @@ pub struct Follower {
 
 impl Follower {
     /// Waits for the next notice; `None` when the switch and every handle of its buses are gone and nothing is
-    /// left. Drains and yields as [`Subscriber::next`] does.
+    /// left. Drains and yields as [`Subscriber::next`] does; parks at once where that looks again first.
     ///
     /// # Cancellation
     ///
@@ -212,15 +212,14 @@ impl Follower {
             self.run = 0;
             YieldOnce(false).await;
         }
-        self.run += 1;
         loop {
             // First: once a next bus is known, the switch sends nothing more on those before it.
             self.move_on();
             if let Some(notice) = self.take_old() {
-                return Some(notice);
+                return Some(self.counted(notice));
             }
             let ended = match self.current.take() {
-                Taken::Notice(notice) => return Some(notice),
+                Taken::Notice(notice) => return Some(self.counted(notice)),
                 Taken::Closed => true,
                 Taken::Empty => false,
             };
@@ -233,11 +232,21 @@ impl Follower {
                     return None;
                 }
             }
-            self.run = 1;
+            self.run = 0;
             if let Some(notice) = self.wait(ended).await {
-                return Some(notice);
+                return Some(self.counted(notice));
             }
         }
+    }
+
+    /// Counts it towards the end of the run: reports in a batch one by one.
+    fn counted(&mut self, notice: Notice) -> Notice {
+        let events = match &notice {
+            Notice::Event(event) => u32::try_from(event.facts().len()).unwrap_or(DRAIN_MAX),
+            Notice::Resync { .. } => 1,
+        };
+        self.run = self.run.saturating_add(events);
+        notice
     }
 
     /// Takes the buses that cutovers have left; those before the newest become old.
@@ -312,5 +321,25 @@ impl fmt::Debug for Follower {
             .field("old", &self.old)
             .field("current", &self.current)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{read, Bus, BusSwitch};
+
+    #[test]
+    fn a_bus_of_which_nothing_is_left_is_forgotten() {
+        let bus = || Bus::new(2).expect("a capacity");
+        let switch = BusSwitch::new(bus());
+        let kept = switch.bus();
+        for _ in 0..100 {
+            switch.cutover(bus()).expect("nobody follows");
+            let former = read(&switch.state).former.len();
+            assert!(former <= 2, "the kept one, and the last: not {former}");
+        }
+        drop(kept);
+        switch.cutover(bus()).expect("nobody follows");
+        assert_eq!(read(&switch.state).former.len(), 1);
     }
 }
