@@ -1,14 +1,24 @@
 //! The form in which facts leave the process.
 
+use std::fmt;
+
 use ron_bus::Event;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::redact::{redacted, redacted_name, redacted_rollout};
 
 /// A fact in the form in which it leaves the process: JSON with the tag `event` (source: INTEROP 8.1; the reports are
 /// additive; ADR 9). Reading is strict: another tag, field or type is an error. Vectors: `tests/vectors/events/`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    remote = "Self",
+    tag = "event",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
 #[non_exhaustive]
 #[allow(
     missing_docs,
@@ -54,6 +64,33 @@ pub enum WireEvent {
         dropped: u64,
         corr_id: String,
     },
+}
+
+impl Serialize for WireEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+/// From an object alone: what is derived would take a list of the fields too.
+impl<'de> Deserialize<'de> for WireEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = WireEvent;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with the tag `event`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WireEvent, A::Error> {
+                WireEvent::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
 }
 
 /// Who reads the exported events.

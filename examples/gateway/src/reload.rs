@@ -75,8 +75,10 @@ impl Running {
         status.refused.take().is_some()
     }
 
-    fn refuse(&self, why: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).refused = Some(why);
+    /// Whether no refusal was in force before.
+    fn refuse(&self, why: String) -> bool {
+        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        status.refused.replace(why).is_none()
     }
 }
 
@@ -173,8 +175,9 @@ impl Reloader {
                     "the new configuration is refused, the running one stays"
                 );
                 metrics::counter!("shield_gateway_reloads_total", "result" => "refused").increment(1);
-                self.shared.config.refuse(findings);
-                self.tell_health(false);
+                if self.shared.config.refuse(findings) {
+                    self.tell_health(false);
+                }
             }
         }
     }
