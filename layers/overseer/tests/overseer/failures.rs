@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use arqon_message::{Rejection, Subject};
+use arqon_message::{Claims, Rejection, Subject, TenantId};
 use arqon_overseer::{Event, FailureConfig, OverseerConfig, OverseerLayer, PolicyConfig, RecordedRequest};
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
@@ -379,4 +379,76 @@ async fn responses_are_amended_or_refused() {
         (StatusCode::FORBIDDEN, Some("overseer.denied"))
     );
     assert!(refused.headers().get("server").is_none());
+}
+
+#[tokio::test]
+async fn what_one_request_was_given_is_not_given_to_the_next() {
+    let adds = PolicyConfig {
+        methods: vec!["POST".to_owned()],
+        ..PolicyConfig::from_module(
+            "adds",
+            module(
+                r#"(data (i32.const 0) "x-role")
+                   (func (export "on_request") (result i32)
+                     (call $host_add_header (i32.const 0) (i32.const 6) (i32.const 0) (i32.const 6)))"#,
+            ),
+        )
+    };
+    let layer = OverseerLayer::new(small([adds, PolicyConfig::from_module("block_me", BLOCK_ME)])).unwrap();
+    // The inner service echoes the request's headers.
+    for _ in 0..3 {
+        let given = ask(&layer, Request::post("/").body(Body::empty()).unwrap()).await;
+        assert_eq!(given.headers().get_all("x-role").iter().count(), 1);
+        let next = ask(&layer, get("/")).await;
+        assert!(next.headers().get("x-role").is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_a_response_knows_who_asked() {
+    let knows = module(
+        r#"(data (i32.const 0) "sub") (data (i32.const 16) "tenant")
+           (func (export "on_response") (result i32)
+             (i32.or
+               (i32.ne (call $host_get_claim (i32.const 0) (i32.const 3) (i32.const 0) (i32.const 0)) (i32.const 2))
+               (i32.ne (call $host_get_property (i32.const 16) (i32.const 6) (i32.const 0) (i32.const 0)) (i32.const 4))))"#,
+    );
+    let layer = layer(PolicyConfig::from_module("knows", knows));
+    let mut request = get("/");
+    let claims = serde_json::json!({ "sub": "u1" });
+    request
+        .extensions_mut()
+        .insert(Claims::new(claims.as_object().unwrap().clone()));
+    request.extensions_mut().insert(TenantId::new("acme").unwrap());
+    assert_eq!(ask(&layer, request).await.status(), StatusCode::OK);
+    assert_eq!(ask(&layer, get("/")).await.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_policy_of_one_tenant_does_not_look_at_anothers_requests() {
+    let layer = layer(PolicyConfig {
+        tenant: Some("acme".to_owned()),
+        ..PolicyConfig::from_module("denies", on_request("(i32.const 1)"))
+    });
+    for (tenant, status) in [("acme", StatusCode::FORBIDDEN), ("other", StatusCode::OK)] {
+        let mut request = get("/");
+        request.extensions_mut().insert(TenantId::new(tenant).unwrap());
+        assert_eq!(ask(&layer, request).await.status(), status, "{tenant}");
+    }
+}
+
+#[test]
+fn fuel_counts_from_the_call_and_every_byte_the_host_touches() {
+    let fuel = |start: &str, len: u32| {
+        run_wat(&module(&format!(
+            r#"{start} (func (export "on_request") (result i32)
+                 (call $host_log (i32.const 4) (i32.const 0) (i32.const {len})) (i32.const 0))"#
+        )))
+        .fuel
+    };
+    let starts = r#"(func $work (local $i i32)
+        (loop $again (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1000)))))
+        (start $work)"#;
+    assert_eq!(fuel(starts, 0), fuel("", 0), "start functions have their own");
+    assert_eq!(fuel("", 100), fuel("", 0) + 100);
 }

@@ -33,23 +33,45 @@ struct Private {
 }
 
 impl Private {
-    /// Makes one in `parent`, and removes those of this user that were left there.
+    /// Makes one in `parent`, and removes those of this user that were left there. A name may be taken: in a container every
+    /// process has the same number, whether it was killed or lives beside this one.
     fn make(parent: &Path, prefix: &str) -> io::Result<Self> {
-        let folder = parent.join(format!("{prefix}{}-{}", process::id(), next()));
+        let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+        for _ in 0..NAMES_TRIED {
+            let name = format!("{prefix}{}-{}", process::id(), next());
+            match Self::named(parent, prefix, &name) {
+                Err(error) if is_taken(&error) => last = error,
+                made => return made,
+            }
+        }
+        Err(last)
+    }
+
+    fn named(parent: &Path, prefix: &str, name: &str) -> io::Result<Self> {
+        let folder = parent.join(name);
         // Under its name it is locked from the beginning: nobody takes it for an abandoned one.
         let new = folder.with_extension("new");
         private(&mut DirBuilder::new()).create(&new)?;
         let made = || -> io::Result<File> {
             let lock = File::create(new.join("lock"))?;
             lock.lock()?;
+            sweep(parent, prefix, &new)?;
             fs::rename(&new, &folder)?;
             Ok(lock)
         };
         let lock = made().inspect_err(|_| drop(fs::remove_dir_all(&new)))?;
-        let made = Self { folder, _lock: lock };
-        sweep(parent, prefix, &made.folder)?;
-        Ok(made)
+        Ok(Self { folder, _lock: lock })
     }
+}
+
+/// Names that are tried for a folder.
+const NAMES_TRIED: usize = 1_024;
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+    )
 }
 
 impl Drop for Private {
@@ -129,7 +151,7 @@ impl Staging {
     }
 }
 
-fn next() -> u64 {
+pub(super) fn next() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

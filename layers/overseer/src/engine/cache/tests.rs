@@ -4,7 +4,7 @@ use wasmtime::{Engine, Module};
 
 use super::{
     ModuleCache, name,
-    staging::Staging,
+    staging::{Staging, next},
     store::{ENTRIES_MAX, Entry, Store},
 };
 
@@ -130,4 +130,28 @@ fn what_was_used_longest_ago_goes_when_there_is_too_much() {
     assert_eq!(there(), [true, false, true, true]);
     store.prune(ENTRIES_MAX, 250).unwrap();
     assert_eq!(there(), [true, false, false, false]);
+}
+
+#[test]
+fn a_process_of_the_same_number_that_was_killed_or_lives_is_in_nobodys_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = next();
+    let mut held = Vec::new();
+    for at in from..from + 20 {
+        for suffix in ["", ".new"] {
+            let left = folder
+                .path()
+                .join(format!("staging-{}-{at}{suffix}", std::process::id()));
+            fs::create_dir(&left).unwrap();
+            let lock = fs::File::create(left.join("lock")).unwrap();
+            // Every other one is of a process that lives, in another container.
+            if at % 2 == 0 {
+                lock.lock().unwrap();
+                held.push((left, lock));
+            }
+        }
+    }
+    let staging = Staging::open(folder.path()).unwrap();
+    assert!(held.iter().all(|(left, _)| left.join("lock").exists()));
+    assert!(staging.folder().exists());
 }
