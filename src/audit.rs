@@ -23,7 +23,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use arqon_rollout::{AuditEntry, AuditError, AuditFuture, AuditSink, Record};
+use arqon_rollout::{AuditEntry, AuditError, AuditFuture, AuditSink, Recovered};
 
 use self::kept::Kept;
 
@@ -216,7 +216,7 @@ impl AuditLog {
     /// # Errors
     ///
     /// [`BrokenAudit`]: a broken trail is not continued.
-    pub fn open(path: impl AsRef<Path>) -> Result<(Self, Vec<Record>), BrokenAudit> {
+    pub fn open(path: impl AsRef<Path>) -> Result<(Self, Vec<Recovered>), BrokenAudit> {
         let (log, records, _) = Self::open_with(path.as_ref(), false)?;
         Ok((log, records))
     }
@@ -229,11 +229,11 @@ impl AuditLog {
     /// [`BrokenAudit`]: what is left is broken itself.
     pub fn open_beside_a_log(
         path: impl AsRef<Path>,
-    ) -> Result<(Self, Vec<Record>, Option<String>), BrokenAudit> {
+    ) -> Result<(Self, Vec<Recovered>, Option<String>), BrokenAudit> {
         Self::open_with(path.as_ref(), true)
     }
 
-    fn open_with(path: &Path, lenient: bool) -> Result<(Self, Vec<Record>, Option<String>), BrokenAudit> {
+    fn open_with(path: &Path, lenient: bool) -> Result<(Self, Vec<Recovered>, Option<String>), BrokenAudit> {
         let path = path.to_path_buf();
         let failed = |source| BrokenAudit::Io {
             path: path.clone(),

@@ -241,6 +241,10 @@ impl Config {
             }));
         }
         findings.extend(self.absent());
+        if self.nats.is_some() {
+            let shared = platform.rollout.validate_shared();
+            findings.extend(shared.iter().map(|found| nested("rollout", &found.key, found)));
+        }
         if platform.registry.enabled && platform.registry.kv_bucket.is_some() && self.nats.is_none() {
             findings.push(Finding::new(
                 "platform.registry.kv_bucket",

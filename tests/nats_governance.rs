@@ -1,7 +1,7 @@
 //! The control log against a real nats-server: order, gaps, a stream that was replaced, one that forgets.
 #![cfg(feature = "nats")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arqon::nats::{NatsControlLog, governance::STREAM};
 use arqon_message::TenantId;
@@ -60,8 +60,26 @@ async fn log(server: &NatsServer) -> Result<(NatsControlLog, Client), Error> {
 async fn records_come_in_order_in_bounded_batches_and_silence_is_asked_about() -> Result<(), Error> {
     let server = NatsServer::start_own().await?;
     let (log, client) = log(&server).await?;
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map(|since| since.as_micros())
+    };
+    let asked = now()?;
     let empty = timeout(PATIENCE, log.read(0)).await??;
-    assert_eq!(empty, Batch::default(), "an empty log that was read to its end");
+    let Batch {
+        records,
+        gap,
+        more,
+        log_time_us,
+    } = empty;
+    assert!(
+        records.is_empty() && !gap && !more,
+        "an empty log that was read to its end"
+    );
+    // The server is on this machine: its time is between the question and now.
+    let told = u128::from(log_time_us.ok_or("the server does not say what time it is")?);
+    assert!((asked..=now()?).contains(&told), "{asked} {told}");
     for number in 1..=600_u64 {
         let appended = log.append(down()?, number.to_string().into()).await?;
         assert_eq!(appended.seq, number);
@@ -86,8 +104,10 @@ async fn records_come_in_order_in_bounded_batches_and_silence_is_asked_about() -
     }
     assert!(!last.more && last.records.len() < 256);
     // A node that starts in the middle goes on there.
-    let (late, _) = read(&NatsControlLog::new(client.clone(), 1), 598, 2).await?;
+    let (late, batches) = read(&NatsControlLog::new(client.clone(), 1), 598, 2).await?;
     assert_eq!(texts(&late), [(599, &b"599"[..]), (600, b"600")]);
+    // Before anything is made of them, the time is compared.
+    assert!(batches.first().is_some_and(|batch| batch.log_time_us.is_some()));
 
     // The stream is as durable as one can be made, and it takes what belongs to it only.
     let stream = jetstream::new(client).get_stream(STREAM).await?;

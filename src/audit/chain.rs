@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arqon_rollout::{AuditEntry, Record};
+use arqon_rollout::{AuditEntry, Record, Recovered};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
@@ -200,14 +200,18 @@ pub(super) fn read(whole: &[u8]) -> Option<(Line, [u8; 32])> {
     Some((serde_json::from_slice(&object).ok()?, hash))
 }
 
-/// The record a line was written for; None for a message that never got to the log.
-pub(super) fn record(line: Line) -> Option<Record> {
+/// The record a line was written for, and what became of it; None for a message that never got to the log.
+pub(super) fn record(line: Line) -> Option<Recovered> {
+    let verdict = match line.verdict {
+        Verdict::Accepted => Ok(()),
+        Verdict::Refused => Err(line.reason.unwrap_or_default()),
+    };
     let envelope = if line.base64 {
         BASE64_STANDARD.decode(line.envelope).ok()?
     } else {
         line.envelope.into_bytes()
     };
-    Some(Record {
+    let record = Record {
         seq: line.seq?,
         received_at_us: line.at_us,
         channel: line.channel.parse().ok()?,
@@ -216,6 +220,10 @@ pub(super) fn record(line: Line) -> Option<Record> {
             Some(catalog) => Some(BASE64_STANDARD.decode(catalog).ok()?.into()),
             None => None,
         },
+    };
+    Some(Recovered {
+        record,
+        verdict: Some(verdict),
     })
 }
 

@@ -49,7 +49,12 @@ fn what_was_written_is_read_back_verbatim() {
     assert_eq!(log.head().lines, 20);
     let expected: Vec<_> = (0..20).map(entry).filter(|entry| entry.seq.is_some()).collect();
     assert_eq!(records.len(), expected.len());
-    for (record, entry) in records.iter().zip(expected) {
+    for (Recovered { record, verdict }, entry) in records.iter().zip(expected) {
+        let then = entry
+            .refusal
+            .as_ref()
+            .map_or(Ok(()), |refusal| Err(refusal.reason.to_string()));
+        assert_eq!(verdict.as_ref(), Some(&then));
         assert_eq!(
             (Some(record.seq), record.received_at_us),
             (entry.seq, entry.received_at_us)

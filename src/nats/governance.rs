@@ -1,5 +1,7 @@
 //! The control log on JetStream (DESIGN 8): stream `ARQON_GOV`, read by every node from where it stands.
 
+mod told;
+
 use std::{
     sync::{
         Mutex, PoisonError,
@@ -19,12 +21,15 @@ use async_nats::{
         self,
         consumer::{AckPolicy, DeliverPolicy, pull},
         message::PublishMessage,
+        response::Response,
         stream::{self, StorageType, Stream},
     },
 };
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
+
+use self::told::Told;
 
 /// The stream of the control log.
 pub const STREAM: &str = "ARQON_GOV";
@@ -73,7 +78,8 @@ struct Anchor {
 }
 
 struct Session {
-    stream: Stream,
+    /// The server's time when it began, for its first batch: a node that comes back may have no quiet moment for long.
+    told_us: Option<u64>,
     messages: pull::Stream,
     /// The position the reader believes to stand at.
     asked: u64,
@@ -203,6 +209,7 @@ impl NatsControlLog {
             num_replicas: 1,
             ..pull::Config::default()
         };
+        let told_us = self.look().await?.time_us();
         let consumer = stream.create_consumer(config).await?;
         let messages = consumer
             .stream()
@@ -212,7 +219,7 @@ impl NatsControlLog {
             .messages()
             .await?;
         Ok(Session {
-            stream,
+            told_us,
             messages,
             asked: after,
             at: from + self.offset.load(Ordering::Relaxed),
@@ -242,6 +249,15 @@ impl NatsControlLog {
         }
     }
 
+    /// Asks the stream's leader where its end is, and what time it is there.
+    async fn look(&self) -> Result<Told, BoxError> {
+        let subject = format!("STREAM.INFO.{STREAM}");
+        match self.jetstream.request(subject, &serde_json::json!({})).await? {
+            Response::Ok(told) => Ok(told),
+            Response::Err { error } => Err(error.into()),
+        }
+    }
+
     async fn next_batch(&self, after: u64) -> Result<Batch, BoxError> {
         self.connection().await?;
         let known = lock(&self.session)
@@ -261,6 +277,7 @@ impl NatsControlLog {
     async fn follow(&self, session: &mut Session) -> Result<Batch, BoxError> {
         let mut batch = Batch {
             gap: std::mem::take(&mut session.gap),
+            log_time_us: session.told_us.take(),
             ..Batch::default()
         };
         if batch.gap {
@@ -269,12 +286,11 @@ impl NatsControlLog {
         let first = match timeout(until_beat(), session.messages.next()).await {
             Ok(first) => first,
             Err(_) => {
-                let end = timeout(ANSWER, session.stream.get_info())
-                    .await??
-                    .state
-                    .last_sequence;
+                let told = timeout(ANSWER, self.look()).await??;
+                let end = told.end();
                 let here = session.at.saturating_sub(self.offset.load(Ordering::Relaxed));
                 if end == here {
+                    batch.log_time_us = told.time_us();
                     return Ok(batch);
                 }
                 // It is on its way, or the stream is another one: then the next read begins anew.

@@ -1,6 +1,6 @@
 //! `[platform.rollout]` made into an executor: its log, audit trail and catalog.
 
-use arqon_rollout::{Executor, ExecutorBuilder, Handle, MemoryLog, Record, RolloutLayer};
+use arqon_rollout::{Executor, ExecutorBuilder, Handle, MemoryLog, Recovered, RolloutLayer};
 use ron_bus::Bus;
 
 #[cfg(feature = "nats")]
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Default)]
 struct Trail {
     log: Option<AuditLog>,
-    records: Vec<Record>,
+    records: Vec<Recovered>,
     /// What is wrong with its end, which the log gives again.
     lost: Option<String>,
 }

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::readiness::Readiness;
 
-/// Shows in `/readyz` whether control actions can be audited, and stops every tenant at a SIGUSR1.
+/// Shows in `/readyz` whether control actions can be audited and shares may rise, and stops every tenant at a SIGUSR1.
 pub(crate) fn watch(
     platform: &Platform,
     readiness: &Readiness,
@@ -15,6 +15,8 @@ pub(crate) fn watch(
     // Requests are served as well without it: a full disk must not take every gateway out of the balancer.
     let rollout = platform.rollout.clone();
     readiness.advise("audit", move || rollout.audited());
+    let rollout = platform.rollout.clone();
+    readiness.advise("rollout", move || rollout.held());
     stop_at_signal(platform.rollout.clone(), tasks, stop.clone());
 }
 

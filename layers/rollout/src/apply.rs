@@ -54,15 +54,27 @@ impl State {
     ///
     /// [`Refusal`], as [`apply`].
     pub fn fold(&mut self, record: &Record) -> Result<Accepted, Refusal> {
-        self.seq = self.seq.max(record.seq);
-        self.clock_us = self.clock_us.max(record.received_at_us);
-        self.settle();
+        self.pass(record);
         let order = authenticate(self, record)?;
         if let Err(refusal) = self.check_moment(&order) {
             self.remember(&order);
             return Err(refusal);
         }
         self.obey(order)
+    }
+
+    /// Applies a stop or a pause that this node has accepted before, by its audit trail, whoever may sign one now. A
+    /// [`fold`](Self::fold) has refused it.
+    pub(crate) fn fold_kept(&mut self, record: &Record) -> Result<Accepted, Refusal> {
+        let order = authenticate::kept(record)?;
+        self.obey(order)
+    }
+
+    /// Goes past a record that changes nothing.
+    pub(crate) fn pass(&mut self, record: &Record) {
+        self.seq = self.seq.max(record.seq);
+        self.clock_us = self.clock_us.max(record.received_at_us);
+        self.settle();
     }
 
     /// Applies an authentic message.

@@ -133,8 +133,11 @@ impl ExecutorBuilder {
             silent,
             on_event,
         } = self;
-        let silent = silent && node_key.is_none() && config.node_key.is_none();
         let mut findings = config.validate();
+        if silent && node_key.is_none() {
+            findings.extend(config.validate_shared());
+        }
+        let silent = silent && node_key.is_none() && config.node_key.is_none();
         let catalog = match (catalog, config.load_catalog()) {
             (Some(catalog), _) | (None, Ok(Some(catalog))) => catalog,
             (None, Ok(None)) => Catalog::empty(),
@@ -188,7 +191,8 @@ impl ExecutorBuilder {
         let mut live = Live::new(states);
         let (mut latch_file, mut torn) = (None, false);
         if let Some(loaded) = loaded {
-            (live.latches, live.spent) = (loaded.latches, loaded.spent);
+            (live.latches, live.spent, live.caps) = (loaded.latches, loaded.spent, loaded.caps);
+            live.kept_seq = loaded.contact_seq;
             (latch_file, torn) = (Some(loaded.file), loaded.torn);
         }
         let telemetry = (config.telemetry_seconds > 0).then(|| Duration::from_secs(config.telemetry_seconds));

@@ -98,7 +98,10 @@ impl FileCatalogs {
         let inside =
             |folder: &PathBuf| std::fs::canonicalize(folder).is_ok_and(|folder| path.starts_with(folder));
         if !self.allowed.iter().any(inside) {
-            return Err(refused());
+            // Another node's folder may be another one.
+            return Err(read(std::io::Error::other(
+                "it is not in a folder of this node's",
+            )));
         }
         let length = std::fs::metadata(&path).map_err(read)?.len();
         if length > MAX_CATALOG_BYTES as u64 {

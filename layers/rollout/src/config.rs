@@ -191,6 +191,23 @@ impl Config {
         findings
     }
 
+    /// What is wrong with it where other nodes read the same log, as they do on NATS: what one of them accepts all have to
+    /// accept. Reads the file of `node_key`, if there is one.
+    pub fn validate_shared(&self) -> Vec<Finding> {
+        let Some(own) = self.node_key.as_ref().and_then(|_| self.load_node_key().ok()) else {
+            return Vec::new();
+        };
+        let own = own.public().to_config();
+        if !self.enabled || self.node_keys.iter().any(|key| key.keyid == own.keyid) {
+            return Vec::new();
+        }
+        let fix = format!(
+            "the other nodes refuse what this one proposes: add {{ keyid = \"{}\", ed25519 = \"{}\" }} to `node_keys` in the configuration of every node",
+            own.keyid, own.ed25519
+        );
+        vec![Finding::new("node_keys", own.keyid, fix)]
+    }
+
     fn validate_keys(&self, findings: &mut Vec<Finding>) {
         let sets = [
             ("keys", &self.keys),
@@ -330,6 +347,30 @@ mod tests {
         assert_eq!(config.validate()[0].key, "keys");
         config.allow_unsigned = true;
         assert!(config.validate().is_empty());
+    }
+
+    #[test]
+    fn on_a_shared_log_a_node_s_own_key_is_one_that_all_nodes_know() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gw-1.key");
+        let key = crate::KeyPair::from_seed("gw-1", [5; 32]);
+        std::fs::write(&path, key.to_seed_text()).unwrap();
+        let mut config = Config {
+            enabled: true,
+            allow_unsigned: true,
+            node_id: "gw-1".to_owned(),
+            node_key: Some(path),
+            ..Config::default()
+        };
+        let public = key.public().to_config();
+        let findings = config.validate_shared();
+        assert_eq!((findings.len(), findings[0].key.as_str()), (1, "node_keys"));
+        assert!(findings[0].fix.contains(&public.ed25519), "{findings:?}");
+        assert!(crate::Executor::builder(&config).silent().build().is_err());
+        assert!(crate::Executor::builder(&config).build().is_ok(), "alone it may");
+        config.node_keys.push(public);
+        assert_eq!(config.validate_shared(), []);
+        assert!(crate::Executor::builder(&config).silent().build().is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! ([`Handle::submit`](crate::Handle::submit)), shares stay where they are.
 
 mod ahead;
+mod recover;
 #[cfg(test)]
 mod tests;
 
@@ -43,7 +44,7 @@ const STEP_ALERT: Duration = Duration::from_secs(30);
 /// How long a report upstream may take before it waits for the next tick.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// How often a catalog source that does not answer is asked, with growing pauses.
+/// How often a catalog that is not there is asked for, with growing pauses.
 const FETCH_ATTEMPTS: u32 = 5;
 
 /// Waiting after the log or the audit trail failed: doubled each time.
@@ -93,28 +94,6 @@ impl Executor {
         self.shared.publish(live);
     }
 
-    /// Folds records that are known already, such as those of the audit trail, before the log is read. They
-    /// are not audited again and do not count as contact: no share rises by them.
-    pub fn recover(&self, records: impl IntoIterator<Item = Record>) {
-        let mut live = self.shared.lock();
-        for record in records {
-            let Some(state) = live.states.get_mut(record.channel.tenant()) else {
-                live.verdict(record.seq, Err(no_rollout(record.channel.tenant())));
-                continue;
-            };
-            let verdict = state.fold(&record);
-            let _told_before = latch::settle(&mut live.latches, &record, verdict.as_ref());
-            if let Ok(accepted) = &verdict {
-                live.decided(&record, accepted);
-            }
-            live.verdict(record.seq, verdict.map(drop));
-        }
-        let seq = live.seq;
-        self.shared.publish(live);
-        self.shared.save_latches();
-        self.shared.position.send_replace(seq);
-    }
-
     /// Runs until dropped.
     pub async fn run(self) {
         // Side by side, the log first: what is due every tick waits for others, and no stop may wait for that.
@@ -130,7 +109,11 @@ impl Executor {
         let shared = &self.shared;
         let mut backoff = BACKOFF.0;
         loop {
-            let after = shared.lock().seq;
+            let after = {
+                let mut live = shared.lock();
+                live.asking_us = shared.clock.now_us();
+                live.seq
+            };
             match shared.log.read(after).await {
                 Ok(batch) => {
                     backoff = BACKOFF.0;
@@ -173,6 +156,10 @@ impl Executor {
         }
         self.watch();
         shared.publish(shared.lock());
+        let moved = std::mem::take(&mut shared.lock().kept_moved);
+        if moved {
+            shared.save_latches_aside().await;
+        }
         self.log_latches().await;
         self.audit_refusals().await;
         self.send_reports().await;
@@ -231,23 +218,20 @@ impl Executor {
         let now_us = shared.clock.now_us();
         let mut due: Vec<_> = {
             let mut live = shared.lock();
-            let latches = live.latches.values_mut().filter(|latch| !latch.logged);
-            // One of a time that is to come is of a clock that was set back since.
-            let due = latches.filter(|latch| now_us.abs_diff(latch.since_us) >= GRACE_US);
-            due.filter_map(|latch| {
-                latch.logged = true;
-                Some((latch.since_us, latch.payload, latch.message.clone()?))
-            })
-            .collect()
+            let latches = live.latches.values_mut();
+            latches
+                .flat_map(|latch| latch.take_due(now_us, GRACE_US))
+                .collect()
         };
         // As they came: a later one of the same issuer makes an earlier one stale.
         due.sort_by_key(|(since_us, ..)| *since_us);
-        for (_, payload, (channel, envelope)) in due {
+        for (_, _, message) in due {
+            let (channel, envelope) = message.clone();
             let append = shared.log.append(channel, envelope);
             if !matches!(timeout(Duration::from_secs(1), append).await, Ok(Ok(_))) {
                 let mut live = shared.lock();
-                let latches = live.latches.values_mut().filter(|latch| latch.payload == payload);
-                latches.for_each(|latch| latch.logged = false);
+                let latches = live.latches.values_mut();
+                latches.for_each(|latch| latch.mark_logged(&message, false));
             }
         }
     }
@@ -285,8 +269,12 @@ impl Executor {
         if batch.gap {
             self.hold("a gap in the control log");
         }
-        // A stop far back in a long batch acts before what is in front of it.
+        self.compare_clocks(&batch);
+        // A stop far back in a long batch, or behind it, acts before what is in front of it.
         self.latch_brakes(&batch.records);
+        if batch.more {
+            self.look_ahead(&batch).await;
+        }
         for mut record in batch.records {
             let Ok(control) = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control())
             else {
@@ -296,19 +284,29 @@ impl Executor {
             if let Some(wanted) = catalog_wanted(&control)
                 && record.catalog.is_none()
                 && shared.precheck(&record).is_ok()
+                && shared
+                    .lock()
+                    .lacks_catalog(record.channel.tenant(), wanted.version)
             {
                 self.show();
                 record.catalog = self.fetch(wanted, record.seq).await;
             }
             self.fold(record).await;
         }
-        let mut live = shared.lock();
-        // What follows may be a stop or a pause: no share rises on half a log.
-        if !batch.more {
-            live.contact(shared.clock.now_us());
+        let (seq, moved) = {
+            let mut live = shared.lock();
+            // What follows may be a stop or a pause: no share rises on half a log.
+            if !batch.more {
+                live.contact(shared.clock.now_us());
+            }
+            let seen = (live.seq, std::mem::take(&mut live.kept_moved));
+            shared.publish(live);
+            seen
+        };
+        if moved {
+            // Before anybody is told that it is in force: a restart is to know that, too.
+            shared.save_latches_aside().await;
         }
-        let seq = live.seq;
-        shared.publish(live);
         // Whoever waits for contact looks again, too.
         shared.position.send_replace(seq);
     }
@@ -322,9 +320,9 @@ impl Executor {
     }
 
     /// Keeps every share from rising until the program is started again.
-    fn hold(&self, why: &'static str) {
+    fn hold(&self, why: &str) {
         let mut live = self.shared.lock();
-        if live.hold.replace(why).is_none() {
+        if live.hold.replace(why.to_owned()).is_none() {
             drop(live);
             self.shared
                 .alert(AlertSeverity::Critical, format!("{why}: shares are held"));
@@ -369,6 +367,7 @@ impl Executor {
         if let Ok(accepted) = verdict {
             live.decided(record, accepted);
         }
+        live.note_catalog(record, verdict.map(drop));
         live.verdict(record.seq, verdict.map(drop).map_err(Clone::clone));
         drop(live);
         for (brake, scope) in alone {

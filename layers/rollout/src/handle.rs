@@ -140,7 +140,7 @@ impl Handle {
     /// Waits until this node has read the log to its end once.
     pub async fn contacted(&self) {
         let mut position = self.shared.position.subscribe();
-        while self.shared.lock().contact_us == 0 {
+        while !self.shared.lock().ended {
             if position.changed().await.is_err() {
                 return;
             }
@@ -153,28 +153,40 @@ impl Handle {
     }
 
     /// Stops a tenant on this node, at once, without a signature: for the program itself. The next decision
-    /// is the baseline. A resume that comes to the log after now ends it. Overwrites a slot of a file when the config
+    /// is the baseline. A resume that is signed after now ends it. Overwrites a slot of a file when the config
     /// has an audit trail: true when it is on disk, and in force after a restart, too.
     pub fn stop(&self, tenant: &TenantId, reason: &str) -> bool {
         let shared = &self.shared;
         let mut live = shared.lock();
+        let now_us = shared.clock.now_us();
         let latch = Latch {
             payload: None,
             message: None,
             logged: true,
+            waiting: Vec::new(),
+            program: true,
+            at_seq: 0,
             local: true,
             refused: None,
             freed: Vec::new(),
             floor: Some(live.seq),
-            since_us: shared.clock.now_us(),
+            since_us: now_us,
+            last_us: now_us,
             reason: reason.to_owned(),
             by: Vec::new(),
             saved: false,
         };
         let key = (tenant.clone(), Scope::TENANT, Brake::Stop);
         // A signed stop that the log has not judged holds as well, and still has to be told to the other nodes.
-        if live.latches.get(&key).is_none_or(|latch| latch.floor.is_some()) {
-            live.latches.insert(key, latch);
+        match live.latches.get_mut(&key) {
+            Some(unjudged) if unjudged.floor.is_none() => {
+                (unjudged.last_us, unjudged.saved) = (unjudged.last_us.max(now_us), false);
+                unjudged.program = true;
+            }
+            known => {
+                let waiting = known.map_or_else(Vec::new, |known| std::mem::take(&mut known.waiting));
+                live.latches.insert(key, Latch { waiting, ..latch });
+            }
         }
         shared.publish(live);
         shared.latch_file.is_some() && shared.save_latches()
@@ -192,6 +204,15 @@ impl Handle {
     /// Why the trail could not be written, for people.
     pub fn audited(&self) -> Result<(), String> {
         self.shared.lock().audit_failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether shares may rise on this node; else why not.
+    ///
+    /// # Errors
+    ///
+    /// What holds them, for people, as [`Status::hold`].
+    pub fn held(&self) -> Result<(), String> {
+        self.shared.lock().held_because().map_or(Ok(()), Err)
     }
 
     /// Tells people something about this node's governance: in the log, to the program, and upstream.

@@ -143,7 +143,7 @@ pub use self::{
     metrics::{ALONE, DECISIONS, FRACTION, REFUSED, STOPPED, register_metrics},
     pin::{PIN_HEADER, PIN_TYPE, Pin, PinToken},
     ramp::InvalidRollout,
-    record::{Channel, InvalidChannel, InvalidNodeId, NodeId, Record},
+    record::{Channel, InvalidChannel, InvalidNodeId, NodeId, Record, Recovered},
     refusal::{Reason, Refusal},
     service::{Rollout, VARIANT_HEADER},
     session::SessionVariant,

@@ -9,7 +9,7 @@ use std::{
 use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
 
 use crate::{
-    apply::{Accepted, Order},
+    apply::Accepted,
     audit::AuditEntry,
     catalog::VariantSpec,
     event::{Change, Event},
@@ -25,7 +25,7 @@ use crate::{
     status::{DecisionStatus, History},
     table::Phase,
     variant::Variant,
-    watch::{Watch, Watches},
+    watch::{Caps, Watch, Watches},
     wire::VariantId,
 };
 
@@ -41,8 +41,31 @@ pub(crate) struct Live {
     pub(crate) latches: Latches,
     /// The last time the log was read to its end.
     pub(crate) contact_us: u64,
-    /// Why shares are held for the rest of the run: a gap in the log.
-    pub(crate) hold: Option<&'static str>,
+    /// Where that was, or where what was recovered ends: what began behind it is not served before the next time.
+    pub(crate) contact_seq: u64,
+    /// Whether the log was read to its end in this run, whatever holds the shares.
+    pub(crate) ended: bool,
+    /// When the read that is under way began, and when the one that found the last end did.
+    pub(crate) asking_us: u64,
+    pub(crate) asked_us: u64,
+    /// How far the log was looked through for stops and pauses.
+    pub(crate) looked: u64,
+    /// Why shares are held for the rest of the run: a gap in the log, or a trail that other keys signed.
+    pub(crate) hold: Option<String>,
+    /// That this node's clock is ahead of the log's.
+    pub(crate) clock_ahead: Option<String>,
+    /// Whether people were told that it is behind.
+    pub(crate) clock_behind: bool,
+    /// Why a catalog that the log announces cannot be fetched now.
+    pub(crate) catalog_away: Option<String>,
+    /// The newest catalog of a tenant that could not be fetched, and that other nodes may have.
+    pub(crate) missing: BTreeMap<TenantId, u64>,
+    /// What the guard has capped, and of which rollout.
+    pub(crate) caps: Caps,
+    /// Where the log was known to end, as far as that is kept for a restart.
+    pub(crate) kept_seq: u64,
+    /// Whether what is kept beside the latches is to be written.
+    pub(crate) kept_moved: bool,
     /// Why the audit trail cannot be written; None when it can.
     pub(crate) audit_failed: Option<String>,
     /// Refusals that wait for the audit trail.
@@ -89,7 +112,19 @@ impl Live {
             states,
             latches: Latches::new(),
             contact_us: 0,
+            contact_seq: 0,
+            ended: false,
+            asking_us: 0,
+            asked_us: 0,
+            looked: 0,
             hold: None,
+            clock_ahead: None,
+            clock_behind: false,
+            catalog_away: None,
+            missing: BTreeMap::new(),
+            caps: Caps::new(),
+            kept_seq: 0,
+            kept_moved: false,
             audit_failed: None,
             unaudited: VecDeque::new(),
             spent: Spent::default(),
@@ -114,8 +149,18 @@ impl Live {
 
     /// The log was read to its end.
     pub(crate) fn contact(&mut self, now_us: u64) {
-        if self.hold.is_none() {
+        (self.ended, self.asked_us) = (true, self.asking_us);
+        if self.hold.is_none() && self.clock_ahead.is_none() && self.missing.is_empty() {
             self.contact_us = self.contact_us.max(now_us);
+            self.contact_seq = self.contact_seq.max(self.seq);
+            // Few records begin anything.
+            if self
+                .states
+                .values()
+                .any(|state| state.has_begun_behind(self.kept_seq))
+            {
+                (self.kept_seq, self.kept_moved) = (self.contact_seq, true);
+            }
         }
     }
 
@@ -164,36 +209,6 @@ impl Live {
         known || more < MAX_ORDERS
     }
 
-    /// Latches the whole tenant for an order for which there is no room; true if it was not.
-    pub(crate) fn latch_crowded(
-        &mut self,
-        key: LatchKey,
-        order: &Order,
-        reason: &str,
-        since_us: u64,
-    ) -> bool {
-        if self.latches.get(&key).is_some_and(|latch| latch.local) {
-            return false;
-        }
-        let latch = Latch {
-            payload: None,
-            message: None,
-            logged: true,
-            local: true,
-            refused: Some(format!(
-                "there was no room for one more scope than {MAX_ORDERS} with orders of their own"
-            )),
-            freed: Vec::new(),
-            floor: Some(self.seq),
-            since_us,
-            reason: reason.to_owned(),
-            by: order.signed_by.clone(),
-            saved: false,
-        };
-        self.latches.insert(key, latch);
-        true
-    }
-
     /// The latch of a kind that holds a scope; of several the earliest.
     pub(crate) fn latch(&self, tenant: &TenantId, scope: &Scope, brake: Brake) -> Option<&Latch> {
         // Nearly always there is none: no key has to be made.
@@ -234,7 +249,15 @@ impl Live {
             let failed = self.audit_failed.as_ref()?;
             Some(format!("{failed}: nothing is loosened until it can be"))
         };
-        self.hold.map(str::to_owned).or_else(audit)
+        let missing = || {
+            let (tenant, version) = self.missing.iter().next()?;
+            Some(format!(
+                "catalog {version} of tenant `{tenant}` could not be fetched, and other nodes may have it"
+            ))
+        };
+        let away = || self.catalog_away.clone().or_else(missing);
+        let hold = self.hold.clone().or_else(|| self.clock_ahead.clone());
+        hold.or_else(away).or_else(audit)
     }
 
     /// The state of a scope as served here.
@@ -249,7 +272,7 @@ impl Live {
 
     /// The percent of a scope as served here: the log's, never above what contact and guard allow.
     pub(crate) fn percent(&self, tenant: &TenantId, scope: &Scope, lane: &Lane, now_us: u64) -> f64 {
-        if self.latch(tenant, scope, Brake::Stop).is_some() {
+        if self.latch(tenant, scope, Brake::Stop).is_some() || !lane.is_known(self.contact_seq) {
             return 0.0;
         }
         let pause = self.latch(tenant, scope, Brake::Pause);
@@ -362,20 +385,13 @@ impl Live {
                 let key = (tenant.clone(), scope.clone());
                 let watch = self.watches.get(&key).map(|watch| (watch, self.measured));
                 (tenant, &scope, phase, percent.to_bits(), self.measured).hash(&mut made_of);
-                (state.catalog().version(), lane.base(state.catalog(), now_us).id).hash(&mut made_of);
+                let base = lane.base(state.catalog(), now_us, self.contact_seq);
+                (state.catalog().version(), base.id).hash(&mut made_of);
                 lane.cause().seq.hash(&mut made_of);
                 if let Some(rollout) = lane.rollout() {
                     rollout.digest.hash(&mut made_of);
                 }
-                let view = Arc::new(lane_view(
-                    state,
-                    &lane,
-                    phase,
-                    percent,
-                    now_us,
-                    watch,
-                    &mut metrics,
-                ));
+                let view = Arc::new(lane_view(state, &lane, phase, percent, base, watch, &mut metrics));
                 match place.pattern() {
                     // Its subjects fall to what is around it.
                     Some(_) if phase == Phase::Idle && joined.contains(&place) => {}
@@ -425,7 +441,7 @@ fn lane_view(
     lane: &Lane,
     phase: Phase,
     percent: f64,
-    now_us: u64,
+    base: Arc<Variant>,
     watch: Option<(&Watch, bool)>,
     metrics: &mut Metrics,
 ) -> LaneView {
@@ -445,10 +461,7 @@ fn lane_view(
             canary: None,
         };
     }
-    let base = served(
-        lane.base(state.catalog(), now_us),
-        watch.map(|(watch, _)| watch.baseline.clone()),
-    );
+    let base = served(base, watch.map(|(watch, _)| watch.baseline.clone()));
     let threshold = Fraction::from_percent(percent).map_or(Threshold::Never, Fraction::threshold);
     let canary = lane.rollout().map(|rollout| Canary {
         served: served(

@@ -55,6 +55,9 @@ pub struct Batch {
     pub gap: bool,
     /// Whether more is known to follow at once: the end of the log, and so contact, is not reached yet.
     pub more: bool,
+    /// What time it was where the log is kept after the read had begun, microseconds since the Unix epoch, if it says so: a node
+    /// whose clock is far ahead of that holds its shares.
+    pub log_time_us: Option<u64>,
 }
 
 /// An ordered, durable log of envelopes: JetStream in the umbrella, memory when embedded.
@@ -114,9 +117,9 @@ impl MemoryLog {
 
     /// Goes on after `records`, such as those of an audit trail.
     #[must_use]
-    pub fn with_records(self, records: impl IntoIterator<Item = Record>) -> Self {
+    pub fn with_records<R: Into<Record>>(self, records: impl IntoIterator<Item = R>) -> Self {
         let mut stored = self.shared.records.lock().unwrap_or_else(PoisonError::into_inner);
-        stored.extend(records);
+        stored.extend(records.into_iter().map(Into::into));
         stored.sort_by_key(|record| record.seq);
         let newest = stored.last().map_or(0, |record| record.seq);
         drop(stored);

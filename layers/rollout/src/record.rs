@@ -121,6 +121,30 @@ pub struct Record {
     pub catalog: Option<Bytes>,
 }
 
+/// A record that a node has judged before, with what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// What the log had.
+    pub record: Record,
+    /// Whether it was accepted, or the name of the reason why not; None when that is not known.
+    pub verdict: Option<Result<(), String>>,
+}
+
+impl From<Record> for Recovered {
+    fn from(record: Record) -> Self {
+        Self {
+            record,
+            verdict: None,
+        }
+    }
+}
+
+impl From<Recovered> for Record {
+    fn from(recovered: Recovered) -> Self {
+        recovered.record
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,6 +68,8 @@ pub(crate) struct Choice {
     pub(crate) id: Option<VariantId>,
     pub(crate) params: Option<HashMap<String, f64>>,
     pub(crate) variant: Arc<Variant>,
+    /// The position of the record since which it may be served to anyone by this choice; 0 before it is chosen.
+    pub(crate) since_seq: u64,
 }
 
 impl Choice {
@@ -81,12 +83,16 @@ impl Choice {
             id,
             params: params.cloned(),
             variant,
+            since_seq: 0,
         })
     }
 
     /// The same choice out of another catalog.
     pub(crate) fn again(&self, catalog: &Catalog) -> Result<Self, Refusal> {
-        Self::of(catalog, self.id, self.params.as_ref())
+        Ok(Self {
+            since_seq: self.since_seq,
+            ..Self::of(catalog, self.id, self.params.as_ref())?
+        })
     }
 }
 
@@ -280,18 +286,40 @@ impl Lane {
         }
     }
 
-    /// What a node serves: `min(f(log, now), f(log, last_contact))`, in percent.
+    /// What a node serves of a rollout that it knew at its last contact: `min(f(log, now), f(log, last_contact))`, in percent.
+    /// Of one that began behind that it serves nothing.
     pub fn served_percent(&self, now_us: u64, last_contact_us: u64) -> f64 {
         self.percent(now_us).min(self.percent(last_contact_us))
     }
 
-    /// Who is not in the rollout gets this.
-    pub(crate) fn base(&self, catalog: &Catalog, now_us: u64) -> Arc<Variant> {
+    /// Whether the rollout began no later than at `contact_seq`, where this node last stood at the end of the log: what began
+    /// behind that may have been stopped since, by what is not read yet.
+    pub(crate) fn is_known(&self, contact_seq: u64) -> bool {
+        self.rollout()
+            .is_none_or(|rollout| rollout.choice.since_seq <= contact_seq)
+    }
+
+    /// Whether anything that it serves began behind `seq`.
+    pub(crate) fn has_begun_behind(&self, seq: u64) -> bool {
+        let forced = match &self.mode {
+            Mode::Forced { choice, .. } => Some(choice),
+            _ => None,
+        };
+        let rollout = self.rollout().map(|rollout| &rollout.choice);
+        let choices = [forced, rollout, self.promoted.as_ref()];
+        choices.into_iter().flatten().any(|choice| choice.since_seq > seq)
+    }
+
+    /// Who is not in the rollout gets this; of what began behind `contact_seq`, as [`is_known`](Self::is_known), nothing.
+    pub(crate) fn base(&self, catalog: &Catalog, now_us: u64, contact_seq: u64) -> Arc<Variant> {
+        let is_known = |choice: &Choice| choice.since_seq <= contact_seq;
         match (&self.mode, &self.promoted) {
             (Mode::Stopped, _) => catalog.baseline(),
-            (Mode::Forced { choice, until_us }, _) if !lapsed(*until_us, now_us) => choice.variant.clone(),
-            (_, Some(promoted)) => promoted.variant.clone(),
-            (_, None) => catalog.baseline(),
+            (Mode::Forced { choice, until_us }, _) if !lapsed(*until_us, now_us) && is_known(choice) => {
+                choice.variant.clone()
+            }
+            (_, Some(promoted)) if is_known(promoted) => promoted.variant.clone(),
+            _ => catalog.baseline(),
         }
     }
 }
@@ -330,6 +358,11 @@ pub struct State {
 }
 
 impl State {
+    /// Whether anything that is served began behind `seq`.
+    pub(crate) fn has_begun_behind(&self, seq: u64) -> bool {
+        self.seq > seq && self.lanes.values().any(|lane| lane.has_begun_behind(seq))
+    }
+
     /// Before the first record.
     pub fn genesis(policy: Policy, keys: KeySet, catalog: Catalog) -> Self {
         Self {

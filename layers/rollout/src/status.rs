@@ -346,7 +346,7 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
     let watch = live.watches.get(&key);
     let baseline = match phase {
         Phase::Stopped => state.catalog().baseline().id,
-        _ => lane.base(state.catalog(), now_us).id,
+        _ => lane.base(state.catalog(), now_us, live.contact_seq).id,
     };
     ScopeStatus {
         scope: scope.to_string(),

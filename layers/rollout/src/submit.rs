@@ -13,13 +13,13 @@ use crate::{
     envelope::{Control, Message},
     error::SubmitError,
     handle::Handle,
-    latch::Brake,
+    latch::{Brake, MAX_WAITING},
     log::LogError,
     record::Record,
     refusal::{Reason, Refusal},
     state::Scope,
     table::Phase,
-    wire::DownstreamMessage,
+    wire::{AlertSeverity, DownstreamMessage},
 };
 
 /// How long [`Handle::submit`] waits for the log to take a message, and then for this node to fold it.
@@ -160,12 +160,13 @@ impl Handle {
         let shared = &self.shared;
         let Submission { scope, record, .. } = submission;
         let tenant = record.channel.tenant().clone();
-        let append = shared.log.append(record.channel, record.envelope.clone());
+        let message = (record.channel, record.envelope);
+        let append = shared.log.append(message.0.clone(), message.1.clone());
         let appended = timeout(STOP_TIMEOUT, append).await;
         let seq = appended.ok().and_then(Result::ok).map(|appended| appended.seq);
         let mut durable = saved;
         if let Some(seq) = seq {
-            shared.logged(&record.envelope);
+            shared.logged(&message);
             let folded = timeout(STOP_TIMEOUT, self.reached(seq)).await.is_ok();
             durable |= shared.log.is_durable() || (folded && shared.audit.is_durable());
             // Not in the scrutinee: the lock would be held in the arms.
@@ -176,6 +177,14 @@ impl Handle {
                 let detail = format!("{}; it holds on this node alone, until a resume", refusal.detail);
                 return Err(Refusal { detail, ..refusal }.into());
             }
+        }
+        if seq.is_none() && shared.is_one_too_many(&tenant, brake, &message) {
+            let text = format!(
+                "a {} of {} holds here and waits for nothing: {MAX_WAITING} others wait for the log already; send it again when the log is back",
+                brake.as_str(),
+                scope.to_name()
+            );
+            shared.alert(AlertSeverity::Critical, text);
         }
         Ok(Receipt {
             seq,

@@ -16,6 +16,9 @@ use crate::{
 
 pub(crate) type Watches = BTreeMap<(TenantId, Scope), Watch>;
 
+/// What is never exceeded again after a breach, of which rollout: kept beside the latches, for a restart.
+pub(crate) type Caps = BTreeMap<(TenantId, Scope), (Digest, f64)>;
+
 /// One rollout, watched from its start on this node to its end.
 pub(crate) struct Watch {
     digest: Digest,
@@ -42,7 +45,7 @@ pub(crate) struct Judged {
 }
 
 impl Watch {
-    fn new(digest: Digest, now_us: u64) -> Self {
+    fn new(digest: Digest, now_us: u64, cap: f64) -> Self {
         Self {
             digest,
             baseline: Arc::default(),
@@ -50,7 +53,7 @@ impl Watch {
             window: <(Window, Window)>::default(),
             window_started_us: now_us,
             reported: <(Window, Window)>::default(),
-            cap: 100.0,
+            cap,
             hold: None,
             judged: None,
         }
@@ -85,8 +88,10 @@ impl Live {
                 let Some(rollout) = lane.rollout() else { continue };
                 let key = (tenant.clone(), scope.clone());
                 let known = before.remove(&key).filter(|watch| watch.digest == rollout.digest);
-                self.watches
-                    .insert(key, known.unwrap_or_else(|| Watch::new(rollout.digest, now_us)));
+                let capped = self.caps.get(&key).filter(|(of, _)| *of == rollout.digest);
+                let cap = capped.map_or(100.0, |(_, cap)| *cap);
+                let watch = known.unwrap_or_else(|| Watch::new(rollout.digest, now_us, cap));
+                self.watches.insert(key, watch);
             }
         }
     }
@@ -129,6 +134,8 @@ impl Live {
                         GuardAction::Freeze => percent,
                         GuardAction::Rollback => 0.0,
                     };
+                    self.caps.insert(key.clone(), (watch.digest, watch.cap));
+                    self.kept_moved = true;
                     figures.insert("percent".to_owned(), format!("{percent:.4}"));
                     figures.insert("cap".to_owned(), format!("{:.4}", watch.cap));
                     figures.insert("scope".to_owned(), key.1.to_string());
@@ -178,6 +185,18 @@ impl Live {
             reports.push((tenant.clone(), message));
         }
         reports
+    }
+
+    /// The caps that count: those of rollouts that ended are forgotten, once the log has told which there are.
+    pub(crate) fn caps_in_use(&mut self) -> Caps {
+        if self.ended {
+            let watches = &self.watches;
+            let is_used = |key: &(TenantId, Scope), digest: Digest| {
+                watches.get(key).is_some_and(|watch| watch.digest == digest)
+            };
+            self.caps.retain(|key, (digest, _)| is_used(key, *digest));
+        }
+        self.caps.clone()
     }
 
     fn share(&self, (tenant, scope): &(TenantId, Scope), now_us: u64) -> (Phase, f64) {

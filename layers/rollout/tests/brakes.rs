@@ -259,12 +259,18 @@ async fn a_stop_of_the_program_itself_does_not_keep_a_signed_one_from_the_log() 
     site.restart();
     site.full(false);
     site.node.clock.advance(Duration::from_secs(3));
-    site.until(|site| site.node.handle.status().seq == 3 && !site.whole().latched)
-        .await;
+    site.until(|site| site.node.handle.status().seq == 3).await;
     assert_eq!(
         (site.node.phase(), site.whole().by),
         (Phase::Stopped, vec!["sre-1".to_owned()])
     );
+    // What the program asked for itself stays until a resume as well.
+    assert!(site.whole().latched);
+    site.node
+        .enforce(EnforcementAction::ResumeAdaptation)
+        .await
+        .unwrap();
+    assert_eq!((site.node.phase(), site.whole().latched), (Phase::Idle, false));
 }
 
 #[tokio::test(start_paused = true)]

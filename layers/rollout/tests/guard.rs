@@ -7,8 +7,8 @@ mod node;
 use std::{convert::Infallible, time::Duration};
 
 use arqon_rollout::{
-    AlertSeverity, Config, Executor, GuardAction, GuardConfig, KeyPair, RolloutLayer, UpstreamMessage,
-    Variant,
+    AlertSeverity, AuditConfig, Config, Executor, GuardAction, GuardConfig, KeyPair, RolloutLayer,
+    UpstreamMessage, Variant,
 };
 use http::{Request, Response, StatusCode};
 use tower::{Layer, ServiceExt, service_fn};
@@ -16,6 +16,11 @@ use tower::{Layer, ServiceExt, service_fn};
 use self::node::{Node, catalog, tenant};
 
 fn guarded(action: GuardAction) -> Node {
+    guarded_beside(action, None)
+}
+
+/// One that keeps what it latched and capped beside this trail.
+fn guarded_beside(action: GuardAction, trail: Option<&std::path::Path>) -> Node {
     let source = Node::start();
     let config = Config {
         guard: Some(GuardConfig {
@@ -26,6 +31,9 @@ fn guarded(action: GuardAction) -> Node {
             ..GuardConfig::default()
         }),
         telemetry_seconds: 60,
+        audit: trail.map(|path| AuditConfig {
+            path: path.to_path_buf(),
+        }),
         ..source.config.clone()
     };
     let executor = Executor::builder(&config)
@@ -39,6 +47,7 @@ fn guarded(action: GuardAction) -> Node {
     Node {
         handle: executor.handle(),
         run: tokio::spawn(executor.run()),
+        config,
         ..source
     }
 }
@@ -106,6 +115,42 @@ async fn a_worse_variant_is_rolled_back_here_and_people_are_told() {
     node.enforce(arqon_rollout::EnforcementAction::ResumeAdaptation)
         .await
         .unwrap();
+    node.roll_out("p2", (50.0, 0.0, 50.0)).await;
+    assert!((percent(&node) - 50.0).abs() < 1e-9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_guard_has_rolled_back_stays_so_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let trail = folder.path().join("audit.jsonl");
+    let mut node = guarded_beside(GuardAction::Rollback, Some(&trail));
+    node.roll_out("p1", (50.0, 6.0, 100.0)).await;
+    node.settle().await;
+    traffic(&node, |user| user % 5 == 0).await;
+    window(&node).await;
+    assert!(percent(&node) <= 0.0, "{}", percent(&node));
+    // Its file is written on a thread that paused time does not wait for.
+    let slots = folder.path().join("audit.jsonl.stop");
+    let has_cap = || String::from_utf8_lossy(&std::fs::read(&slots).unwrap()).contains("\"percent\":0");
+    for _ in 0..100_000 {
+        if has_cap() {
+            break;
+        }
+        tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap();
+    }
+    assert!(has_cap());
+    node.restart().await;
+    node.settle().await;
+    assert!(percent(&node) <= 0.0, "{}", percent(&node));
+    assert!(node.handle.status().scope("default", "").unwrap().guarded);
+    assert!(node.cohort().await.is_empty());
+    // Of another rollout it says nothing.
+    for action in [
+        arqon_rollout::EnforcementAction::EmergencyStop,
+        arqon_rollout::EnforcementAction::ResumeAdaptation,
+    ] {
+        node.enforce(action).await.unwrap();
+    }
     node.roll_out("p2", (50.0, 0.0, 50.0)).await;
     assert!((percent(&node) - 50.0).abs() < 1e-9);
 }

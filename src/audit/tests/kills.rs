@@ -136,7 +136,7 @@ fn what_another_process_had_acknowledged_is_there_whenever_it_is_killed() {
         assert_eq!(records.len(), written.len(), "{context}");
         for (record, entry) in records.iter().zip(written) {
             assert_eq!(
-                (Some(record.seq), &record.envelope),
+                (Some(record.record.seq), &record.record.envelope),
                 (entry.seq, &entry.envelope),
                 "{context}"
             );

@@ -30,7 +30,8 @@ pub(super) fn start(
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
     let trail = Trail::open(config, false)?;
     let catalogs = KvCatalogs::new(clients.primary.clone(), files(config));
-    let log = NatsControlLog::new(clients.control.clone(), clients.replicas).anchored(trail.records.last());
+    let last = trail.records.last().map(|of| &of.record);
+    let log = NatsControlLog::new(clients.control.clone(), clients.replicas).anchored(last);
     let executor = build(
         trail
             .builder(config, bus)

@@ -172,7 +172,7 @@ impl State {
         }
         match effect {
             Effect::Start | Effect::Promote => {
-                let buried = lane.start(rollout, self.clock_us);
+                let buried = lane.start(rollout, self.clock_us, self.seq);
                 buried.iter().for_each(|id| self.bury(id));
             }
             Effect::Park => lane.park(rollout, self.clock_us)?,
@@ -188,8 +188,9 @@ impl State {
 }
 
 impl Lane {
-    /// Starts `rollout` and yields the ids that end by it; one that was complete is the new baseline.
-    pub(super) fn start(&mut self, mut rollout: ApprovedRollout, now_us: u64) -> Vec<String> {
+    /// Starts `rollout` by the record at `seq` and yields the ids that end by it; one that was complete is the new baseline.
+    pub(super) fn start(&mut self, mut rollout: ApprovedRollout, now_us: u64, seq: u64) -> Vec<String> {
+        rollout.choice.since_seq = seq;
         rollout.active_us = 0;
         rollout.running_since_us = Some(now_us);
         let complete = self
@@ -198,7 +199,10 @@ impl Lane {
             .map(|old| old.choice.clone());
         let mut buried = Vec::new();
         if let Some(promoted) = complete {
-            self.promoted = Some(promoted);
+            self.promoted = Some(Choice {
+                since_seq: seq,
+                ..promoted
+            });
         }
         if let Mode::Rollout(old) = std::mem::replace(&mut self.mode, Mode::Rollout(rollout)) {
             buried.push(old.proposal.id.clone());

@@ -182,14 +182,19 @@ impl State {
                 }
                 if let Some(parked) = lane.parked.take() {
                     match parked.choice.again(&self.catalog) {
-                        Ok(choice) => buried = lane.start(ApprovedRollout { choice, ..parked }, now),
+                        Ok(choice) => {
+                            buried = lane.start(ApprovedRollout { choice, ..parked }, now, self.seq)
+                        }
                         Err(_) => buried.push(parked.proposal.id.clone()),
                     }
                 }
             }
             Effect::Force => {
                 let until_us = order.control.effective_until_us;
-                let choice = self.forced(&lane, action)?;
+                let choice = Choice {
+                    since_seq: self.seq,
+                    ..self.forced(&lane, action)?
+                };
                 buried = lane.end(Mode::Forced { choice, until_us });
             }
             Effect::Stop => {

@@ -1,26 +1,121 @@
 //! What acts ahead of its turn in the log: stops and pauses, while something in front of them takes its time.
 
 use super::*;
+use crate::live::Live;
+
+/// How long a catalog source that does not answer is waited for. Then the log goes on without the catalog, and shares are held.
+const FETCH_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long what follows a batch is looked through.
+const LOOK_AHEAD: Duration = Duration::from_secs(10);
 
 impl Executor {
-    /// The bytes of a catalog update. A source that does not answer is asked again for a while, since a node
-    /// that gives up has another catalog than the others; stops further on in the log act meanwhile.
+    /// The bytes of a catalog update. A source that does not answer is asked again for five minutes, since a node that gives up
+    /// has another catalog than the others; nothing is loosened, and stops further on in the log act meanwhile. Without what is
+    /// not there the node goes on, and holds its shares ([`Live::note_catalog`]).
     pub(super) async fn fetch(&self, wanted: CatalogWanted<'_>, seq: u64) -> Option<Bytes> {
         let shared = &self.shared;
-        let mut scanned = seq;
-        for attempt in 1..=FETCH_ATTEMPTS {
-            match shared.catalogs.fetch(wanted).await {
-                Ok(bytes) => return Some(bytes),
-                Err(FetchError::Unavailable { .. }) if attempt < FETCH_ATTEMPTS => {
-                    self.wait_for_brakes(BACKOFF.0 * attempt, &mut scanned).await;
-                }
-                Err(error) => {
-                    shared.alert(AlertSeverity::Critical, format!("{error}: the old catalog stays"));
-                    break;
+        let (mut scanned, mut backoff, mut absent) = (seq, BACKOFF.0, 0);
+        let until = Instant::now() + FETCH_PATIENCE;
+        let bytes = loop {
+            let error = match shared.catalogs.fetch(wanted).await {
+                Ok(bytes) => break Some(bytes),
+                Err(error) => error,
+            };
+            absent += u32::from(matches!(error, FetchError::Read { .. }));
+            let late = absent >= FETCH_ATTEMPTS || Instant::now() >= until;
+            if late || matches!(error, FetchError::Refused(_)) {
+                shared.alert(AlertSeverity::Critical, format!("{error}: the old catalog stays"));
+                break None;
+            }
+            let why = format!("{error}: nothing is loosened until it can be");
+            let told = shared.lock().catalog_away.replace(why.clone()).is_some();
+            if !told && matches!(error, FetchError::Unavailable { .. }) {
+                shared.alert(AlertSeverity::Critical, why);
+            }
+            self.wait_for_brakes(backoff, &mut scanned).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        };
+        shared.lock().catalog_away = None;
+        bytes
+    }
+
+    /// Looks through what follows a batch for stops and pauses, once: a node that was away acts by them before it has folded
+    /// all that is in front of them.
+    pub(super) async fn look_ahead(&self, batch: &Batch) {
+        let shared = &self.shared;
+        let Some(last) = batch.records.last().map(|record| record.seq) else {
+            return;
+        };
+        let mut at = last.max(shared.lock().looked);
+        if at > last {
+            return;
+        }
+        let look = async {
+            while let Ok(next) = shared.log.read(at).await {
+                self.latch_brakes(&next.records);
+                let Some(end) = next.records.last() else { return };
+                at = end.seq;
+                shared.lock().looked = at;
+                if !next.more || next.gap {
+                    return;
                 }
             }
+        };
+        // What is there already comes at once.
+        let _ = timeout(LOOK_AHEAD, look).await;
+    }
+
+    /// Compares this node's clock with the log's, by what the log says is the time, and by when it stored what comes after its
+    /// end was seen: both are later than the moment of the question. When the log's time is long before that moment, this
+    /// clock is ahead, and by it shares would be higher than they are. One that is behind serves less, and is told.
+    pub(super) fn compare_clocks(&self, batch: &Batch) {
+        let mut live = self.shared.lock();
+        if batch.gap || live.hold.is_some() {
+            return;
         }
-        None
+        let now_us = self.shared.clock.now_us();
+        let behind = batch
+            .log_time_us
+            .map(|log_us| Duration::from_micros(log_us.saturating_sub(now_us)));
+        if let Some(behind) = behind {
+            let told = std::mem::replace(&mut live.clock_behind, behind > STEP_ALERT);
+            if behind > STEP_ALERT && !told {
+                drop(live);
+                let message = format!(
+                    "this node's clock is {} s or more behind the control log's: it serves lower shares than the others",
+                    behind.as_secs()
+                );
+                return self.shared.alert(AlertSeverity::Error, message);
+            }
+        }
+        let told = batch
+            .log_time_us
+            .map(|log_us| live.asking_us.saturating_sub(log_us));
+        let first = batch.records.first();
+        let stored = first.map(|first| live.asked_us.saturating_sub(first.received_at_us));
+        let Some(ahead) = told.max(stored).map(Duration::from_micros) else {
+            return;
+        };
+        if ahead <= STEP_ALERT {
+            // A record may have come long after the question: that it shows nothing does not say that nothing is wrong.
+            if told.is_some() {
+                live.clock_ahead = None;
+            }
+            return;
+        }
+        let why = format!(
+            "this node's clock is {} s or more ahead of the control log's: set it right, and start again",
+            ahead.as_secs()
+        );
+        if live.clock_ahead.replace(why.clone()).is_none() {
+            // What was served by this clock before it was known.
+            let ahead_us = u64::try_from(ahead.as_micros()).unwrap_or(u64::MAX);
+            live.contact_us = live.contact_us.saturating_sub(ahead_us);
+            drop(live);
+            self.shared
+                .alert(AlertSeverity::Critical, format!("{why}; shares are held"));
+        }
     }
 
     /// Waits; a stop or a pause that comes to the log meanwhile acts.
@@ -56,11 +151,48 @@ impl Executor {
                 let message = (record.channel.clone(), record.envelope.clone());
                 moved |= self
                     .shared
-                    .latch(&mut live, &order, &scope, brake, message, false);
+                    .latch(&mut live, &order, &scope, brake, message, Some(record.seq));
             }
         }
         if moved {
             self.shared.publish(self.shared.lock());
+        }
+    }
+}
+
+impl Live {
+    /// Whether a catalog update is newer than what its tenant has: an older one is refused without its bytes.
+    pub(super) fn lacks_catalog(&self, tenant: &TenantId, version: u64) -> bool {
+        let state = self.states.get(tenant);
+        let newest = state.map(|state| state.parked_catalog().unwrap_or(state.catalog()).version());
+        newest.is_some_and(|newest| version > newest)
+    }
+
+    /// Remembers that a catalog is missing here that other nodes may have, which is a state that they do not share: shares are
+    /// held until the same one or a newer one is there.
+    pub(super) fn note_catalog(&mut self, record: &Record, verdict: Result<(), &Refusal>) {
+        let read = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
+        let Some(wanted) = read.as_ref().ok().and_then(catalog_wanted) else {
+            return;
+        };
+        let tenant = record.channel.tenant();
+        // Any other place no node follows.
+        let is_followed = ["kv://", "file:///"]
+            .iter()
+            .any(|scheme| wanted.uri.starts_with(scheme));
+        match verdict {
+            Ok(())
+                if self
+                    .missing
+                    .get(tenant)
+                    .is_some_and(|version| *version <= wanted.version) =>
+            {
+                self.missing.remove(tenant);
+            }
+            Err(refusal) if refusal.reason == Reason::Catalog && record.catalog.is_none() && is_followed => {
+                self.missing.insert(tenant.clone(), wanted.version);
+            }
+            Ok(()) | Err(_) => {}
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One log, one state, however it is read; and how much work many scopes are.
 
+mod behind;
 mod nodes;
+mod recover;
 
 use arqon_message::Subject;
 
@@ -24,19 +26,26 @@ fn keys() -> (KeyPair, KeyPair) {
     )
 }
 
-fn executor() -> Executor {
+fn config() -> Config {
     let (ops, sre) = keys();
-    let config = Config {
+    Config {
         enabled: true,
         tenants: vec!["t".to_owned()],
         keys: vec![ops.public().to_config()],
         stop_keys: vec![sre.public().to_config()],
         key: "header:x-user".to_owned(),
         ..Config::default()
-    };
+    }
+}
+
+fn executor() -> Executor {
+    executor_of(&config())
+}
+
+fn executor_of(config: &Config) -> Executor {
     let catalog =
         br#"{"version":1,"baseline":1,"variants":[{"id":1,"name":"stable"},{"id":42,"name":"fast"}]}"#;
-    let builder = Executor::builder(&config).catalog(Catalog::parse(catalog).unwrap());
+    let builder = Executor::builder(config).catalog(Catalog::parse(catalog).unwrap());
     // Long after all of it.
     let clock = ManualClock::new(START_US + 3_600 * SECOND_US);
     builder

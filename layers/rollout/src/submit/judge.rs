@@ -13,7 +13,7 @@ use crate::{
     envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
     executor::no_rollout,
     handle::Shared,
-    latch::{Brake, Latch},
+    latch::{Brake, Latch, LatchKey, MAX_WAITING},
     live::Live,
     record::{Channel, Record},
     refusal::{Reason, Refusal},
@@ -335,12 +335,13 @@ impl Shared {
         message: (Channel, Bytes),
     ) {
         let mut live = self.lock();
-        if self.latch(&mut live, order, scope, brake, message, true) {
+        if self.latch(&mut live, order, scope, brake, message, None) {
             self.publish(live);
         }
     }
 
-    /// Latches an order; true if anything is another than before. `local`: it was sent to this node, else it is in the log.
+    /// Latches an order; true if anything is another than before. `at_seq`: where it is in the log; None for one that was sent to
+    /// this node.
     ///
     /// At 64 scopes with orders the next one latches the whole tenant, as the state does. One that was sent here holds that on this
     /// node alone, until a resume of it: what the log makes of it may be less, and a later one may not get there.
@@ -351,8 +352,9 @@ impl Shared {
         scope: &Scope,
         (brake, reason): (Brake, &str),
         message: (Channel, Bytes),
-        local: bool,
+        at_seq: Option<u64>,
     ) -> bool {
+        let local = at_seq.is_none();
         let Ok(tenant) = TenantId::new(&order.control.tenant) else {
             return false;
         };
@@ -361,7 +363,8 @@ impl Shared {
         let scope = if crowded { &Scope::TENANT } else { scope };
         let key = (tenant, scope.clone(), brake);
         if crowded && local {
-            return live.latch_crowded(key, order, reason, now_us);
+            let waits = (order.payload, message);
+            return live.latch_crowded(key, waits, (reason, &order.signed_by), now_us);
         }
         let known = live.latches.get_mut(&key);
         let since_us = known.as_ref().map_or(now_us, |latch| latch.since_us);
@@ -372,21 +375,40 @@ impl Shared {
                 return false;
             }
             // The first one is what was braked at; a later one that the log has not judged either adds nothing to it here,
-            // and gets to the log all the same. What was sent here holds whatever becomes of what the log has.
-            Some(latch) if latch.floor.is_none() && (latch.local || !local) => return false,
+            // but goes on when the first one is judged.
+            Some(latch) if local && latch.local && latch.floor.is_none() => {
+                latch.wait_for(order.payload, true, message, now_us);
+                return false;
+            }
+            // What was sent here holds whatever becomes of what the log has.
+            Some(latch) if !local && latch.local => return false,
+            Some(latch) if !local && latch.floor.is_none() => {
+                // Until the last one that is ahead is folded: what is in front of it may be resumed in between.
+                if at_seq > Some(latch.at_seq) {
+                    (latch.payload, latch.message, latch.saved) = (Some(order.payload), Some(message), false);
+                    (latch.reason, latch.by) = (reason.to_owned(), order.signed_by.clone());
+                    latch.at_seq = at_seq.unwrap_or_default();
+                }
+                return false;
+            }
             // What the log refused holds until a resume.
             Some(latch) if latch.floor.is_some() && !local => return false,
             _ => {}
         }
+        let known = live.latches.get_mut(&key);
         let latch = Latch {
             payload: Some(order.payload),
             message: Some(message),
             logged: !local,
+            program: known.as_ref().is_some_and(|latch| latch.program),
+            waiting: known.map_or_else(Vec::new, |latch| std::mem::take(&mut latch.waiting)),
+            at_seq: at_seq.unwrap_or_default(),
             local,
             refused: None,
             freed: Vec::new(),
             floor: None,
             since_us,
+            last_us: now_us,
             reason: reason.to_owned(),
             by: order.signed_by.clone(),
             saved: false,
@@ -395,14 +417,29 @@ impl Shared {
         true
     }
 
+    /// Whether an order that the log does not have is not among those that are sent there later.
+    pub(super) fn is_one_too_many(
+        &self,
+        tenant: &TenantId,
+        brake: Brake,
+        message: &(Channel, Bytes),
+    ) -> bool {
+        let live = self.lock();
+        let of = |((of, _, kind), _): &(&LatchKey, &Latch)| of == tenant && *kind == brake;
+        let mut latches = live.latches.iter().filter(of);
+        let full = latches.any(|(_, latch)| latch.waiting.len() >= MAX_WAITING);
+        let keeps = |latch: &Latch| {
+            let waits = latch.waiting.iter().any(|waiting| waiting.message == *message);
+            waits || latch.message.as_ref() == Some(message)
+        };
+        full && !live.latches.values().any(keeps)
+    }
+
     /// The log has a message: the executor need not see to it.
-    pub(super) fn logged(&self, envelope: &Bytes) {
+    pub(super) fn logged(&self, message: &(Channel, Bytes)) {
         let mut live = self.lock();
-        let of = |latch: &&mut Latch| latch.message.as_ref().is_some_and(|(_, bytes)| bytes == envelope);
-        live.latches
-            .values_mut()
-            .filter(of)
-            .for_each(|latch| latch.logged = true);
+        let latches = live.latches.values_mut();
+        latches.for_each(|latch| latch.mark_logged(message, true));
     }
 }
 

@@ -300,7 +300,10 @@ fn check_subjects(state: &State, model: &Model, subjects: &[Subject], shown: &st
         if *stops > 0 {
             let served = (lane.phase(now), lane.percent(now + 3_600_000_000));
             assert_eq!(served, (Phase::Stopped, 0.0), "{subject} was stopped\n{shown}");
-            assert!(lane.base(&state.catalog, now).baseline, "{subject}\n{shown}");
+            assert!(
+                lane.base(&state.catalog, now, u64::MAX).baseline,
+                "{subject}\n{shown}"
+            );
         } else if *pauses > 0 {
             let (is, later) = (lane.percent(now), lane.percent(now + 3_600_000_000));
             assert!(later <= is, "{subject} was paused: {is} to {later}\n{shown}");

@@ -39,8 +39,12 @@ struct Held {
     order: Scope,
     brake: Brake,
     payload: Digest,
+    /// The later ones that were asked for before the log had judged that, in their order.
+    more: Vec<Digest>,
     /// Where the log refused it.
     floor: Option<u64>,
+    /// When it was last asked for.
+    last_us: u64,
     /// What was resumed of it since.
     freed: Vec<Scope>,
 }
@@ -65,6 +69,7 @@ struct Truth {
 struct Met {
     acknowledged: u32,
     alone: u32,
+    later: u32,
     freed: u32,
     restarted_holding: u32,
 }
@@ -116,7 +121,7 @@ impl Node {
     }
 
     /// Somebody sends it a message; what it acknowledges of stops and pauses it holds.
-    async fn submit(&mut self, control: &Control, met: &mut Met) {
+    async fn submit(&mut self, control: &Control, now_us: u64, met: &mut Met) {
         let envelope = control.sign(&[]).unwrap();
         let answer = self.executor.handle().submit(envelope.to_json().as_bytes()).await;
         let (Some((brake, _)), Ok(receipt)) = (Brake::of(control), answer) else {
@@ -132,11 +137,20 @@ impl Node {
         met.acknowledged += 1;
         let known = |held: &Held| (&held.order, held.brake) == (&order, brake);
         // The first one holds until the log has judged it.
-        if !self.held.iter().any(|held| known(held) && held.floor.is_none()) {
+        let first = self
+            .held
+            .iter_mut()
+            .find(|held| known(held) && held.floor.is_none());
+        if let Some(first) = first {
+            first.last_us = now_us;
+            first.more.push(envelope.payload_digest());
+        } else {
             self.held.retain(|held| !known(held));
             self.held.push(Held {
                 payload: envelope.payload_digest(),
+                more: Vec::new(),
                 floor: None,
+                last_us: now_us,
                 freed: Vec::new(),
                 order,
                 brake,
@@ -160,14 +174,26 @@ impl Node {
         self.at = end;
     }
 
-    /// The prose: what the log takes is the log's; what it refuses holds here until a resume that comes after it, of all of it or
-    /// of a part.
+    /// The prose: what the log takes is the log's, but for what was asked for again since; what it refuses holds here until a resume that comes after it and was
+    /// signed after it was asked for, of all of it or of a part.
     fn settle(&mut self, record: &Record, verdict: &Result<Accepted, Refusal>, met: &mut Met) {
         let payload = Envelope::parse(&record.envelope).unwrap().payload_digest();
         let taken = match verdict {
             Ok(_) => true,
             Err(refusal) => refusal.reason == Reason::Duplicate,
         };
+        for held in &mut self.held {
+            held.more.retain(|more| *more != payload);
+        }
+        // The next one holds on by itself.
+        for held in self
+            .held
+            .iter_mut()
+            .filter(|held| held.payload == payload && !held.more.is_empty())
+        {
+            (held.payload, held.floor) = (held.more.remove(0), None);
+            met.later += 1;
+        }
         if taken {
             self.held.retain(|held| held.payload != payload);
         }
@@ -182,8 +208,10 @@ impl Node {
             return;
         }
         let resumed = Scope::of_order(control.scope.as_deref(), &tenant()).unwrap();
-        let ends =
-            |held: &Held| held.floor.is_some_and(|floor| floor < record.seq) && held.order.contains(&resumed);
+        let ends = |held: &Held| {
+            let later = held.floor.is_some_and(|floor| floor < record.seq);
+            later && control.issued_at_us > held.last_us && held.order.contains(&resumed)
+        };
         self.held
             .retain(|held| !(ends(held) && resumed.contains(&held.order)));
         for held in self.held.iter_mut().filter(|held| ends(held)) {
@@ -259,7 +287,7 @@ async fn story(seed: u64, met: &mut Met) {
                 let enforce = DownstreamMessage::Enforce { action, reason };
                 let mut control = Control::new("t", clock.now_us() - behind_us, 3_600 * SECOND_US, enforce);
                 control.scope = (!scope.is_empty()).then(|| scope.to_owned());
-                node.submit(&control, met).await;
+                node.submit(&control, clock.now_us(), met).await;
             }
             8..=11 => {
                 let count = 1 + below(6) as usize;
@@ -302,11 +330,12 @@ async fn what_a_node_acknowledged_holds_on_it_until_a_resume_and_all_else_is_the
     let Met {
         acknowledged,
         alone,
+        later,
         freed,
         restarted_holding,
     } = met;
     assert!(
-        acknowledged > 100 && alone > 10 && freed > 2 && restarted_holding > 10,
+        acknowledged > 100 && alone > 10 && later > 5 && freed > 2 && restarted_holding > 10,
         "{met:?}"
     );
 }

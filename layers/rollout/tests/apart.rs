@@ -1,0 +1,249 @@
+//! What sets a node apart from the others: a catalog that it cannot get, a clock that is ahead. Its share is never the higher one.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+#[path = "support/node.rs"]
+mod node;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arqon_rollout::{
+    Appended, Batch, CatalogFuture, CatalogSource, CatalogWanted, Channel, Clock as _, ControlLog,
+    DownstreamMessage, EnforcementAction, Executor, FetchError, Handle, KeyPair, LogFuture, ManualClock,
+    MemoryLog, Phase, UpstreamMessage,
+};
+use bytes::Bytes;
+
+use self::node::{Node, START_US, catalog, enforce};
+
+/// How a node gets at catalogs.
+#[derive(Clone)]
+enum Shelf {
+    /// It has all of them.
+    Full,
+    /// It has all but version 2.
+    Lacks,
+    /// It does not answer until this is set.
+    Away(Arc<AtomicBool>),
+}
+
+impl CatalogSource for Shelf {
+    fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_> {
+        let uri = wanted.uri.to_owned();
+        let bytes = match wanted.version {
+            2 => r#"{"version":2,"baseline":1,"variants":[{"id":1,"name":"stable"}]}"#.to_owned(),
+            version => catalog()
+                .to_json()
+                .replace("\"version\":1", &format!("\"version\":{version}")),
+        };
+        let answer = match self {
+            Self::Lacks if wanted.version == 2 => Err(FetchError::Read {
+                uri,
+                source: "there is no such catalog".into(),
+            }),
+            Self::Away(back) if !back.load(Ordering::SeqCst) => Err(FetchError::Unavailable {
+                uri,
+                source: "away".into(),
+            }),
+            _ => Ok(bytes.into()),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+/// One more node on a node's log.
+fn beside(node: &Node, shelf: Shelf, clock: &ManualClock) -> Node {
+    let executor = Executor::builder(&node.config)
+        .catalog(catalog())
+        .catalogs(shelf)
+        .clock(clock.clone())
+        .log(node.log.clone())
+        .node_key(KeyPair::from_seed("node", [7; 32]))
+        .build()
+        .unwrap();
+    Node {
+        handle: executor.handle(),
+        run: tokio::spawn(executor.run()),
+        clock: clock.clone(),
+        log: node.log.clone(),
+        ops: node.ops.clone(),
+        sre: node.sre.clone(),
+        config: node.config.clone(),
+    }
+}
+
+/// A node with all catalogs, and one beside it; a ramp from 10 % that has gone on for a minute on both.
+async fn two(shelf: Shelf) -> (Node, Node) {
+    let source = Node::start();
+    source.run.abort();
+    let first = beside(&source, Shelf::Full, &source.clock);
+    let second = beside(&source, shelf, &source.clock);
+    first.roll_out("p1", (10.0, 10.0, 100.0)).await;
+    first.clock.advance(Duration::from_secs(60));
+    first.settle().await;
+    (first, second)
+}
+
+fn percent(handle: &Handle) -> f64 {
+    handle.status().scope("default", "").unwrap().percent
+}
+
+async fn update(node: &Node, version: u64) -> u64 {
+    let update = node.control(DownstreamMessage::CatalogUpdate {
+        version,
+        source_uri: format!("kv://c/{version}"),
+        digest: None,
+    });
+    node.submit(update, &node.ops).await.unwrap().seq.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_catalog_that_others_have_holds_its_share_until_it_has_a_newer_one() {
+    let (first, second) = two(Shelf::Lacks).await;
+    assert!((percent(&first.handle) - percent(&second.handle)).abs() < 0.5);
+    let seq = update(&first, 2).await;
+    assert_eq!(first.phase(), Phase::Paused, "it lacks the variant");
+    second.handle.reached(seq).await;
+    for _ in 0..3 {
+        first.clock.advance(Duration::from_secs(60));
+        first.settle().await;
+        let (is, other) = (percent(&second.handle), percent(&first.handle));
+        assert!(is <= other + 0.5, "{is} where the others have {other}");
+    }
+    let hold = second.handle.status().hold;
+    assert!(
+        hold.as_ref().is_some_and(|hold| hold.contains("catalog 2")),
+        "{hold:?}"
+    );
+    // With the next one all agree again.
+    let resume = first.enforce(EnforcementAction::ResumeAdaptation).await.unwrap();
+    second.handle.reached(resume.seq.unwrap()).await;
+    let seq = update(&first, 3).await;
+    second.handle.reached(seq).await;
+    first.settle().await;
+    assert_eq!(second.handle.status().hold, None);
+    assert_eq!(second.handle.status().tenants[0].catalog_version, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_of_catalogs_that_is_away_is_waited_for_while_stops_act() {
+    let back = Arc::new(AtomicBool::new(false));
+    let (first, second) = two(Shelf::Away(back.clone())).await;
+    let before = percent(&second.handle);
+    let seq = update(&first, 2).await;
+    for _ in 0..20 {
+        first.clock.advance(Duration::from_secs(6));
+        first.settle().await;
+    }
+    assert!(
+        percent(&second.handle) <= before + 0.5,
+        "{}",
+        percent(&second.handle)
+    );
+    assert!(second.handle.status().hold.is_some());
+    assert!(second.handle.status().seq < seq, "it waits");
+    let stop = first.control(enforce(EnforcementAction::EmergencyStop));
+    first.submit(stop, &first.sre).await.unwrap();
+    for _ in 0..10 {
+        first.settle().await;
+    }
+    assert_eq!(second.phase(), Phase::Stopped, "ahead of its turn");
+    back.store(true, Ordering::SeqCst);
+    second.handle.reached(seq).await;
+    first.settle().await;
+    assert_eq!(second.handle.status().tenants[0].catalog_version, 2);
+    assert_eq!(
+        (second.handle.status().hold, second.phase()),
+        (None, Phase::Stopped)
+    );
+}
+
+/// A log that says what time it is.
+struct Telling {
+    log: MemoryLog,
+    clock: ManualClock,
+}
+
+impl ControlLog for Telling {
+    fn append(&self, channel: Channel, envelope: Bytes) -> LogFuture<'_, Appended> {
+        self.log.append(channel, envelope)
+    }
+
+    fn read(&self, after: u64) -> LogFuture<'_, Batch> {
+        Box::pin(async move {
+            let batch = self.log.read(after).await?;
+            Ok(Batch {
+                log_time_us: Some(self.clock.now_us()),
+                ..batch
+            })
+        })
+    }
+
+    fn report(&self, from: Channel, message: UpstreamMessage) -> LogFuture<'_, ()> {
+        self.log.report(from, message)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_with_a_clock_ahead_of_the_log_s_serves_nothing_and_one_that_is_right_does() {
+    let first = Node::start();
+    first.roll_out("p1", (10.0, 10.0, 100.0)).await;
+    for (ahead_us, served) in [(300_000_000, false), (29_000_000, true)] {
+        let clock = ManualClock::new(first.clock.now_us() + ahead_us);
+        let executor = Executor::builder(&first.config)
+            .catalog(catalog())
+            .clock(clock)
+            .log(Telling {
+                log: first.log.clone(),
+                clock: first.clock.clone(),
+            })
+            .node_key(KeyPair::from_seed("node", [7; 32]))
+            .build()
+            .unwrap();
+        let handle = executor.handle();
+        let run = tokio::spawn(executor.run());
+        handle.contacted().await;
+        first.settle().await;
+        assert_eq!(percent(&handle) > 0.0, served, "{}", percent(&handle));
+        assert_eq!(
+            handle.status().hold.is_none(),
+            served,
+            "{:?}",
+            handle.status().hold
+        );
+        run.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_clock_is_ahead_of_the_log_s_serves_no_more_than_it_did() {
+    let first = Node::start();
+    let clock = ManualClock::new(START_US + 300_000_000);
+    let ahead = beside(&first, Shelf::Full, &clock);
+    ahead.settle().await;
+    let approved = first.roll_out("p1", (10.0, 10.0, 100.0)).await.seq.unwrap();
+    ahead.handle.reached(approved).await;
+    for _ in 0..3 {
+        let (is, other) = (percent(&ahead.handle), percent(&first.handle));
+        assert!(is <= other, "{is} where the others have {other}");
+        for clock in [&first.clock, &clock] {
+            clock.advance(Duration::from_secs(30));
+        }
+        first.settle().await;
+    }
+    let hold = ahead.handle.status().hold;
+    assert!(
+        hold.as_ref().is_some_and(|hold| hold.contains("clock")),
+        "{hold:?}"
+    );
+    assert_eq!(first.handle.status().hold, None);
+    // A stop acts all the same.
+    let stop = first.enforce(EnforcementAction::EmergencyStop).await.unwrap();
+    ahead.handle.reached(stop.seq.unwrap()).await;
+    assert_eq!(ahead.phase(), Phase::Stopped);
+}
