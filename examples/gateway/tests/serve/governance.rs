@@ -1,5 +1,6 @@
 //! Rollouts as operators steer them: the command line, real gateways, a real nats-server.
 
+mod behind;
 mod catalogs;
 mod cluster;
 #[cfg(unix)]
