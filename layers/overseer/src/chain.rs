@@ -260,6 +260,7 @@ impl Snapshot {
 
     fn consult(&self, policy: &Policy, phase: Phase, exchange: Lent) -> (Lent, Result<(), Rejection>) {
         let Some(loaded) = &policy.loaded else {
+            self.try_instead(policy, phase, &exchange);
             return (
                 exchange,
                 policy
@@ -339,6 +340,17 @@ impl Snapshot {
     #[cold]
     fn hand_over(&self, trial: Box<Trial>, verdict: &Verdict, exchange: &Exchange) {
         self.loader.trials.send(trial.after(verdict, exchange));
+    }
+
+    /// Has the candidate of a policy that is not loaded tried: this is when one most wants to know.
+    #[cold]
+    fn try_instead(&self, policy: &Policy, phase: Phase, exchange: &Lent) {
+        if let Some(candidate) = &policy.candidate
+            && let Some(trial) = self.trial(candidate, phase, exchange)
+        {
+            let missing = Verdict::Fail(Cause::Load, String::new());
+            self.hand_over(trial, &missing, exchange);
+        }
     }
 
     /// Has the candidate tried on what its active module does not look at.

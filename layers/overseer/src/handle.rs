@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::{
     assemble::assemble,
     candidate::Divergence,
-    chain::Policy,
+    chain::{Policy, Snapshot},
     config::OverseerConfig,
     error::{BuildError, HandleError},
     event::Event,
@@ -208,6 +208,21 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+/// What was uploaded is in no configuration: whoever did it must hear that it is gone.
+fn tell_what_goes(former: &Snapshot) {
+    for policy in &former.policies {
+        let runs = policy.loaded.as_ref().map(|loaded| &loaded.sha256);
+        if policy.candidate.is_some() || runs.is_some_and(|runs| policy.source_sha256.as_ref() != Some(runs))
+        {
+            tracing::warn!(
+                component = "overseer",
+                module = &*policy.spec.guest.name,
+                "what was uploaded or promoted is gone: a new configuration runs what its files say"
+            );
+        }
+    }
+}
+
 fn reconfigure(shared: &Shared, config: &OverseerConfig) -> Result<(), HandleError> {
     let assembled: Result<Vec<String>, BuildError> = shared.load(|| {
         let next = assemble(config, shared.on_event())?;
@@ -216,7 +231,12 @@ fn reconfigure(shared: &Shared, config: &OverseerConfig) -> Result<(), HandleErr
             .flat_map(|next| &next.policies)
             .map(|policy| policy.spec.guest.name.to_string());
         let names = names.collect();
-        shared.change(|_| Ok((next.map(Arc::new), names)))
+        shared.change(|former| {
+            if let Some(former) = former {
+                tell_what_goes(former);
+            }
+            Ok((next.map(Arc::new), names))
+        })
     });
     match assembled {
         Ok(names) => {

@@ -271,7 +271,11 @@ impl Executor {
         }
         self.compare_clocks(&batch);
         // A stop far back in a long batch, or behind it, acts before what is in front of it.
-        self.latch_brakes(&batch.records);
+        let latched = self.latch_brakes(&batch.records);
+        if latched && (batch.more || batch.records.len() > 1) {
+            // Its turn may not come before a restart; the turn of a single one is now, and it is saved then.
+            shared.save_latches_aside().await;
+        }
         if batch.more {
             self.look_ahead(&batch).await;
         }

@@ -13,9 +13,9 @@ use std::{
 };
 
 use arqon_rollout::{
-    Appended, Batch, CatalogFuture, CatalogSource, CatalogWanted, Channel, Clock as _, ControlLog,
-    DownstreamMessage, EnforcementAction, Executor, FetchError, Handle, KeyPair, LogFuture, ManualClock,
-    MemoryLog, Phase, UpstreamMessage,
+    Appended, AuditConfig, Batch, CatalogFuture, CatalogSource, CatalogWanted, Channel, Clock as _, Config,
+    ControlLog, DownstreamMessage, EnforcementAction, Executor, FetchError, Handle, KeyPair, LogFuture,
+    ManualClock, MemoryLog, Phase, UpstreamMessage,
 };
 use bytes::Bytes;
 
@@ -58,7 +58,11 @@ impl CatalogSource for Shelf {
 
 /// One more node on a node's log.
 fn beside(node: &Node, shelf: Shelf, clock: &ManualClock) -> Node {
-    let executor = Executor::builder(&node.config)
+    configured(node, &node.config, shelf, clock)
+}
+
+fn configured(node: &Node, config: &Config, shelf: Shelf, clock: &ManualClock) -> Node {
+    let executor = Executor::builder(config)
         .catalog(catalog())
         .catalogs(shelf)
         .clock(clock.clone())
@@ -73,7 +77,7 @@ fn beside(node: &Node, shelf: Shelf, clock: &ManualClock) -> Node {
         log: node.log.clone(),
         ops: node.ops.clone(),
         sre: node.sre.clone(),
-        config: node.config.clone(),
+        config: config.clone(),
     }
 }
 
@@ -161,6 +165,45 @@ async fn a_source_of_catalogs_that_is_away_is_waited_for_while_stops_act() {
         (second.handle.status().hold, second.phase()),
         (None, Phase::Stopped)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_acted_ahead_of_its_turn_acts_after_a_restart_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Node::start();
+    source.run.abort();
+    let first = beside(&source, Shelf::Full, &source.clock);
+    let config = Config {
+        audit: Some(AuditConfig {
+            path: folder.path().join("audit.jsonl"),
+        }),
+        ..source.config.clone()
+    };
+    let away = Shelf::Away(Arc::default());
+    let second = configured(&source, &config, away.clone(), &source.clock);
+    first.roll_out("p1", (100.0, 0.0, 100.0)).await;
+    let seq = update(&first, 2).await;
+    let stop = first.control(enforce(EnforcementAction::EmergencyStop));
+    first.submit(stop, &first.sre).await.unwrap();
+    while second.phase() != Phase::Stopped {
+        first.settle().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(second.handle.status().seq < seq, "it has not come to it");
+    // Killed once it shows: nobody has asked whether it is kept.
+    second.run.abort();
+    let _ended = second.run.await;
+    let again = Executor::builder(&config)
+        .catalog(catalog())
+        .catalogs(away)
+        .clock(source.clock.clone())
+        .log(MemoryLog::new())
+        .node_key(KeyPair::from_seed("node", [7; 32]))
+        .build()
+        .unwrap();
+    let status = again.handle().status();
+    let scope = status.scope("default", "").unwrap();
+    assert_eq!((scope.phase, scope.latched), (Phase::Stopped, true));
 }
 
 /// A log that says what time it is.

@@ -50,6 +50,7 @@ impl ModuleCache {
         let open = || {
             let store = store::Store::open(&std::path::absolute(folder)?)?;
             let staging = staging::Staging::open(store.folder())?;
+            let store = store.of(staging.own()?);
             let mut config = wasmtime::CacheConfig::new();
             config
                 .with_directory(staging.folder())

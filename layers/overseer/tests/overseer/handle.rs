@@ -10,7 +10,8 @@ use std::{
 };
 
 use arqon_overseer::{
-    CandidateStatus, Event, HandleError, OverseerConfig, OverseerHandle, OverseerLayer, PolicyConfig,
+    CandidateStatus, Event, FailureConfig, HandleError, OverseerConfig, OverseerHandle, OverseerLayer,
+    PolicyConfig,
 };
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -214,6 +215,23 @@ async fn a_candidate_is_compared_and_never_obeyed_until_it_is_promoted() {
         events.lock().unwrap()[0],
         Event::CandidateInstalled { .. }
     ));
+}
+
+#[tokio::test]
+async fn a_candidate_beside_a_module_that_did_not_load_is_tried() {
+    let missing = PolicyConfig {
+        failure: FailureConfig::ByCause([("load".to_owned(), "open".to_owned())].into()),
+        ..PolicyConfig::from_module("p", "(module)")
+    };
+    let (layer, handle, _) = channel(small([missing]));
+    handle.candidate("p", deny().into()).await.unwrap();
+    assert_eq!(status(&layer).await, StatusCode::OK);
+    assert_eq!(tried(&handle, 1).await.differs, 1);
+    let divergence = handle.divergences("p").remove(0);
+    assert_eq!(
+        (divergence.active.as_str(), divergence.candidate.as_str()),
+        ("load", "reject 403")
+    );
 }
 
 #[tokio::test]

@@ -53,7 +53,10 @@ impl Executor {
         }
         let look = async {
             while let Ok(next) = shared.log.read(at).await {
-                self.latch_brakes(&next.records);
+                if self.latch_brakes(&next.records) {
+                    // What is in front of them may take longer than this process lives.
+                    shared.save_latches_aside().await;
+                }
                 let Some(end) = next.records.last() else { return };
                 at = end.seq;
                 shared.lock().looked = at;
@@ -68,7 +71,7 @@ impl Executor {
 
     /// Compares this node's clock with the log's, by what the log says is the time, and by when it stored what comes after its
     /// end was seen: both are later than the moment of the question. When the log's time is long before that moment, this
-    /// clock is ahead, and by it shares would be higher than they are. One that is behind serves less, and is told.
+    /// clock is ahead, and by it shares would be higher than they are. One that is behind serves less of a ramp, and longer what has an end; it is told.
     pub(super) fn compare_clocks(&self, batch: &Batch) {
         let mut live = self.shared.lock();
         if batch.gap || live.hold.is_some() {
@@ -83,7 +86,7 @@ impl Executor {
             if behind > STEP_ALERT && !told {
                 drop(live);
                 let message = format!(
-                    "this node's clock is {} s or more behind the control log's: it serves lower shares than the others",
+                    "this node's clock is {} s or more behind the control log's: it serves lower shares of a ramp than the others, and goes on longer with what has an end",
                     behind.as_secs()
                 );
                 return self.shared.alert(AlertSeverity::Error, message);
@@ -127,15 +130,17 @@ impl Executor {
                 () = &mut again => return,
                 read = self.shared.log.read(*scanned) => {
                     let Ok(batch) = read else { return again.await };
-                    self.latch_brakes(&batch.records);
+                    if self.latch_brakes(&batch.records) {
+                        self.shared.save_latches_aside().await;
+                    }
                     *scanned = batch.records.last().map_or(*scanned, |record| record.seq);
                 }
             }
         }
     }
 
-    /// Puts the stops and pauses among records in force ahead of their turn; anything else waits for it.
-    pub(super) fn latch_brakes(&self, records: &[Record]) {
+    /// Puts the stops and pauses among records in force ahead of their turn; anything else waits for it. Whether any was new.
+    pub(super) fn latch_brakes(&self, records: &[Record]) -> bool {
         let mut moved = false;
         for record in records {
             let read = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
@@ -157,6 +162,7 @@ impl Executor {
         if moved {
             self.shared.publish(self.shared.lock());
         }
+        moved
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::store::{Entry, private};
+use super::store::{Entry, private, trusted};
 
 /// Where files are kept in memory, if there is such a place.
 const MEMORY: &str = "/dev/shm";
@@ -64,6 +64,8 @@ impl Private {
     }
 }
 
+/// How often a folder that is in use is tried to be removed.
+const REMOVALS: usize = 8;
 /// Names that are tried for a folder.
 const NAMES_TRIED: usize = 1_024;
 
@@ -76,8 +78,13 @@ fn is_taken(error: &io::Error) -> bool {
 
 impl Drop for Private {
     fn drop(&mut self) {
-        // wasmtime's thread may still write its statistics; what is left then goes with the next start.
-        let _left: io::Result<()> = fs::remove_dir_all(&self.folder);
+        // wasmtime's thread may still write its statistics; what is left after some tries goes with the next start.
+        for _ in 0..REMOVALS {
+            match fs::remove_dir_all(&self.folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+                _ => return,
+            }
+        }
     }
 }
 
@@ -85,7 +92,7 @@ impl Staging {
     /// Makes them, for entries that are kept in `folder`.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         let beside = Private::make(folder, "staging-")?;
-        owned(folder, &beside.folder)?;
+        trusted(&fs::metadata(folder)?, &fs::metadata(&beside.folder)?)?;
         let memory = Private::make(Path::new(MEMORY), "arqon-overseer-").ok();
         let works_in = memory.as_ref().unwrap_or(&beside);
         Ok(Self {
@@ -93,6 +100,11 @@ impl Staging {
             beside,
             memory,
         })
+    }
+
+    /// Something of this process's user.
+    pub(super) fn own(&self) -> io::Result<fs::Metadata> {
+        fs::metadata(&self.beside.folder)
     }
 
     /// The folder that wasmtime works in.
@@ -141,7 +153,9 @@ impl Staging {
 
     fn remove(&self, name: &str) {
         for folder in self.versions() {
-            let _absent: io::Result<()> = fs::remove_file(folder.join(name));
+            for name in [name, &format!("{name}.stats")] {
+                let _absent: io::Result<()> = fs::remove_file(folder.join(name));
+            }
         }
     }
 
@@ -165,12 +179,20 @@ fn sweep(folder: &Path, prefix: &str, own: &Path) -> io::Result<()> {
         if staged.is_some_and(|name| name.starts_with(prefix))
             && path.extension().is_none()
             && fs::symlink_metadata(&path).is_ok_and(|about| about.is_dir() && same_owner(&about, &own))
-            && File::open(path.join("lock")).is_ok_and(|lock| lock.try_lock().is_ok())
+            && is_abandoned(&path)
         {
             let _left: io::Result<()> = fs::remove_dir_all(&path);
         }
     }
     Ok(())
+}
+
+/// Whether nobody holds its lock. One without a lock was half removed: under its name a folder has one from the beginning.
+fn is_abandoned(folder: &Path) -> bool {
+    match File::open(folder.join("lock")) {
+        Ok(lock) => lock.try_lock().is_ok(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 #[cfg(unix)]
@@ -182,26 +204,4 @@ fn same_owner(one: &fs::Metadata, other: &fs::Metadata) -> bool {
 #[cfg(not(unix))]
 fn same_owner(_one: &fs::Metadata, _other: &fs::Metadata) -> bool {
     true
-}
-
-/// Whether nobody but this user, whom `own` belongs to, and root may write to `folder`.
-#[cfg(unix)]
-fn owned(folder: &Path, own: &Path) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let (about, own) = (fs::metadata(folder)?, fs::metadata(own)?);
-    let (mode, owner) = (about.mode() & 0o7777, about.uid());
-    if mode & 0o022 != 0 {
-        let reason = format!("its mode is {mode:o}: others may write machine code there; chmod go-w");
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
-    }
-    if owner != own.uid() && owner != 0 {
-        let reason = format!("it belongs to user {owner}, who may write machine code there");
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
-    }
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn owned(_folder: &Path, _own: &Path) -> io::Result<()> {
-    Ok(())
 }

@@ -1,8 +1,8 @@
 //! The folder of entries: one file per compiled module, its digest first.
 
 use std::{
-    fs::{self, DirBuilder, File},
-    io,
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -31,6 +31,8 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Store {
     folder: PathBuf,
+    /// Something of ours: whose entries are taken.
+    own: Option<Metadata>,
 }
 
 impl Store {
@@ -38,7 +40,14 @@ impl Store {
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         private(DirBuilder::new().recursive(true)).create(folder)?;
         let folder = folder.to_owned();
-        Ok(Self { folder })
+        Ok(Self { folder, own: None })
+    }
+
+    /// Takes only entries of whoever `own` belongs to, or of root, that nobody else may write to: the folder itself may have
+    /// been put in the place of ours by whoever may write to the one around it.
+    pub(super) fn of(mut self, own: Metadata) -> Self {
+        self.own = Some(own);
+        self
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -49,11 +58,19 @@ impl Store {
     pub(super) fn read(&self, name: &str) -> Option<Entry> {
         let path = self.folder.join(name);
         let file = File::open(&path).ok()?;
-        let len = file.metadata().ok().filter(fs::Metadata::is_file)?.len();
-        if len > BYTES_MAX {
+        let about = file.metadata().ok().filter(Metadata::is_file)?;
+        if about.len() > BYTES_MAX {
             return None;
         }
-        let bytes = fs::read(&path).ok()?;
+        if let Some(own) = &self.own
+            && let Err(error) = trusted(&about, own)
+        {
+            tracing::warn!(entry = %path.display(), %error, "a compiled policy is not taken from the disk; it is compiled anew");
+            return None;
+        }
+        let mut bytes = Vec::new();
+        // The very file that was looked at, whatever stands under its name by now.
+        (&file).take(BYTES_MAX).read_to_end(&mut bytes).ok()?;
         let Some(entry) = decode(name, &bytes) else {
             tracing::warn!(entry = %path.display(), "a compiled policy is damaged on disk; it is compiled anew");
             return None;
@@ -65,7 +82,9 @@ impl Store {
 
     /// Keeps an entry, by way of a file `temporary` on the same file system.
     pub(super) fn write(&self, name: &str, entry: &Entry, temporary: &Path) -> io::Result<()> {
-        fs::write(temporary, encode(name, entry))?;
+        private_file(OpenOptions::new().write(true).create_new(true))
+            .open(temporary)?
+            .write_all(&encode(name, entry))?;
         fs::rename(temporary, self.folder.join(name))?;
         self.prune(ENTRIES_MAX, BYTES_MAX)
     }
@@ -119,6 +138,33 @@ fn decode(name: &str, file: &[u8]) -> Option<Entry> {
         folder: folder.to_owned(),
         bytes: body[end + 1..].to_vec(),
     })
+}
+
+/// Whether nobody but the user whom `own` belongs to, and root, may write to what `about` is of.
+#[cfg(unix)]
+pub(super) fn trusted(about: &Metadata, own: &Metadata) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mode, owner) = (about.mode() & 0o7777, about.uid());
+    let reason = if mode & 0o022 != 0 {
+        format!("its mode is {mode:o}: others may write machine code there; chmod go-w")
+    } else if owner != own.uid() && owner != 0 {
+        format!("it belongs to user {owner}, who may write machine code there")
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
+}
+
+#[cfg(not(unix))]
+pub(super) fn trusted(_about: &Metadata, _own: &Metadata) -> io::Result<()> {
+    Ok(())
+}
+
+/// What only this user may read and write.
+fn private_file(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
 }
 
 /// What only this user may look into.

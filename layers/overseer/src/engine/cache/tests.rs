@@ -62,6 +62,9 @@ fn what_a_killed_process_left_is_removed_and_what_a_living_one_uses_is_not() {
         left
     };
     let left = abandoned(folder.path(), "staging-1-0");
+    // Half removed: its lock went first.
+    let half = folder.path().join("staging-2-0");
+    fs::create_dir_all(half.join("modules/wasmtime-1")).unwrap();
     let here = || -> Vec<String> {
         let found = fs::read_dir(folder.path()).unwrap();
         let mut names: Vec<_> = found
@@ -71,7 +74,7 @@ fn what_a_killed_process_left_is_removed_and_what_a_living_one_uses_is_not() {
         names
     };
     let first = Staging::open(folder.path()).unwrap();
-    assert!(!left.exists());
+    assert!(!left.exists() && !half.exists());
     let second = Staging::open(folder.path()).unwrap();
     assert_eq!(here().len(), 2, "{:?}", here());
     assert!(first.folder().exists() && second.folder().exists());
@@ -154,4 +157,33 @@ fn a_process_of_the_same_number_that_was_killed_or_lives_is_in_nobodys_way() {
     let staging = Staging::open(folder.path()).unwrap();
     assert!(held.iter().all(|(left, _)| left.join("lock").exists()));
     assert!(staging.folder().exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_entry_that_somebody_else_may_have_written_is_not_taken() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let folder = tempfile::tempdir().unwrap();
+    let hit = || {
+        let cache = ModuleCache::open(folder.path()).unwrap();
+        let engine = Engine::new(&cache.enable(wasmtime::Config::new())).unwrap();
+        cache.load(&engine, WASM, || Module::new(&engine, WASM)).unwrap();
+        let entry = folder.path().join(name(&engine, WASM));
+        (cache.inner.cache.cache_hits() == 1, entry)
+    };
+    let (_, entry) = hit();
+    assert_eq!(fs::metadata(&entry).unwrap().mode() & 0o777, 0o600);
+    assert!(hit().0);
+    for mode in [0o620, 0o602] {
+        fs::set_permissions(&entry, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(!hit().0, "{mode:o}");
+        assert!(hit().0, "it was written anew");
+    }
+    fs::set_permissions(&entry, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(hit().0, "others may read it");
+    // Only root gives files away.
+    if chown(&entry, Some(65_534), None).is_ok() {
+        assert!(!hit().0, "another user's");
+        assert!(hit().0, "it was written anew");
+    }
 }
