@@ -147,8 +147,9 @@ async fn run(serve: &Serve) -> ExitCode {
         Ok(metrics) => metrics,
         Err(error) => return refuse(&error),
     };
-    // Before the start: a SIGHUP must not end a process that is about to serve.
+    // Before the start: a SIGHUP must not end a process that is about to serve, and a SIGTERM not one that serves already.
     let reloads = observe::reload_signals();
+    let stop = observe::stop_signal();
     let mut gateway = match app::Gateway::start(config, metrics).await {
         Ok(gateway) => gateway,
         Err(findings) => return refuse(&findings),
@@ -159,7 +160,7 @@ async fn run(serve: &Serve) -> ExitCode {
         gateway.admin()
     );
     gateway.reload_from(serve.source(), reloads);
-    let signal = observe::stop_signal().await;
+    let signal = stop.await;
     tracing::info!(component = "gateway", signal, "draining");
     gateway.drain().await;
     tracing::info!(component = "gateway", "drained");

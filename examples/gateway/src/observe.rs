@@ -224,18 +224,21 @@ pub(crate) fn reload_signals() -> mpsc::Receiver<()> {
     wishes
 }
 
-/// Waits for SIGTERM or Ctrl-C and names it.
-pub(crate) async fn stop_signal() -> &'static str {
+/// From now on SIGTERM and Ctrl-C end nothing by themselves: what is yielded waits for either and names it.
+pub(crate) fn stop_signal() -> impl Future<Output = &'static str> {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+    let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
+    #[cfg(unix)]
+    let interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+    async move {
+        #[cfg(unix)]
+        if let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) {
             return tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
-                _ = tokio::signal::ctrl_c() => "SIGINT",
+                _ = interrupt.recv() => "SIGINT",
             };
         }
+        let _ = tokio::signal::ctrl_c().await;
+        "SIGINT"
     }
-    let _ = tokio::signal::ctrl_c().await;
-    "SIGINT"
 }
