@@ -124,7 +124,7 @@ async fn a_node_without_a_catalog_that_others_have_holds_its_share_until_it_has_
         hold.as_ref().is_some_and(|hold| hold.contains("catalog 2")),
         "{hold:?}"
     );
-    // With the next one all agree again.
+    // The next one ends the hold.
     let resume = first.enforce(EnforcementAction::ResumeAdaptation).await.unwrap();
     second.handle.reached(resume.seq.unwrap()).await;
     let seq = update(&first, 3).await;
@@ -185,12 +185,19 @@ async fn a_stop_that_acted_ahead_of_its_turn_acts_after_a_restart_too() {
     let seq = update(&first, 2).await;
     let stop = first.control(enforce(EnforcementAction::EmergencyStop));
     first.submit(stop, &first.sre).await.unwrap();
-    while second.phase() != Phase::Stopped {
+    let stopped_for_good = || {
+        let status = second.handle.status();
+        let scope = status.scope("default", "").unwrap();
+        scope.phase == Phase::Stopped && scope.durable
+    };
+    for _ in 0..10_000 {
+        if stopped_for_good() {
+            break;
+        }
         first.settle().await;
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    assert!(stopped_for_good(), "it acts, and is on disk");
     assert!(second.handle.status().seq < seq, "it has not come to it");
-    // Killed once it shows: nobody has asked whether it is kept.
     second.run.abort();
     let _ended = second.run.await;
     let again = Executor::builder(&config)

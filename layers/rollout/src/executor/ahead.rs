@@ -71,7 +71,8 @@ impl Executor {
 
     /// Compares this node's clock with the log's, by what the log says is the time, and by when it stored what comes after its
     /// end was seen: both are later than the moment of the question. When the log's time is long before that moment, this
-    /// clock is ahead, and by it shares would be higher than they are. One that is behind serves less of a ramp, and longer what has an end; it is told.
+    /// clock is ahead, and by it shares would be higher than they are. One that is behind serves less of a ramp, and longer what
+    /// has an end; it is told.
     pub(super) fn compare_clocks(&self, batch: &Batch) {
         let mut live = self.shared.lock();
         if batch.gap || live.hold.is_some() {

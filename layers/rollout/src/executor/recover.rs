@@ -44,7 +44,8 @@ impl Executor {
     ///
     /// What became of a record then counts, where it is told. A stop or a pause that was accepted is in force whatever keys
     /// the configuration has now. Anything else that was accepted and is refused for its keys now leaves this node without the
-    /// state of the others: it serves baselines alone, with an alert that names the position. What was refused is not taken now.
+    /// state of the others: it serves baselines alone, with an alert that names the position. What was refused is not taken now, but for
+    /// stops and pauses.
     pub fn recover<R: Into<Recovered>>(&self, records: impl IntoIterator<Item = R>) {
         let mut live = self.shared.lock();
         let mut differs = Differs::default();

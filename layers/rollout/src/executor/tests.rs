@@ -246,11 +246,9 @@ async fn one_log_is_one_state_record_by_record_in_one_batch_and_replayed() {
     );
 }
 
-#[tokio::test]
-async fn a_thousand_scopes_are_compared_when_the_state_changes_and_not_every_tick() {
-    let executor = executor();
-    let (ops, sre) = keys();
-    let mut at_us = START_US;
+/// A proposal and its approval for a share that stays as it is.
+fn rolled_out(percent: f64) -> [Record; 2] {
+    let (ops, _) = keys();
     let proposal = Proposal {
         id: "p".to_owned(),
         variant_id: Some(42),
@@ -258,19 +256,37 @@ async fn a_thousand_scopes_are_compared_when_the_state_changes_and_not_every_tic
         ..Default::default()
     };
     let digest = Digest::of_proposal(&proposal).unwrap().to_string();
-    let mut proposed = record(1, at_us, &Control::new("t", at_us, SECOND_US, proposal), &ops);
+    let mut proposed = record(
+        1,
+        START_US,
+        &Control::new("t", START_US, SECOND_US, proposal),
+        &ops,
+    );
     proposed.channel = Channel::Up(tenant(), "node".parse_node());
     let approval = DownstreamMessage::Approval {
         proposal_id: "p".to_owned(),
         proposal_digest: digest,
         rollout: Some(RolloutConfig {
-            initial_percent: 50.0,
+            initial_percent: percent,
             increment_per_minute: 0.0,
-            max_percent: 50.0,
+            max_percent: percent,
         }),
     };
-    let approval = record(2, at_us, &Control::new("t", at_us, SECOND_US, approval), &ops);
-    executor.take(batch(&[proposed, approval])).await;
+    let approval = record(
+        2,
+        START_US,
+        &Control::new("t", START_US, SECOND_US, approval),
+        &ops,
+    );
+    [proposed, approval]
+}
+
+#[tokio::test]
+async fn a_thousand_scopes_are_compared_when_the_state_changes_and_not_every_tick() {
+    let executor = executor();
+    let (ops, sre) = keys();
+    let mut at_us = START_US;
+    executor.take(batch(&rolled_out(50.0))).await;
     let scope = |at: u64| format!("in.t.t.s{at}.>");
     {
         let mut live = executor.shared.lock();

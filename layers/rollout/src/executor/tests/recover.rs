@@ -20,28 +20,8 @@ fn trail(config: &Config, log: &[Record]) -> Vec<Recovered> {
 }
 
 fn log(last: &[(EnforcementAction, &KeyPair)]) -> Vec<Record> {
-    let (ops, _) = keys();
     let mut at_us = START_US;
-    let proposal = Proposal {
-        id: "p".to_owned(),
-        variant_id: Some(42),
-        confidence: 0.5,
-        ..Default::default()
-    };
-    let digest = Digest::of_proposal(&proposal).unwrap().to_string();
-    let mut proposed = record(1, at_us, &Control::new("t", at_us, SECOND_US, proposal), &ops);
-    proposed.channel = Channel::Up(tenant(), "node".parse_node());
-    let approval = DownstreamMessage::Approval {
-        proposal_id: "p".to_owned(),
-        proposal_digest: digest,
-        rollout: Some(RolloutConfig {
-            initial_percent: 100.0,
-            increment_per_minute: 0.0,
-            max_percent: 100.0,
-        }),
-    };
-    let approval = record(2, at_us, &Control::new("t", at_us, SECOND_US, approval), &ops);
-    let mut records = vec![proposed, approval];
+    let mut records = rolled_out(100.0).to_vec();
     for (action, key) in last {
         at_us += SECOND_US;
         let enforce = DownstreamMessage::Enforce {
