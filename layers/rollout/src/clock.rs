@@ -5,8 +5,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use self::uptime::Uptime;
 
 /// Tells the time in microseconds since the Unix epoch.
 ///
@@ -31,11 +33,12 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The wall clock read once, then monotonic time: a later step of the wall clock moves nothing (DESIGN 8).
+/// The wall clock read once, then the time since: a later step of the wall clock moves nothing (DESIGN 8). On Linux that goes on
+/// while the machine is suspended.
 #[derive(Debug, Clone)]
 pub struct SystemClock {
     wall_us: u64,
-    started: Instant,
+    started: Uptime,
 }
 
 impl SystemClock {
@@ -43,7 +46,7 @@ impl SystemClock {
     pub fn new() -> Self {
         Self {
             wall_us: wall_us(),
-            started: Instant::now(),
+            started: Uptime::now(),
         }
     }
 }
@@ -56,12 +59,51 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now_us(&self) -> u64 {
-        let elapsed = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.wall_us.saturating_add(elapsed)
+        self.wall_us.saturating_add(self.started.elapsed_us())
     }
 
     fn step(&self) -> Duration {
         Duration::from_micros(self.now_us().abs_diff(wall_us()))
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod uptime {
+    use rustix::time::{ClockId, clock_gettime};
+
+    /// A moment on a clock that never runs backwards and does not stand still in a suspend, unlike [`std::time::Instant`].
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct Uptime(u64);
+
+    impl Uptime {
+        pub(super) fn now() -> Self {
+            let time = clock_gettime(ClockId::Boottime);
+            let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+            let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+            Self(seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000))
+        }
+
+        pub(super) fn elapsed_us(self) -> u64 {
+            Self::now().0.saturating_sub(self.0)
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod uptime {
+    use std::time::Instant;
+
+    #[derive(Debug, Clone, Copy)]
+    pub(super) struct Uptime(Instant);
+
+    impl Uptime {
+        pub(super) fn now() -> Self {
+            Self(Instant::now())
+        }
+
+        pub(super) fn elapsed_us(self) -> u64 {
+            u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+        }
     }
 }
 

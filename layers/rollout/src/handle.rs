@@ -182,6 +182,8 @@ impl Handle {
             Some(unjudged) if unjudged.floor.is_none() => {
                 (unjudged.last_us, unjudged.saved) = (unjudged.last_us.max(now_us), false);
                 unjudged.program = true;
+                // It is for what was resumed before, too.
+                unjudged.freed.clear();
             }
             known => {
                 let waiting = known.map_or_else(Vec::new, |known| std::mem::take(&mut known.waiting));

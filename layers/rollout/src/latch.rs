@@ -143,13 +143,29 @@ impl Latch {
         same.for_each(|waiting| waiting.logged = logged);
     }
 
-    /// One more order that it holds for, sent to this node at `now_us`.
-    pub(crate) fn wait_for(&mut self, payload: Digest, own: bool, message: (Channel, Bytes), now_us: u64) {
+    /// Whether it holds for a message until the log has judged it.
+    pub(crate) fn keeps(&self, message: &(Channel, Bytes)) -> bool {
+        let mut waiting = self.waiting.iter();
+        self.message.as_ref() == Some(message) || waiting.any(|waiting| waiting.message == *message)
+    }
+
+    /// One more order that it holds for, sent to this node at `now_us`: also for the parts that were resumed before it. Whether
+    /// there were any.
+    pub(crate) fn wait_for(
+        &mut self,
+        payload: Digest,
+        own: bool,
+        message: (Channel, Bytes),
+        now_us: u64,
+    ) -> bool {
         (self.last_us, self.saved) = (self.last_us.max(now_us), false);
-        let known = self.payload == Some(payload) || self.waiting.iter().any(|of| of.payload == payload);
-        // One too many holds all the same, and is told to be sent again.
-        if known || self.waiting.len() >= MAX_WAITING {
-            return;
+        if self.payload == Some(payload) || self.waiting.iter().any(|of| of.payload == payload) {
+            return false;
+        }
+        let freed = !std::mem::take(&mut self.freed).is_empty();
+        // One too many holds all the same, and who sent it is told.
+        if self.waiting.len() >= MAX_WAITING {
+            return freed;
         }
         self.waiting.push(Waiting {
             payload,
@@ -162,6 +178,7 @@ impl Latch {
             self.floor = None;
             self.promote();
         }
+        freed
     }
 
     /// Lets the first order of its own that waits take the place of one that is judged.

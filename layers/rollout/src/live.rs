@@ -20,7 +20,7 @@ use crate::{
     reports::Reports,
     snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
     spent::{Idle, Spent},
-    state::{Lane, MAX_ORDERS, Scope, State},
+    state::{Lane, MAX_ORDERS, Moment, Scope, State},
     stats::Stats,
     status::{DecisionStatus, History},
     table::Phase,
@@ -45,6 +45,12 @@ pub(crate) struct Live {
     pub(crate) contact_seq: u64,
     /// Whether the log was read to its end in this run, whatever holds the shares.
     pub(crate) ended: bool,
+    /// When that was in this run by this node's clock, whatever holds the shares; 0 before.
+    pub(crate) heard_us: u64,
+    /// How far the log's time is ahead of this node's clock, as it last told.
+    pub(crate) late_us: u64,
+    /// The latest time by which anything was looked at for its end: what has ended does not begin again.
+    pub(crate) latest_us: u64,
     /// When the read that is under way began, and when the one that found the last end did.
     pub(crate) asking_us: u64,
     pub(crate) asked_us: u64,
@@ -114,6 +120,9 @@ impl Live {
             contact_us: 0,
             contact_seq: 0,
             ended: false,
+            heard_us: 0,
+            late_us: 0,
+            latest_us: 0,
             asking_us: 0,
             asked_us: 0,
             looked: 0,
@@ -149,7 +158,7 @@ impl Live {
 
     /// The log was read to its end.
     pub(crate) fn contact(&mut self, now_us: u64) {
-        (self.ended, self.asked_us) = (true, self.asking_us);
+        (self.ended, self.asked_us, self.heard_us) = (true, self.asking_us, now_us);
         if self.hold.is_none() && self.clock_ahead.is_none() && self.missing.is_empty() {
             self.contact_us = self.contact_us.max(now_us);
             self.contact_seq = self.contact_seq.max(self.seq);
@@ -162,6 +171,19 @@ impl Live {
                 (self.kept_seq, self.kept_moved) = (self.contact_seq, true);
             }
         }
+    }
+
+    /// It is `log_us` or later where the log is kept; `fresh`: it was asked just now.
+    pub(crate) fn log_tells(&mut self, log_us: u64, now_us: u64, fresh: bool) {
+        self.latest_us = self.moment(now_us).ends_us;
+        let known_us = if fresh { 0 } else { self.late_us };
+        self.late_us = log_us.saturating_sub(now_us).max(known_us);
+    }
+
+    /// A moment of this node's clock, and by when what has an end is over.
+    pub(crate) fn moment(&self, now_us: u64) -> Moment {
+        let ends_us = now_us.saturating_add(self.late_us).max(self.latest_us);
+        Moment { now_us, ends_us }
     }
 
     pub(crate) fn verdict(&mut self, seq: u64, verdict: Result<(), Refusal>) {
@@ -262,7 +284,7 @@ impl Live {
 
     /// The state of a scope as served here.
     pub(crate) fn phase(&self, tenant: &TenantId, scope: &Scope, lane: &Lane, now_us: u64) -> Phase {
-        match lane.phase(now_us) {
+        match lane.phase_at(self.moment(now_us)) {
             _ if self.latch(tenant, scope, Brake::Stop).is_some() => Phase::Stopped,
             phase @ (Phase::Stopped | Phase::Forced) => phase,
             _ if self.latch(tenant, scope, Brake::Pause).is_some() => Phase::Paused,
@@ -281,8 +303,13 @@ impl Live {
             .watches
             .get(&(tenant.clone(), scope.clone()))
             .map_or(100.0, Watch::limit);
-        let (now_us, contact_us) = (on_the_beat(now_us), on_the_beat(self.contact_us));
-        lane.served_percent(now_us, contact_us).min(limit).min(paused)
+        let at = self.moment(now_us);
+        let at = Moment {
+            now_us: on_the_beat(at.now_us),
+            ends_us: on_the_beat(at.ends_us),
+        };
+        let contact_us = on_the_beat(self.contact_us);
+        lane.served_at(at, contact_us).min(limit).min(paused)
     }
 
     /// What a paused scope without a rollout of its own is held at, of which scope's: no more than what that serves.
@@ -385,7 +412,7 @@ impl Live {
                 let key = (tenant.clone(), scope.clone());
                 let watch = self.watches.get(&key).map(|watch| (watch, self.measured));
                 (tenant, &scope, phase, percent.to_bits(), self.measured).hash(&mut made_of);
-                let base = lane.base(state.catalog(), now_us, self.contact_seq);
+                let base = lane.base(state.catalog(), self.moment(now_us), self.contact_seq);
                 (state.catalog().version(), base.id).hash(&mut made_of);
                 lane.cause().seq.hash(&mut made_of);
                 if let Some(rollout) = lane.rollout() {

@@ -102,6 +102,8 @@ reasons! {
     Duplicate = "duplicate",
     /// The very message was refused before: it counts once, and has to be signed anew.
     Spent = "spent",
+    /// A stop or a pause that holds on the node it was sent to, and that nobody keeps for the log: too many wait for that already.
+    Crowded = "crowded",
     /// Too many messages of one issuer that change nothing.
     Rate = "rate",
     /// The same counter or id with other content.
@@ -152,7 +154,7 @@ impl Reason {
     /// How bad it is that somebody tried.
     pub fn severity(self) -> AlertSeverity {
         match self {
-            Self::Equivocation => AlertSeverity::Critical,
+            Self::Equivocation | Self::Crowded => AlertSeverity::Critical,
             Self::DigestMismatch | Self::BadSignature | Self::UnknownKey | Self::Unsigned | Self::Audit => {
                 AlertSeverity::Error
             }

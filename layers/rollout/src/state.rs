@@ -222,11 +222,15 @@ impl Lane {
 
     /// The state at `now_us`.
     pub fn phase(&self, now_us: u64) -> Phase {
+        self.phase_at(now_us.into())
+    }
+
+    pub(crate) fn phase_at(&self, at: Moment) -> Phase {
         match &self.mode {
             Mode::Stopped => Phase::Stopped,
-            Mode::Forced { until_us, .. } if !lapsed(*until_us, now_us) => Phase::Forced,
+            Mode::Forced { until_us, .. } if !lapsed(*until_us, at.ends_us) => Phase::Forced,
             _ if self.paused.any() => Phase::Paused,
-            Mode::Rollout(rollout) if !lapsed(rollout.until_us, now_us) => rollout.phase(now_us),
+            Mode::Rollout(rollout) if !lapsed(rollout.until_us, at.ends_us) => rollout.phase(at.now_us),
             Mode::Idle | Mode::Rollout(_) | Mode::Forced { .. } => Phase::Idle,
         }
     }
@@ -280,8 +284,12 @@ impl Lane {
 
     /// The share of keys that get the rollout's variant at `now_us`, in percent: `f(log, now)`.
     pub fn percent(&self, now_us: u64) -> f64 {
+        self.percent_at(now_us.into())
+    }
+
+    pub(crate) fn percent_at(&self, at: Moment) -> f64 {
         match &self.mode {
-            Mode::Rollout(rollout) if !lapsed(rollout.until_us, now_us) => rollout.percent(now_us),
+            Mode::Rollout(rollout) if !lapsed(rollout.until_us, at.ends_us) => rollout.percent(at.now_us),
             _ => 0.0,
         }
     }
@@ -289,7 +297,11 @@ impl Lane {
     /// What a node serves of a rollout that it knew at its last contact: `min(f(log, now), f(log, last_contact))`, in percent.
     /// Of one that began behind that it serves nothing.
     pub fn served_percent(&self, now_us: u64, last_contact_us: u64) -> f64 {
-        self.percent(now_us).min(self.percent(last_contact_us))
+        self.served_at(now_us.into(), last_contact_us)
+    }
+
+    pub(crate) fn served_at(&self, at: Moment, last_contact_us: u64) -> f64 {
+        self.percent_at(at).min(self.percent(last_contact_us))
     }
 
     /// Whether the rollout began no later than at `contact_seq`, where this node last stood at the end of the log: what began
@@ -311,16 +323,34 @@ impl Lane {
     }
 
     /// Who is not in the rollout gets this; of what began behind `contact_seq`, as [`is_known`](Self::is_known), nothing.
-    pub(crate) fn base(&self, catalog: &Catalog, now_us: u64, contact_seq: u64) -> Arc<Variant> {
+    pub(crate) fn base(&self, catalog: &Catalog, at: Moment, contact_seq: u64) -> Arc<Variant> {
         let is_known = |choice: &Choice| choice.since_seq <= contact_seq;
         match (&self.mode, &self.promoted) {
             (Mode::Stopped, _) => catalog.baseline(),
-            (Mode::Forced { choice, until_us }, _) if !lapsed(*until_us, now_us) && is_known(choice) => {
+            (Mode::Forced { choice, until_us }, _) if !lapsed(*until_us, at.ends_us) && is_known(choice) => {
                 choice.variant.clone()
             }
             (_, Some(promoted)) if is_known(promoted) => promoted.variant.clone(),
             _ => catalog.baseline(),
         }
+    }
+}
+
+/// A time on a node: shares grow by its own clock, what has an end ends by the later of that and the log's. So a clock that is
+/// behind never serves more than a right one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// By the node's clock.
+    pub(crate) now_us: u64,
+    /// By the later one; never before `now_us`.
+    pub(crate) ends_us: u64,
+}
+
+impl From<u64> for Moment {
+    /// On a clock that is right.
+    fn from(now_us: u64) -> Self {
+        let ends_us = now_us;
+        Self { now_us, ends_us }
     }
 }
 

@@ -346,7 +346,10 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
     let watch = live.watches.get(&key);
     let baseline = match phase {
         Phase::Stopped => state.catalog().baseline().id,
-        _ => lane.base(state.catalog(), now_us, live.contact_seq).id,
+        _ => {
+            lane.base(state.catalog(), live.moment(now_us), live.contact_seq)
+                .id
+        }
     };
     ScopeStatus {
         scope: scope.to_string(),
@@ -355,7 +358,7 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
             || live.percent(state.tenant(), scope, lane, now_us),
             |held| held.2,
         ),
-        log_percent: lane.percent(now_us),
+        log_percent: lane.percent_at(live.moment(now_us)),
         baseline,
         rollout: lane.rollout().map(rollout),
         parked: lane.parked().map(rollout),

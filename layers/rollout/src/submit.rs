@@ -19,7 +19,7 @@ use crate::{
     refusal::{Reason, Refusal},
     state::Scope,
     table::Phase,
-    wire::{AlertSeverity, DownstreamMessage},
+    wire::DownstreamMessage,
 };
 
 /// How long [`Handle::submit`] waits for the log to take a message, and then for this node to fold it.
@@ -98,8 +98,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`SubmitError::Refused`] when it changes nothing, [`SubmitError::Log`] when the log is away,
-    /// [`SubmitError::Pending`] when it is in the log but the executor is late.
+    /// [`SubmitError::Refused`] when it changes nothing, or is a stop or a pause that holds on this node alone,
+    /// [`SubmitError::Log`] when the log is away, [`SubmitError::Pending`] when it is in the log but the executor is late.
     pub async fn submit(&self, envelope: &[u8]) -> Result<Receipt, SubmitError> {
         let shared = &self.shared;
         let mut submission = match shared.read(envelope) {
@@ -135,35 +135,42 @@ impl Handle {
         reason: &str,
     ) -> Result<Receipt, SubmitError> {
         let (shared, Submission { scope, record, .. }) = (&self.shared, &submission);
-        if shared.is_moot(order, scope, brake) && !shared.may_idle(order) {
-            // It is as they want it, and has been said often enough: the log must not fill up with it.
+        let moot = shared.is_moot(order, scope, brake);
+        if moot && !shared.may_idle(order) {
+            // The log has it as they want it, and that has been said often enough: it must not fill up with it.
             shared.spend_here(order).await;
             shared.lock().metrics.refused(Reason::Rate);
             return Ok(shared.duplicate(&submission));
         }
         let message = (record.channel.clone(), record.envelope.clone());
-        shared.latch_order(order, scope, (brake, reason), message);
+        let latched = shared.latch_order(order, scope, (brake, reason), message);
         let reach = shared.reach(record.channel.tenant(), scope);
         let saved = shared.save_latches_aside().await;
-        self.log_brake(submission, brake, saved, reach).await
+        // What holds already must not fill the log, either: it waits with the others for the executor to send it.
+        let waits = !moot && !latched.acts && !shared.may_idle(order);
+        self.log_brake(submission, brake, (saved, latched.kept, waits), reach)
+            .await
     }
 
-    /// Writes a stop or a pause, which is in force already. What does not succeed soon the executor goes on with. One that
-    /// the log refuses holds on this node alone, and is no success.
+    /// Writes a stop or a pause, which is in force already, unless it `waits`. What does not succeed soon the executor goes on
+    /// with, if it was `kept` for that; else it holds on this node alone, as one that the log refuses: neither is a success.
     async fn log_brake(
         &self,
         submission: Submission,
         brake: Brake,
-        saved: bool,
+        (saved, kept, waits): (bool, bool, bool),
         reach: Reach,
     ) -> Result<Receipt, SubmitError> {
         let shared = &self.shared;
         let Submission { scope, record, .. } = submission;
         let tenant = record.channel.tenant().clone();
-        let message = (record.channel, record.envelope);
-        let append = shared.log.append(message.0.clone(), message.1.clone());
-        let appended = timeout(STOP_TIMEOUT, append).await;
-        let seq = appended.ok().and_then(Result::ok).map(|appended| appended.seq);
+        let message = (record.channel.clone(), record.envelope.clone());
+        let mut seq = None;
+        if !waits {
+            let append = shared.log.append(message.0.clone(), message.1.clone());
+            let appended = timeout(STOP_TIMEOUT, append).await;
+            seq = appended.ok().and_then(Result::ok).map(|appended| appended.seq);
+        }
         let mut durable = saved;
         if let Some(seq) = seq {
             shared.logged(&message);
@@ -178,13 +185,14 @@ impl Handle {
                 return Err(Refusal { detail, ..refusal }.into());
             }
         }
-        if seq.is_none() && shared.is_one_too_many(&tenant, brake, &message) {
-            let text = format!(
-                "a {} of {} holds here and waits for nothing: {MAX_WAITING} others wait for the log already; send it again when the log is back",
+        if seq.is_none() && !kept {
+            let detail = format!(
+                "the {} of {} holds on this node alone, and will not get to the log: {MAX_WAITING} others wait for it already; send it again when the log is back",
                 brake.as_str(),
                 scope.to_name()
             );
-            shared.alert(AlertSeverity::Critical, text);
+            let refusal = Refusal::new(Reason::Crowded, detail);
+            return Err(shared.refuse(record, refusal).await.into());
         }
         Ok(Receipt {
             seq,

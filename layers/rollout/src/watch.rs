@@ -187,9 +187,10 @@ impl Live {
         reports
     }
 
-    /// The caps that count: those of rollouts that ended are forgotten, once the log has told which there are.
+    /// The caps that count: those of rollouts that ended are forgotten, once the log has told which there are. While anything
+    /// holds the shares this node may lack a rollout that the log has.
     pub(crate) fn caps_in_use(&mut self) -> Caps {
-        if self.ended {
+        if self.ended && self.held_because().is_none() {
             let watches = &self.watches;
             let is_used = |key: &(TenantId, Scope), digest: Digest| {
                 watches.get(key).is_some_and(|watch| watch.digest == digest)

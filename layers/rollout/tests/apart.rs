@@ -188,7 +188,7 @@ async fn a_stop_that_acted_ahead_of_its_turn_acts_after_a_restart_too() {
     let stopped_for_good = || {
         let status = second.handle.status();
         let scope = status.scope("default", "").unwrap();
-        scope.phase == Phase::Stopped && scope.durable
+        scope.phase == Phase::Stopped && scope.durable == Some(true)
     };
     for _ in 0..10_000 {
         if stopped_for_good() {

@@ -12,10 +12,12 @@ use std::{
     time::Duration,
 };
 
+use arqon_message::Subject;
 use arqon_rollout::{
     Appended, Batch, Channel, Control, ControlLog, EnforcementAction, Executor, KeyPair, LogError, LogFuture,
     MAX_ORDERS, MemoryLog, Phase, UpstreamMessage,
 };
+use arqon_rollout::{Reason, RolloutLayer};
 use bytes::Bytes;
 
 use self::node::{Node, catalog, enforce, tenant};
@@ -248,4 +250,146 @@ async fn a_record_with_the_payload_of_a_stop_that_the_log_refuses_does_not_keep_
         (node.phase(), elsewhere(&node, "").await),
         (Phase::Idle, Phase::Idle)
     );
+}
+
+/// How many orders one latch keeps, beside its own.
+const KEPT: usize = 64;
+
+/// Stops of as many scopes as may have one of their own.
+async fn stop_all_there_is_room_for(node: &Node) {
+    for at in 0..MAX_ORDERS {
+        let stop = stop_of(node, &format!("in.t.default.s{at}.>"));
+        node.submit(stop, &node.sre).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_without_room_in_an_outage_gets_to_the_log_or_is_an_error() {
+    let (node, away) = start().await;
+    stop_all_there_is_room_for(&node).await;
+    away.store(true, Ordering::SeqCst);
+    // The log has room for all of them by now, which the node has not read.
+    for at in 0..MAX_ORDERS {
+        let resume = node.control(enforce(EnforcementAction::ResumeAdaptation));
+        put(
+            &node,
+            resume.with_scope(format!("in.t.default.s{at}.>")),
+            &node.ops,
+        )
+        .await;
+    }
+    let scope = |at: usize| format!("in.t.default.n{at}.>");
+    for at in 1..=KEPT + 2 {
+        let told = node.submit(stop_of(&node, &scope(at)), &node.sre).await;
+        if at > KEPT {
+            assert_eq!(told, Err(Reason::Crowded), "{at} of {KEPT}");
+            continue;
+        }
+        let told = told.unwrap();
+        let acknowledged = (told.seq, told.duplicate, told.widened, told.state);
+        assert_eq!(
+            acknowledged,
+            (None, false, true, Phase::Stopped),
+            "{at} of {KEPT}"
+        );
+    }
+    assert_eq!(node.phase(), Phase::Stopped, "whoever was told what");
+    let before = node.log.records().len();
+    heal(&node, &away).await;
+    assert_eq!(node.log.records().len(), before + KEPT);
+    let (ends, other) = (
+        node.log.records().last().unwrap().seq,
+        Node::executor(&node.config, &node.clock, &node.log),
+    );
+    let (handle, run) = (other.handle(), tokio::spawn(other.run()));
+    handle.reached(ends).await;
+    run.abort();
+    let status = handle.status();
+    let stopped = |at: usize| status.scope("default", &scope(at)).map(|of| of.phase) == Some(Phase::Stopped);
+    let acts: Vec<usize> = (1..=KEPT + 2).filter(|at| stopped(*at)).collect();
+    assert_eq!(
+        acts,
+        (1..=KEPT).collect::<Vec<_>>(),
+        "on a node that was never told"
+    );
+    // As it was told to do.
+    let again = node
+        .submit(stop_of(&node, &scope(KEPT + 1)), &node.sre)
+        .await
+        .unwrap();
+    assert!(again.seq.is_some(), "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_stop_of_one_scope_in_an_outage_gets_to_the_log_or_is_an_error() {
+    let (node, away) = start().await;
+    away.store(true, Ordering::SeqCst);
+    let before = node.log.records().len();
+    for at in 0..KEPT + 3 {
+        let stop = node.control(enforce(EnforcementAction::EmergencyStop));
+        let told = node.submit(stop, &node.sre).await;
+        let expected = if at > KEPT {
+            Err(Reason::Crowded)
+        } else {
+            Ok((None, false))
+        };
+        assert_eq!(told.map(|told| (told.seq, told.duplicate)), expected, "{at}");
+    }
+    heal(&node, &away).await;
+    assert_eq!(node.log.records().len(), before + 1 + KEPT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_log_had_when_it_was_last_read_does_not_make_a_stop_needless() {
+    let (node, away) = start().await;
+    let stop = || node.control(enforce(EnforcementAction::EmergencyStop));
+    node.submit(stop(), &node.sre).await.unwrap();
+    away.store(true, Ordering::SeqCst);
+    let resume = node.control(enforce(EnforcementAction::ResumeAdaptation));
+    put(&node, resume, &node.ops).await;
+    node.clock.advance(Duration::from_secs(4));
+    for at in 0..20 {
+        let told = node.submit(stop(), &node.sre).await.unwrap();
+        assert!(!told.duplicate, "{at}");
+    }
+    heal(&node, &away).await;
+    assert_eq!(
+        (node.phase(), elsewhere(&node, "").await),
+        (Phase::Stopped, Phase::Stopped)
+    );
+}
+
+/// Whether a user in a scope gets the variant.
+fn is_served(node: &Node, subject: &str) -> bool {
+    let layer = RolloutLayer::new(&node.handle).with_key("header:x-user".parse().unwrap());
+    let (mut headers, mut extensions) = (http::HeaderMap::new(), http::Extensions::new());
+    headers.insert("x-user", "7".parse().unwrap());
+    extensions.insert(Subject::parse(subject).unwrap());
+    !layer.variant(&headers, &extensions).unwrap().baseline
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_a_part_that_was_resumed_holds_it_also_when_there_is_no_room() {
+    for program in [false, true] {
+        let (node, away) = start().await;
+        node.handle.stop(&tenant("default"), "SIGUSR1");
+        node.clock.advance(Duration::from_secs(1));
+        let resume = node.control(enforce(EnforcementAction::ResumeAdaptation));
+        node.submit(resume.with_scope("in.t.default.z.>"), &node.ops)
+            .await
+            .unwrap();
+        assert!(is_served(&node, "in.t.default.z.a") && !is_served(&node, "in.t.default.y.a"));
+        stop_all_there_is_room_for(&node).await;
+        away.store(true, Ordering::SeqCst);
+        if program {
+            node.handle.stop(&tenant("default"), "SIGUSR1");
+        } else {
+            let told = node
+                .submit(stop_of(&node, "in.t.default.z.>"), &node.sre)
+                .await
+                .unwrap();
+            assert_eq!((told.seq, told.widened, told.state), (None, true, Phase::Stopped));
+        }
+        assert!(!is_served(&node, "in.t.default.z.a"), "program: {program}");
+    }
 }

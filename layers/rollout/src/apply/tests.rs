@@ -163,7 +163,7 @@ fn check_invariants(
         assert!(later <= is, "I3: {is} to {later}\n{trace}");
     }
     if new.phase(now) == Phase::Stopped {
-        let base = new.base(&after.catalog, now, u64::MAX);
+        let base = new.base(&after.catalog, now.into(), u64::MAX);
         assert!(is <= 0.0 && base.baseline, "I4\n{trace}");
     }
     if verdict.is_err() {

@@ -71,14 +71,20 @@ impl Executor {
 
     /// Compares this node's clock with the log's, by what the log says is the time, and by when it stored what comes after its
     /// end was seen: both are later than the moment of the question. When the log's time is long before that moment, this
-    /// clock is ahead, and by it shares would be higher than they are. One that is behind serves less of a ramp, and longer what
-    /// has an end; it is told.
+    /// clock is ahead, and by it shares would be higher than they are. One that is behind serves less of a ramp; what has an
+    /// end ends by the log's time ([`Live::log_tells`]). More than 30 s of it are told.
     pub(super) fn compare_clocks(&self, batch: &Batch) {
         let mut live = self.shared.lock();
+        let now_us = self.shared.clock.now_us();
+        let stored = batch.records.iter().map(|record| record.received_at_us).max();
+        if let Some(log_us) = batch.log_time_us.max(stored) {
+            // With records it was told before the first of them came.
+            let fresh = batch.log_time_us.is_some() && batch.records.is_empty();
+            live.log_tells(log_us, now_us, fresh);
+        }
         if batch.gap || live.hold.is_some() {
             return;
         }
-        let now_us = self.shared.clock.now_us();
         let behind = batch
             .log_time_us
             .map(|log_us| Duration::from_micros(log_us.saturating_sub(now_us)));
@@ -87,7 +93,7 @@ impl Executor {
             if behind > STEP_ALERT && !told {
                 drop(live);
                 let message = format!(
-                    "this node's clock is {} s or more behind the control log's: it serves lower shares of a ramp than the others, and goes on longer with what has an end",
+                    "this node's clock is {} s or more behind the control log's: it serves lower shares of a ramp than the others; what has an end ends by the log's time",
                     behind.as_secs()
                 );
                 return self.shared.alert(AlertSeverity::Error, message);

@@ -1,6 +1,8 @@
 //! One log, one state, however it is read; and how much work many scopes are.
 
 mod behind;
+mod ends;
+mod kept;
 mod nodes;
 mod recover;
 
@@ -284,7 +286,7 @@ fn rolled_out(percent: f64) -> [Record; 2] {
 #[tokio::test]
 async fn a_thousand_scopes_are_compared_when_the_state_changes_and_not_every_tick() {
     let executor = executor();
-    let (ops, sre) = keys();
+    let (_, sre) = keys();
     let mut at_us = START_US;
     executor.take(batch(&rolled_out(50.0))).await;
     let scope = |at: u64| format!("in.t.t.s{at}.>");

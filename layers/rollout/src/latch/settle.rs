@@ -162,7 +162,7 @@ fn no_room() -> String {
 
 impl Live {
     /// Latches the whole tenant for an order that was sent here and for which there is no room, until the log has judged it and a
-    /// resume comes after that; true if the tenant was not latched.
+    /// resume comes after that; true if more is held by it than before.
     pub(crate) fn latch_crowded(
         &mut self,
         key: LatchKey,
@@ -171,8 +171,7 @@ impl Live {
         now_us: u64,
     ) -> bool {
         if let Some(latch) = self.latches.get_mut(&key).filter(|latch| latch.local) {
-            latch.wait_for(payload, false, message, now_us);
-            return false;
+            return latch.wait_for(payload, false, message, now_us);
         }
         let since_us = self.latches.get(&key).map_or(now_us, |latch| latch.since_us);
         let mut latch = Latch {
@@ -192,7 +191,7 @@ impl Live {
             by: by.to_vec(),
             saved: false,
         };
-        latch.wait_for(payload, false, message, now_us);
+        let _nothing_freed = latch.wait_for(payload, false, message, now_us);
         self.latches.insert(key, latch);
         true
     }

@@ -13,13 +13,24 @@ use crate::{
     envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
     executor::no_rollout,
     handle::Shared,
-    latch::{Brake, Latch, LatchKey, MAX_WAITING},
+    latch::{Brake, Latch},
     live::Live,
     record::{Channel, Record},
     refusal::{Reason, Refusal},
     state::{Scope, State},
     wire::{AlertSeverity, DownstreamMessage, EnforcementAction},
 };
+
+/// How long ago a node may have read the log to its end to say that there is something in it.
+const FRESH_US: u64 = 3_000_000;
+
+/// What became of a stop or a pause that was sent to this node.
+pub(super) struct Latched {
+    /// Whether anything holds by it that did not before.
+    pub(super) acts: bool,
+    /// Whether it is kept until the log has judged it.
+    pub(super) kept: bool,
+}
 
 impl Shared {
     /// Reads an envelope: whose it is and where it belongs.
@@ -311,19 +322,21 @@ impl Shared {
             .is_ok_and(|tenant| self.lock().idle.take(&tenant, order.issuer.name(), now_us))
     }
 
-    /// Whether a stop or a pause asks for what is so already.
+    /// Whether a stop or a pause asks for what the log has already, as this node read it a moment ago. What is latched here alone
+    /// does not count: the log may hold less, and the other nodes nothing.
     pub(super) fn is_moot(&self, order: &Order, scope: &Scope, brake: Brake) -> bool {
         let Ok(tenant) = TenantId::new(&order.control.tenant) else {
             return false;
         };
+        let now_us = self.clock.now_us();
         let live = self.lock();
-        let braked = |of: &Scope| {
-            let latched = live.latches.contains_key(&(tenant.clone(), of.clone(), brake));
-            let state = live.states.get(&tenant);
-            latched || state.is_some_and(|state| state.is_braked(of, brake))
+        let Some(state) = live.states.get(&tenant) else {
+            return false;
         };
-        // One for which there is no room asks for the whole tenant.
-        braked(scope) || (!live.has_room_for_latch(&tenant, scope) && braked(&Scope::TENANT))
+        // One for which the log has no room asks for the whole tenant.
+        let widened = || !state.has_room_for_order(scope) && state.is_braked(&Scope::TENANT, brake);
+        let fresh = live.ended && now_us.saturating_sub(live.heard_us) <= FRESH_US;
+        fresh && (state.is_braked(scope, brake) || widened())
     }
 
     /// Puts a stop or a pause that was sent to this node in force before its turn in the log.
@@ -333,11 +346,14 @@ impl Shared {
         scope: &Scope,
         brake: (Brake, &str),
         message: (Channel, Bytes),
-    ) {
+    ) -> Latched {
         let mut live = self.lock();
-        if self.latch(&mut live, order, scope, brake, message, None) {
+        let acts = self.latch(&mut live, order, scope, brake, message.clone(), None);
+        let kept = live.latches.values().any(|latch| latch.keeps(&message));
+        if acts {
             self.publish(live);
         }
+        Latched { acts, kept }
     }
 
     /// Latches an order; true if anything is another than before. `at_seq`: where it is in the log; None for one that was sent to
@@ -377,8 +393,7 @@ impl Shared {
             // The first one is what was braked at; a later one that the log has not judged either adds nothing to it here,
             // but goes on when the first one is judged.
             Some(latch) if local && latch.local && latch.floor.is_none() => {
-                latch.wait_for(order.payload, true, message, now_us);
-                return false;
+                return latch.wait_for(order.payload, true, message, now_us);
             }
             // What was sent here holds whatever becomes of what the log has.
             Some(latch) if !local && latch.local => return false,
@@ -415,24 +430,6 @@ impl Shared {
         };
         live.latches.insert(key, latch);
         true
-    }
-
-    /// Whether an order that the log does not have is not among those that are sent there later.
-    pub(super) fn is_one_too_many(
-        &self,
-        tenant: &TenantId,
-        brake: Brake,
-        message: &(Channel, Bytes),
-    ) -> bool {
-        let live = self.lock();
-        let of = |((of, _, kind), _): &(&LatchKey, &Latch)| of == tenant && *kind == brake;
-        let mut latches = live.latches.iter().filter(of);
-        let full = latches.any(|(_, latch)| latch.waiting.len() >= MAX_WAITING);
-        let keeps = |latch: &Latch| {
-            let waits = latch.waiting.iter().any(|waiting| waiting.message == *message);
-            waits || latch.message.as_ref() == Some(message)
-        };
-        full && !live.latches.values().any(keeps)
     }
 
     /// The log has a message: the executor need not see to it.

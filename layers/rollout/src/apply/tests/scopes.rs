@@ -301,7 +301,7 @@ fn check_subjects(state: &State, model: &Model, subjects: &[Subject], shown: &st
             let served = (lane.phase(now), lane.percent(now + 3_600_000_000));
             assert_eq!(served, (Phase::Stopped, 0.0), "{subject} was stopped\n{shown}");
             assert!(
-                lane.base(&state.catalog, now, u64::MAX).baseline,
+                lane.base(&state.catalog, now.into(), u64::MAX).baseline,
                 "{subject}\n{shown}"
             );
         } else if *pauses > 0 {
