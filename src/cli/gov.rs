@@ -5,6 +5,7 @@ mod deliver;
 mod fold;
 mod keys;
 mod print;
+mod rotate;
 mod status;
 pub(super) mod target;
 mod watch;
@@ -61,7 +62,13 @@ pub(super) enum GovCommand {
     /// needs a resume of the pattern it was given for.
     #[command(after_help = STATUS)]
     Resume(Reasoned),
-    /// Says what is live, since when, and why; of every --admin that is named.
+    /// Makes the message that replaces the key set, signed by --key, and prints it, or sends it with --admin or --nats. It takes
+    /// effect when `threshold` of the operators in force and as many of the new ones as the new `threshold` says have signed:
+    /// each adds a signature with `gov sign`.
+    #[command(after_help = STATUS)]
+    Rotate(Rotate),
+    /// Says what is live, since when, and why; of every --admin that is named. Gateways of one log that begin with different
+    /// keys are named, which is no success.
     Status(Status),
     /// Prints what changes, as it does.
     Watch(Watch),
@@ -218,6 +225,17 @@ pub(super) struct Reasoned {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Rotate {
+    /// The next set as TOML, as `[platform.rollout]` has it: `threshold`, `keys`, `stop_keys`, and `node_keys` if they change
+    /// (`-`: standard input).
+    next: PathBuf,
+    #[command(flatten)]
+    signing: Signing,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Status {
     #[command(flatten)]
     target: Target,
@@ -243,6 +261,7 @@ pub(super) fn run(command: &GovCommand, json: bool, out: &mut impl Write) -> Res
         GovCommand::Stop(reasoned) => compose::act(Action::EmergencyStop, reasoned, json, out),
         GovCommand::Pause(reasoned) => compose::act(Action::PauseAdaptation, reasoned, json, out),
         GovCommand::Resume(reasoned) => compose::act(Action::ResumeAdaptation, reasoned, json, out),
+        GovCommand::Rotate(rotate) => rotate::rotate(rotate, json, out),
         GovCommand::Status(status) => status::status(status, json, out),
         GovCommand::Watch(watch) => watch::watch(watch, json, out),
     }

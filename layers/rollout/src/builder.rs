@@ -14,7 +14,7 @@ use crate::{
     catalog::Catalog,
     catalog_source::{CatalogSource, FileCatalogs},
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{CatalogConfig, Config},
     error::{ConfigError, Finding},
     event::{Event, OnEvent},
     executor::Executor,
@@ -205,10 +205,7 @@ impl ExecutorBuilder {
         live.measured = telemetry.is_some() || config.guard.is_some();
         let log = log.unwrap_or_else(|| Arc::new(MemoryLog::with_clock(clock.clone())));
         let catalogs = catalogs.unwrap_or_else(|| {
-            let folder = config
-                .catalog
-                .as_ref()
-                .and_then(|of| of.path.as_deref()?.parent());
+            let folder = config.catalog.as_ref().and_then(CatalogConfig::folder);
             Arc::new(FileCatalogs::new(folder.map(std::path::Path::to_path_buf)))
         });
         let handle = Handle::new(Shared {

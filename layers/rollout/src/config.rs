@@ -85,6 +85,18 @@ pub struct CatalogConfig {
     pub kv: Option<String>,
 }
 
+impl CatalogConfig {
+    /// The folder of its file, where `file://` catalogs may be: that of this process for a bare name. None for one in KV.
+    pub fn folder(&self) -> Option<&Path> {
+        let folder = self.path.as_deref()?.parent()?;
+        Some(if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        })
+    }
+}
+
 /// Where the audit trail is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "json-schema", derive(schemars::JsonSchema))]
@@ -386,5 +398,28 @@ mod tests {
             Some(Path::new("/c.json"))
         );
         assert_eq!(config.audit.unwrap().path, Path::new("/etc/arqon/a.jsonl"));
+    }
+
+    #[tokio::test]
+    async fn the_folder_of_a_config_file_that_is_named_without_one_is_where_the_program_runs() {
+        use crate::{CatalogSource as _, CatalogWanted, FileCatalogs};
+        let mut config: Config = toml::from_str("catalog = { path = \"Cargo.toml\" }").unwrap();
+        // `--config gateway.toml`: its folder has no name.
+        config.resolve_paths(Path::new(""));
+        let catalog = config.catalog.unwrap();
+        let files = FileCatalogs::new(catalog.folder().map(Path::to_path_buf));
+        let here = std::env::current_dir().unwrap();
+        let uri = format!("file://{}", here.join("README.md").display());
+        assert!(files.fetch(CatalogWanted::new(&uri, 2, None)).await.is_ok());
+        let kv = CatalogConfig {
+            kv: Some("c/k".to_owned()),
+            ..CatalogConfig::default()
+        };
+        assert_eq!(kv.folder(), None);
+        let path = Some("/etc/arqon/c.json".into());
+        assert_eq!(
+            CatalogConfig { path, kv: None }.folder(),
+            Some(Path::new("/etc/arqon"))
+        );
     }
 }

@@ -238,6 +238,9 @@ pub struct Rotation {
     /// The new stop keys.
     #[serde(default)]
     pub stop_keys: BTreeMap<String, String>,
+    /// The new node keys; empty: they stay as they are (additive).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_keys: BTreeMap<String, String>,
 }
 
 /// A payload's bytes with the signatures over them.

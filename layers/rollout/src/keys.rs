@@ -1,12 +1,17 @@
 //! Ed25519 keys: who may sign what, and how many of them it takes.
 
-use std::{collections::BTreeSet, fmt, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::Path,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    digest::Digest,
     envelope::Signature,
     refusal::{Reason, Refusal},
 };
@@ -187,6 +192,20 @@ pub struct KeySet {
     pub stop_keys: Vec<PublicKey>,
     /// May sign proposals.
     pub node_keys: Vec<PublicKey>,
+}
+
+impl KeySet {
+    /// A digest of the whole set, whatever the order of its lists: nodes of one log that begin with two sets fold two states.
+    pub fn digest(&self) -> Digest {
+        let of = |keys: &[PublicKey]| -> BTreeMap<String, String> {
+            let named = |key: &PublicKey| (key.keyid.clone(), key.to_config().ed25519);
+            keys.iter().map(named).collect()
+        };
+        let numbers = (self.epoch, self.threshold);
+        let set = (numbers, of(&self.keys), of(&self.stop_keys), of(&self.node_keys));
+        let text = serde_json::to_vec(&set).expect("names and numbers");
+        Digest::of_bytes(&text)
+    }
 }
 
 /// Whose signatures an envelope carries, all verified.

@@ -12,6 +12,7 @@ use crate::{
     apply::Accepted,
     audit::AuditEntry,
     catalog::VariantSpec,
+    digest::Digest,
     event::{Change, Event},
     latch::{Brake, Latch, LatchKey, Latches},
     metrics::Metrics,
@@ -39,6 +40,8 @@ const DECISIONS: usize = 64;
 pub(crate) struct Live {
     pub(crate) states: BTreeMap<TenantId, State>,
     pub(crate) latches: Latches,
+    /// The digest of the keys with which the log begins, as this node is configured; None without a tenant.
+    pub(crate) first_keys: Option<Digest>,
     /// The last time the log was read to its end.
     pub(crate) contact_us: u64,
     /// Where that was, or where what was recovered ends: what began behind it is not served before the next time.
@@ -110,6 +113,7 @@ impl Live {
     pub(crate) fn new(states: impl IntoIterator<Item = State>) -> Self {
         let states = states.into_iter().map(|state| (state.tenant().clone(), state));
         let states: BTreeMap<_, _> = states.collect();
+        let first_keys = states.values().next().map(|state| state.keys().digest());
         let mut metrics = Metrics::new();
         for variant in states.values().flat_map(|state| state.catalog().variants()) {
             let _registered = metrics.decisions(&variant.name);
@@ -117,6 +121,7 @@ impl Live {
         Self {
             states,
             latches: Latches::new(),
+            first_keys,
             contact_us: 0,
             contact_seq: 0,
             ended: false,

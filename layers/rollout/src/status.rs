@@ -30,6 +30,9 @@ pub struct Status {
     pub contact_age_us: Option<u64>,
     /// Why shares are held here and nothing is loosened; None when they are not.
     pub hold: Option<String>,
+    /// The digest of the key set with which the log begins, as this node is configured; all nodes of one log need the same. Empty
+    /// without a tenant.
+    pub first_keys: String,
     /// Telemetry and alerts that wait to be sent upstream.
     pub reports_waiting: usize,
     /// Every tenant.
@@ -283,6 +286,9 @@ impl Status {
             seq: live.seq,
             contact_age_us: (live.contact_us > 0).then(|| now_us.saturating_sub(live.contact_us)),
             hold: live.held_because(),
+            first_keys: live
+                .first_keys
+                .map_or_else(String::new, |digest| digest.to_string()),
             reports_waiting: live.reports.len(),
             tenants: live
                 .states

@@ -177,7 +177,8 @@ fn json_of(message: &DynamicMessage) -> Value {
         let in_oneof = field
             .containing_oneof()
             .is_some_and(|oneof| !oneof.is_synthetic());
-        let optional = field.supports_presence() || in_oneof || matches!(field.kind(), Kind::Bool);
+        let left_out = in_oneof || field.name() == "node_keys" || matches!(field.kind(), Kind::Bool);
+        let optional = field.supports_presence() || left_out;
         if !present && optional {
             continue;
         }

@@ -279,6 +279,7 @@ fn a_rotation_needs_both_sets_and_raises_the_epoch() {
         threshold,
         keys: [text(&new), text(&spare)].into(),
         stop_keys: [].into(),
+        node_keys: [].into(),
     };
     let control = court.control(rotation(2));
     for (keys, reason) in [

@@ -104,6 +104,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 threshold: 1,
                 keys: [("ops-2".to_owned(), key(2))].into(),
                 stop_keys: [("sre-2".to_owned(), key(3))].into(),
+                node_keys: [].into(),
             }
             .into(),
         ),

@@ -24,14 +24,19 @@ fn now_us() -> u64 {
 }
 
 /// The payload around a message.
-fn control(signing: &Signing, target: &Target, message: impl Into<Message>, valid_us: u64) -> Control {
+pub(super) fn control(
+    signing: &Signing,
+    target: &Target,
+    message: impl Into<Message>,
+    valid_us: u64,
+) -> Control {
     let now = signing.issued_at.unwrap_or_else(now_us);
     let control = Control::new(target.tenant(), now, signing.expires.unwrap_or(valid_us), message);
     let counter = signing.counter.unwrap_or(control.counter);
     control.with_epoch(signing.epoch).with_counter(counter)
 }
 
-fn signed(control: Control, signing: &Signing) -> Result<Letter, Usage> {
+pub(super) fn signed(control: Control, signing: &Signing) -> Result<Letter, Usage> {
     let pairs = signing.pairs()?;
     anyhow::ensure!(
         !pairs.is_empty(),

@@ -23,8 +23,8 @@ mod node {
 
     use anyhow::Context;
     use arqon_rollout::{
-        Appended, Batch, Catalog, Channel, ControlLog, Executor, FileCatalogs, Handle, LogFuture,
-        UpstreamMessage,
+        Appended, Batch, Catalog, CatalogConfig, Channel, ControlLog, Executor, FileCatalogs, Handle,
+        LogFuture, UpstreamMessage,
     };
     use bytes::Bytes;
     use tokio::time::timeout;
@@ -70,10 +70,7 @@ mod node {
             config.display()
         );
         let kv = rollout.catalog.as_ref().and_then(|of| of.kv.clone());
-        let folder = rollout
-            .catalog
-            .as_ref()
-            .and_then(|of| of.path.as_deref()?.parent());
+        let folder = rollout.catalog.as_ref().and_then(CatalogConfig::folder);
         let files = FileCatalogs::new(folder.map(Path::to_path_buf));
         // Nothing of the gateway's own is touched.
         (rollout.audit, rollout.telemetry_seconds) = (None, 0);

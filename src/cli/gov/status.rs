@@ -1,6 +1,6 @@
 //! `arqon gov status`: what is live, since when, and why.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use arqon_rollout::{Clock, SystemClock};
 use serde_json::{Value, json};
@@ -38,11 +38,17 @@ pub(super) fn status(status: &Status, json: bool, out: &mut impl Write) -> Resul
 /// What each of several gateways says; one that says nothing is named, and is no success.
 fn of_each(target: &Target, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {
     let (mut rows, mut outcome) = (Vec::new(), Outcome::Ok);
+    let mut first_keys = BTreeMap::<String, Vec<String>>::new();
     for (url, state) in runtime()?.block_on(target.states()) {
         let rollout = state.and_then(|mut state| {
             let mut rollout = state["rollout"].take();
             choose(target, &mut rollout).map(|()| rollout)
         });
+        if let Ok(rollout) = &rollout
+            && let Some(digest) = rollout["first_keys"].as_str().filter(|digest| !digest.is_empty())
+        {
+            first_keys.entry(digest.to_owned()).or_default().push(url.clone());
+        }
         let row = match rollout {
             Ok(rollout) if !json => {
                 writeln!(out, "{url}")?;
@@ -60,10 +66,31 @@ fn of_each(target: &Target, json: bool, out: &mut impl Write) -> Result<Outcome,
         };
         rows.push(row);
     }
+    let differ = first_keys.len() > 1;
+    if differ {
+        outcome = Outcome::Refused;
+    }
     if json {
-        writeln!(out, "{}", json!({ "gateways": rows }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "gateways": rows, "first_keys_differ": differ })
+        )?;
+    } else if differ {
+        writeln!(out, "{}", told_apart(&first_keys))?;
     }
     Ok(outcome)
+}
+
+/// What is said of gateways that do not begin with the same keys.
+fn told_apart(first_keys: &BTreeMap<String, Vec<String>>) -> String {
+    let mut text = "the `keys`, `stop_keys`, `node_keys` or `threshold` of these configurations differ: if they follow one log, \
+                    they make two states of it"
+        .to_owned();
+    for (digest, urls) in first_keys {
+        text.push_str(&format!("\n  {digest}: {}", urls.join(", ")));
+    }
+    text
 }
 
 /// Leaves the tenant that was asked for, if one was.

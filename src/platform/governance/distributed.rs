@@ -8,7 +8,9 @@ use std::{
 };
 
 use arqon_message::BoxError;
-use arqon_rollout::{AlertSeverity, Catalog, Executor, FileCatalogs, Handle, NodeId, RolloutLayer};
+use arqon_rollout::{
+    AlertSeverity, Catalog, CatalogConfig, Executor, FileCatalogs, Handle, NodeId, RolloutLayer,
+};
 use ron_bus::Bus;
 use tokio::time::sleep;
 
@@ -88,10 +90,7 @@ async fn running(executor: Executor) -> Result<(), String> {
 }
 
 fn files(config: &GovernanceConfig) -> FileCatalogs {
-    let folder = config
-        .catalog
-        .as_ref()
-        .and_then(|of| of.path.as_deref()?.parent());
+    let folder = config.catalog.as_ref().and_then(CatalogConfig::folder);
     FileCatalogs::new(folder.map(Path::to_path_buf))
 }
 

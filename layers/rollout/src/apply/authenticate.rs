@@ -65,7 +65,10 @@ pub(crate) fn authenticate(state: &State, record: &Record) -> Result<Order, Refu
     let keys = match &control.message {
         Message::Rotation(rotation) => {
             let (keys, stop_keys) = (parse_keys(&rotation.keys)?, parse_keys(&rotation.stop_keys)?);
-            let node_keys = state.keys.node_keys.clone();
+            let node_keys = match rotation.node_keys.is_empty() {
+                true => state.keys.node_keys.clone(),
+                false => parse_keys(&rotation.node_keys)?,
+            };
             let epoch = state.keys.epoch.saturating_add(1);
             let next = KeySet {
                 epoch,

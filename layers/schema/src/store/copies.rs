@@ -130,10 +130,11 @@ impl Copies {
         file.sync_all()?;
         fs::rename(&draft, &self.path)?;
         // The name in the folder is as durable as the content, where the system can say so.
-        if let Some(folder) = self.path.parent()
-            && let Ok(folder) = fs::File::open(folder)
-        {
-            let _ = folder.sync_all();
+        if let Some(folder) = self.path.parent() {
+            let here = folder.as_os_str().is_empty().then(|| Path::new("."));
+            if let Ok(folder) = fs::File::open(here.unwrap_or(folder)) {
+                let _ = folder.sync_all();
+            }
         }
         Ok(())
     }
