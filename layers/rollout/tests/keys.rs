@@ -41,7 +41,7 @@ async fn give(node: &Node, control: &Control, keys: &[&KeyPair]) -> Result<u64, 
     Ok(taken.seq.unwrap())
 }
 
-async fn proposed_by(node: &Node, id: &str, key: &KeyPair) -> Result<(), Reason> {
+async fn proposed_by(node: &Node, id: &str, epoch: u64, key: &KeyPair) -> Result<(), Reason> {
     let proposal = Proposal {
         id: id.to_owned(),
         variant_id: Some(42),
@@ -49,7 +49,7 @@ async fn proposed_by(node: &Node, id: &str, key: &KeyPair) -> Result<(), Reason>
         ..Default::default()
     };
     let now_us = arqon_rollout::Clock::now_us(&node.clock);
-    let control = Control::new("default", now_us, 60_000_000, proposal);
+    let control = Control::new("default", now_us, 60_000_000, proposal).with_epoch(epoch);
     let envelope = control.sign(&[key]).unwrap().to_json();
     let channel = Channel::Up(tenant("default"), NodeId::new(key.keyid()).unwrap());
     let stored = arqon_rollout::ControlLog::append(&node.log, channel, envelope.into())
@@ -78,9 +78,9 @@ async fn a_rotation_that_several_have_signed_is_in_force_on_every_node_of_the_lo
     let mut config = source.config.clone();
     config.node_keys = vec![old_node.public().to_config()];
     let (first, second) = (join(&source, &config), join(&source, &config));
-    assert_eq!(proposed_by(&first, "p1", &old_node).await, Ok(()));
+    assert_eq!(proposed_by(&first, "p1", 1, &old_node).await, Ok(()));
     assert_eq!(
-        proposed_by(&first, "p2", &new_node).await,
+        proposed_by(&first, "p2", 1, &new_node).await,
         Err(Reason::UnknownKey)
     );
 
@@ -132,7 +132,7 @@ async fn a_rotation_that_several_have_signed_is_in_force_on_every_node_of_the_lo
     first.handle.reached(seq).await;
     assert_eq!((first.phase(), second.phase()), (Phase::Stopped, Phase::Stopped));
     assert_eq!(
-        proposed_by(&second, "p3", &old_node).await,
+        proposed_by(&second, "p3", 2, &old_node).await,
         Err(Reason::UnknownKey)
     );
     let resume = || second.control(enforce(arqon_rollout::EnforcementAction::ResumeAdaptation));
@@ -143,7 +143,7 @@ async fn a_rotation_that_several_have_signed_is_in_force_on_every_node_of_the_lo
     let seq = give(&second, &resume().with_epoch(2), &[&next, &spare])
         .await
         .unwrap();
-    assert_eq!(proposed_by(&second, "p4", &new_node).await, Ok(()));
+    assert_eq!(proposed_by(&second, "p4", 2, &new_node).await, Ok(()));
 
     // A new one begins with the first set, and comes to the same; one that begins with the next set does not, and shows it.
     let third = join(&source, &config);

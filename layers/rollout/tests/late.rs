@@ -372,22 +372,20 @@ fn is_served(node: &Node, subject: &str) -> bool {
 async fn a_stop_of_a_part_that_was_resumed_holds_it_also_when_there_is_no_room() {
     for program in [false, true] {
         let (node, away) = start().await;
+        let part = "in.t.default.z.>";
+        let digest = node.propose("z", 42, Some(part)).await;
+        node.approve("z", &digest, (100.0, 0.0, 100.0)).await.unwrap();
         node.handle.stop(&tenant("default"), "SIGUSR1");
         node.clock.advance(Duration::from_secs(1));
         let resume = node.control(enforce(EnforcementAction::ResumeAdaptation));
-        node.submit(resume.with_scope("in.t.default.z.>"), &node.ops)
-            .await
-            .unwrap();
+        node.submit(resume.with_scope(part), &node.ops).await.unwrap();
         assert!(is_served(&node, "in.t.default.z.a") && !is_served(&node, "in.t.default.y.a"));
         stop_all_there_is_room_for(&node).await;
         away.store(true, Ordering::SeqCst);
         if program {
             node.handle.stop(&tenant("default"), "SIGUSR1");
         } else {
-            let told = node
-                .submit(stop_of(&node, "in.t.default.z.>"), &node.sre)
-                .await
-                .unwrap();
+            let told = node.submit(stop_of(&node, part), &node.sre).await.unwrap();
             assert_eq!((told.seq, told.widened, told.state), (None, true, Phase::Stopped));
         }
         assert!(!is_served(&node, "in.t.default.z.a"), "program: {program}");

@@ -108,6 +108,16 @@ fn messages() -> Vec<(&'static str, Message)> {
             }
             .into(),
         ),
+        (
+            "rotation_nodes",
+            Rotation {
+                threshold: 1,
+                keys: [("ops-2".to_owned(), key(2))].into(),
+                stop_keys: [("sre-2".to_owned(), key(3))].into(),
+                node_keys: [("gw-2".to_owned(), key(4))].into(),
+            }
+            .into(),
+        ),
     ]
 }
 
