@@ -253,7 +253,8 @@ fn key_set(config: &Config, node_key: Option<&KeyPair>, findings: &mut Vec<Findi
         stop_keys: parse(&config.stop_keys),
         node_keys: parse(&config.node_keys),
     };
-    if let Some(own) = node_key.map(KeyPair::public) {
+    let own = node_key.filter(|_| !config.node_key_by_rotation);
+    if let Some(own) = own.map(KeyPair::public) {
         let known = set.node_keys.iter().find(|key| key.keyid() == own.keyid());
         match known.map(|known| known.as_bytes() == own.as_bytes()) {
             Some(true) => {}

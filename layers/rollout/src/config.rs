@@ -49,6 +49,8 @@ pub struct Config {
     pub stop_keys: Vec<KeyConfig>,
     /// Other nodes whose proposals count, `keyid` is their `node_id` (additive; the same on every node).
     pub node_keys: Vec<KeyConfig>,
+    /// Whether a rotation in the log names this node's key, so that `node_keys` need not (additive). Default false.
+    pub node_key_by_rotation: bool,
     /// May sign testers' pins, and nothing else (additive). Default none: pins do nothing.
     pub pin_keys: Vec<KeyConfig>,
     /// Where the variants are described.
@@ -117,6 +119,7 @@ impl Default for Config {
             keys: Vec::new(),
             stop_keys: Vec::new(),
             node_keys: Vec::new(),
+            node_key_by_rotation: false,
             pin_keys: Vec::new(),
             catalog: None,
             audit: None,
@@ -210,11 +213,14 @@ impl Config {
             return Vec::new();
         };
         let own = own.public().to_config();
-        if !self.enabled || self.node_keys.iter().any(|key| key.keyid == own.keyid) {
+        if !self.enabled
+            || self.node_key_by_rotation
+            || self.node_keys.iter().any(|key| key.keyid == own.keyid)
+        {
             return Vec::new();
         }
         let fix = format!(
-            "the other nodes refuse what this one proposes: add {{ keyid = \"{}\", ed25519 = \"{}\" }} to `node_keys` in the configuration of every node",
+            "the other nodes refuse what this one proposes: add {{ keyid = \"{}\", ed25519 = \"{}\" }} to `node_keys` in the configuration of every node, or have it named by a rotation and set `node_key_by_rotation = true`",
             own.keyid, own.ed25519
         );
         vec![Finding::new("node_keys", own.keyid, fix)]
@@ -380,6 +386,16 @@ mod tests {
         assert!(findings[0].fix.contains(&public.ed25519), "{findings:?}");
         assert!(crate::Executor::builder(&config).silent().build().is_err());
         assert!(crate::Executor::builder(&config).build().is_ok(), "alone it may");
+        config.node_key_by_rotation = true;
+        assert_eq!(config.validate_shared(), []);
+        let by_rotation = crate::Executor::builder(&config).silent().build().unwrap();
+        let tenant = by_rotation.handle().tenants().remove(0);
+        assert_eq!(
+            by_rotation.state(&tenant).unwrap().keys().node_keys,
+            [],
+            "the log names it"
+        );
+        config.node_key_by_rotation = false;
         config.node_keys.push(public);
         assert_eq!(config.validate_shared(), []);
         assert!(crate::Executor::builder(&config).silent().build().is_ok());

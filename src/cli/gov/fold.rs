@@ -74,7 +74,7 @@ mod node {
         let files = FileCatalogs::new(folder.map(Path::to_path_buf));
         // Nothing of the gateway's own is touched.
         (rollout.audit, rollout.telemetry_seconds) = (None, 0);
-        if rollout.node_keys.iter().any(|key| key.keyid == rollout.node_id) {
+        if rollout.node_key_by_rotation || rollout.node_keys.iter().any(|key| key.keyid == rollout.node_id) {
             // Its public half is known: the secret one is not looked for.
             rollout.node_key = None;
         }

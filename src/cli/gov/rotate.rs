@@ -3,6 +3,10 @@
 use std::{collections::BTreeMap, io::Write};
 
 use arqon_rollout::{KeyConfig, KeySet, PublicKey, Rotation};
+use figment::{
+    Figment,
+    providers::{Format as _, Toml},
+};
 use serde::Deserialize;
 
 use super::{
@@ -60,7 +64,7 @@ fn next(text: &str) -> Result<Rotation, Usage> {
         keys,
         stop_keys,
         node_keys,
-    } = toml::from_str(text)?;
+    } = Figment::from(Toml::string(text)).extract()?;
     let parse = |keys: &[KeyConfig]| -> Result<Vec<PublicKey>, Usage> {
         let parse =
             |key| PublicKey::parse(key).map_err(|error| anyhow::anyhow!("key `{}`: {error}", key.keyid));
@@ -104,7 +108,7 @@ mod tests {
             "threshold = 2\nkeys = [{one}, {two}]\nstop_keys = [{stop}]"
         ))
         .expect("a set");
-        let names: Vec<_> = rotation.keys.keys().collect();
+        let names: Vec<_> = rotation.keys.keys().map(String::as_str).collect();
         assert_eq!((rotation.threshold, names), (2, vec!["ops-1", "ops-2"]));
         assert_eq!((rotation.stop_keys.len(), rotation.node_keys.len()), (1, 0));
         let rotation = next(&format!("keys = [{one}]\nnode_keys = [{two}]")).expect("a set");
@@ -113,12 +117,12 @@ mod tests {
             (format!("threshold = 2\nkeys = [{one}]"), "threshold 2 of 1 keys"),
             (format!("keys = [{one}, {one}]"), "are the same"),
             (format!("keys = [{one}]\nstop_keys = [{one}]"), "are the same"),
-            (format!("keys = [{one}]\nkey = 1"), "unknown field `key`"),
+            (format!("keys = [{one}]\nkey = 1"), "`key`"),
             (
                 "keys = [{ keyid = \"a\", ed25519 = \"x\" }]".to_owned(),
                 "key `a`",
             ),
-            ("stop_keys = []".to_owned(), "missing field `keys`"),
+            ("stop_keys = []".to_owned(), "`keys`"),
         ] {
             let error = format!("{:#}", next(&text).expect_err(&text));
             assert!(error.contains(said), "{error}");

@@ -107,7 +107,7 @@ async function send(event) {
     if (answer.ok) {
       const kept = what.durable === false ? " It is NOT on disk: it would not survive a restart of this gateway." : "";
       const where =
-        what.seq === null ? "the log does not have it yet, the gateway goes on with it" : `position ${what.seq} of the log`;
+        what.duplicate ? "it had it already" : what.seq === null ? "the log does not have it yet, the gateway goes on with it" : `position ${what.seq} of the log`;
       const names = what.reach?.scopes.map((one) => one || "the whole tenant") ?? [];
       const held = names.length
         ? ` It holds ${names.join(", ")}.`

@@ -165,7 +165,7 @@ async fn a_node_goes_by_the_log_s_time_also_while_it_is_cut_off_and_records_of_b
         let mut control = Control::new("t", START_US, SECOND_US, enforce);
         control.effective_until_us = Some(START_US + 60 * SECOND_US);
         let force = record(1, START_US, &control, &keys().0);
-        executor.take(batch(&[force.clone()])).await;
+        executor.take(batch(std::slice::from_ref(&force))).await;
         let told = |log_time_us: u64| Batch {
             log_time_us: Some(log_time_us),
             ..Batch::default()
