@@ -106,8 +106,9 @@ async function send(event) {
     if (answer.status === 409 && what.last_counter) [answer, what] = await post(what.last_counter);
     if (answer.ok) {
       const kept = what.durable === false ? " It is NOT on disk: it would not survive a restart of this gateway." : "";
-      const where =
-        what.duplicate ? "it had it already" : what.seq === null ? "the log does not have it yet, the gateway goes on with it" : `position ${what.seq} of the log`;
+      const logged =
+        what.seq === null ? "the log does not have it yet, the gateway goes on with it" : `position ${what.seq} of the log`;
+      const where = what.duplicate ? "it had it already" : logged;
       const names = what.reach?.scopes.map((one) => one || "the whole tenant") ?? [];
       const held = names.length
         ? ` It holds ${names.join(", ")}.`
