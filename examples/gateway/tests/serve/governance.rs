@@ -7,6 +7,7 @@ mod cluster;
 mod disk;
 mod faults;
 mod guard;
+mod keys;
 mod kills;
 mod orders;
 mod sessions;
