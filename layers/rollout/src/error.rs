@@ -33,7 +33,7 @@ impl Finding {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
-    /// It was refused; it changed nothing.
+    /// It was refused. It changed nothing, but for a stop or a pause that holds on this node alone, as the detail says.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// It could not be written to the log.

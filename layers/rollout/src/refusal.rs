@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::wire::AlertSeverity;
 
-/// A message was refused: it changes nothing but the audit trail and a metric.
+/// A message was refused: it changes nothing but the audit trail and a metric. A stop or a pause may hold all the same, on the node
+/// that it was sent to; then `detail` says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {detail}")]
 pub struct Refusal {
