@@ -86,7 +86,7 @@ fn served(live: &Live, now_us: u64) -> (Phase, f64, u32) {
 #[test]
 fn a_clock_that_is_behind_by_any_time_serves_no_more_and_no_longer_than_a_right_one() {
     let (mut ended, mut lower) = (0, 0);
-    for seed in 0..2_000 {
+    for seed in 0..400 {
         let coin = CoinFlip::seeded(seed);
         let below = |limit: u64| coin.flip() % limit;
         let state = state(&coin);
@@ -122,7 +122,7 @@ fn a_clock_that_is_behind_by_any_time_serves_no_more_and_no_longer_than_a_right_
             assert_eq!(late.2, right.2, "{shown}");
         }
     }
-    assert!(ended > 1_000 && lower > 100, "{ended} ended, {lower} were lower");
+    assert!(ended > 200 && lower > 20, "{ended} ended, {lower} were lower");
 }
 
 #[test]
