@@ -177,6 +177,19 @@ pub(crate) fn of_overseer(bus: Bus) -> arqon_overseer::OnEvent {
             );
             tell(&bus, report(name, false));
         }
+        // What is in force is what it was: no report.
+        arqon_overseer::Event::CandidateInstalled { name, sha256 } => tracing::info!(
+            component = "overseer",
+            module = name,
+            sha256,
+            "a candidate runs beside the policy"
+        ),
+        arqon_overseer::Event::CandidateDropped { name, sha256 } => tracing::info!(
+            component = "overseer",
+            module = name,
+            sha256,
+            "the candidate was taken away, the policy is what it was"
+        ),
         // A new chain: each of its policies was loaded anew.
         arqon_overseer::Event::Reconfigured { names } => {
             for names in names.chunks(Bus::BATCH_EVENTS_MAX) {
@@ -426,6 +439,13 @@ mod tests {
             sha256: String::new(),
         };
         sink(reloaded("a"));
+        for candidate in [true, false] {
+            let (name, sha256) = ("a".to_owned(), String::new());
+            sink(match candidate {
+                true => arqon_overseer::Event::CandidateInstalled { name, sha256 },
+                false => arqon_overseer::Event::CandidateDropped { name, sha256 },
+            });
+        }
         sink(reloaded("b"));
         sink(arqon_overseer::Event::PolicyRefused {
             name: "a".to_owned(),

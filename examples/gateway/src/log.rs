@@ -1,17 +1,17 @@
 //! The log: JSON or text, without credentials, and without floods.
 
+mod limit;
+
 use std::{
-    collections::HashMap,
     fmt::{self, Write as _},
     io::IsTerminal,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use arqon::{config::TelemetryConfig, events::without_credentials};
 use serde_json::{Map, Value};
 use tracing::{
-    Event, Metadata, Subscriber,
+    Event, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
@@ -20,10 +20,12 @@ use tracing_subscriber::{
         FmtContext, FormatEvent, FormatFields, FormattedFields,
         format::{JsonFields, Writer},
     },
-    layer::{Context, Filter, SubscriberExt},
+    layer::SubscriberExt,
     registry::LookupSpan,
     util::SubscriberInitExt,
 };
+
+use self::limit::{Limit, policy_of};
 
 /// The target of the access log, which is never held back.
 const ACCESS: &str = "access";
@@ -62,73 +64,6 @@ pub(crate) fn start(config: &TelemetryConfig) {
     let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
 }
 
-/// Lets each place in the code write so many lines a minute, and counts what it held back (F44: whatever fails again and
-/// again says so, and says how often, but does not fill the disk).
-#[derive(Clone)]
-struct Limit {
-    per_min: u32,
-    /// As many as there are places in the code that log: bounded.
-    places: Arc<Mutex<HashMap<tracing::callsite::Identifier, Place>>>,
-}
-
-#[derive(Clone, Copy)]
-struct Place {
-    tokens: f64,
-    at: Instant,
-    held_back: u64,
-}
-
-impl Limit {
-    fn new(per_min: u32) -> Self {
-        Self {
-            per_min,
-            places: Arc::default(),
-        }
-    }
-
-    /// Whether a place may write now.
-    fn takes(&self, metadata: &Metadata<'_>, now: Instant) -> bool {
-        if metadata.target() == ACCESS {
-            return true;
-        }
-        let full = f64::from(self.per_min);
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = places.entry(metadata.callsite()).or_insert(Place {
-            tokens: full,
-            at: now,
-            held_back: 0,
-        });
-        let passed = now.saturating_duration_since(place.at).as_secs_f64();
-        place.tokens = (place.tokens + passed * full / 60.0).min(full);
-        place.at = now;
-        if place.tokens >= 1.0 {
-            place.tokens -= 1.0;
-            true
-        } else {
-            place.held_back += 1;
-            metrics::counter!("shield_gateway_log_held_back_total").increment(1);
-            false
-        }
-    }
-
-    /// How many lines of a place were held back since it was asked last.
-    fn held_back(&self, metadata: &Metadata<'_>) -> u64 {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = places.get_mut(&metadata.callsite());
-        place.map_or(0, |place| std::mem::take(&mut place.held_back))
-    }
-}
-
-impl<S: Subscriber> Filter<S> for Limit {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        self.takes(event.metadata(), Instant::now())
-    }
-}
-
 /// One line an event: its fields, and those of the spans around it.
 struct Redacted {
     json: bool,
@@ -162,7 +97,7 @@ where
                 fields.entry(name).or_insert(value);
             }
         }
-        let held_back = self.limit.held_back(metadata);
+        let held_back = self.limit.held_back(metadata, policy_of(event));
         if held_back > 0 {
             fields.insert("held_back".to_owned(), held_back.into());
         }
@@ -290,7 +225,10 @@ fn timestamp(now: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
 
     use tracing_subscriber::fmt::MakeWriter;
 
@@ -410,18 +348,33 @@ mod tests {
     }
 
     #[test]
-    fn what_was_held_back_is_said_with_the_next_line() {
-        let limit = Limit::new(2);
-        let known = || tracing::info_span!("any").metadata().expect("enabled");
-        let metadata = tracing::subscriber::with_default(tracing_subscriber::registry(), known);
-        let start = Instant::now();
-        let takes = |seconds| limit.takes(metadata, start + Duration::from_secs(seconds));
-        assert_eq!(
-            [takes(0), takes(0), takes(0), takes(1)],
-            [true, true, false, false]
-        );
-        assert!(takes(31), "half a minute is one more line");
-        assert_eq!((limit.held_back(metadata), limit.held_back(metadata)), (2, 0));
+    fn a_policy_that_logs_much_silences_only_itself() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let log = |module: &str, line: u32| {
+            let msg = format!("line {line}");
+            tracing::info!(target: "arqon_overseer::guest", component = "overseer", module, msg);
+        };
+        let lines = metrics::with_local_recorder(&recorder, || {
+            written(true, 3, || {
+                (0..10).for_each(|line| log("loud", line));
+                (0..2).for_each(|line| log("quiet", line));
+                // Not a policy's, whatever its fields are called.
+                (0..10).for_each(|_| tracing::info!(target: "hyper", module = "loud", "said"));
+            })
+        });
+        let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+        let counts = [
+            r#""module":"loud","msg":"line"#,
+            r#""module":"quiet","msg":"line"#,
+            "said",
+        ]
+        .map(of);
+        assert_eq!(counts, [3, 2, 3], "{lines:?}");
+        let text = recorder.handle().render();
+        for series in ["{module=\"loud\"} 7\n", " 7\n"] {
+            let series = format!("shield_gateway_log_held_back_total{series}");
+            assert!(text.contains(&series), "{series} in {text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -28,7 +28,20 @@ pin_project! {
         Streaming { #[pin] body: B },
         // The trailers are boxed: they are rare, and a `HeaderMap` is 96 bytes.
         Whole { data: Option<Bytes>, trailers: Option<Box<HeaderMap>> },
+        // The body is boxed, so that the others are no larger for it.
+        Tapped { body: Pin<Box<B>>, tap: Option<Box<dyn BodyTap>> },
     }
+}
+
+/// Sees the data of a body that others read: [`MessageBody::tapped`].
+///
+/// A tap that is dropped before its [`end`](Self::end) saw a body that broke off, or that nobody read to its end.
+pub trait BodyTap: Send + Sync {
+    /// A data frame is handed on.
+    fn data(&mut self, data: &Bytes);
+
+    /// All data was handed on.
+    fn end(self: Box<Self>);
 }
 
 impl<B> MessageBody<B> {
@@ -51,6 +64,16 @@ impl<B> MessageBody<B> {
         let data = (!data.is_empty()).then_some(data);
         Self {
             kind: Kind::Whole { data, trailers },
+        }
+    }
+
+    /// Passes `body` on as it is and as it comes, and shows its data to `tap`.
+    pub fn tapped(body: B, tap: Box<dyn BodyTap>) -> Self {
+        Self {
+            kind: Kind::Tapped {
+                body: Box::pin(body),
+                tap: Some(tap),
+            },
         }
     }
 
@@ -86,6 +109,21 @@ impl<B: Body<Data = Bytes>> Body for MessageBody<B> {
                 (Some(data), _) => Some(Ok(Frame::data(data))),
                 (None, trailers) => trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))),
             }),
+            KindProj::Tapped { body, tap } => {
+                let frame = ready!(body.as_mut().poll_frame(cx));
+                if let (Some(tap), Some(Ok(frame))) = (tap.as_mut(), &frame)
+                    && let Some(data) = frame.data_ref()
+                {
+                    tap.data(data);
+                }
+                match &frame {
+                    // Who knows that nothing follows asks for nothing.
+                    Some(Ok(_)) if !body.is_end_stream() => {}
+                    Some(Ok(_)) | None => tap.take().into_iter().for_each(BodyTap::end),
+                    Some(Err(_)) => *tap = None,
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
@@ -93,6 +131,7 @@ impl<B: Body<Data = Bytes>> Body for MessageBody<B> {
         match &self.kind {
             Kind::Streaming { body } => body.is_end_stream(),
             Kind::Whole { data, trailers } => data.is_none() && trailers.is_none(),
+            Kind::Tapped { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -102,6 +141,7 @@ impl<B: Body<Data = Bytes>> Body for MessageBody<B> {
             Kind::Whole { data, .. } => {
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
             }
+            Kind::Tapped { body, .. } => body.size_hint(),
         }
     }
 }
@@ -110,6 +150,7 @@ impl<B> fmt::Debug for MessageBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Streaming { .. } => f.write_str("MessageBody(streaming)"),
+            Kind::Tapped { .. } => f.write_str("MessageBody(tapped)"),
             Kind::Whole { data, .. } => {
                 write!(f, "MessageBody({} bytes)", data.as_ref().map_or(0, Bytes::len))
             }
@@ -119,9 +160,106 @@ impl<B> fmt::Debug for MessageBody<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::VecDeque,
+        sync::{Arc, Mutex},
+    };
+
     use http_body_util::{BodyExt, Empty};
 
     use super::*;
+
+    /// What a tap saw: text, and a full stop for the end.
+    struct Seen(Arc<Mutex<String>>);
+
+    impl BodyTap for Seen {
+        fn data(&mut self, data: &Bytes) {
+            let text = std::str::from_utf8(data).expect("text");
+            self.0.lock().expect("no panic").push_str(text);
+        }
+
+        fn end(self: Box<Self>) {
+            self.0.lock().expect("no panic").push('.');
+        }
+    }
+
+    /// Frames, an error in the place of one that is empty; knows when nothing follows if it is `Sized`.
+    struct Frames {
+        left: VecDeque<&'static str>,
+        knows: bool,
+    }
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            Poll::Ready(self.left.pop_front().map(|text| match text {
+                "" => Err("broken"),
+                "trailers" => Ok(Frame::trailers(HeaderMap::new())),
+                text => Ok(Frame::data(Bytes::from_static(text.as_bytes()))),
+            }))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.knows && self.left.is_empty()
+        }
+    }
+
+    /// What is handed on of these frames in so many polls, and what the tap saw.
+    async fn tapped(frames: &[&'static str], knows: bool, polls: usize) -> (String, String) {
+        let seen = Arc::<Mutex<String>>::default();
+        let body = Frames {
+            left: frames.iter().copied().collect(),
+            knows,
+        };
+        let mut body = MessageBody::tapped(body, Box::new(Seen(Arc::clone(&seen))));
+        let mut handed = String::new();
+        for _ in 0..polls {
+            match body.frame().await {
+                Some(Ok(frame)) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    handed.push_str(std::str::from_utf8(&data).expect("text"));
+                }
+                Some(Err(error)) => handed.push_str(error),
+                None => handed.push('.'),
+            }
+        }
+        assert_eq!(body.is_end_stream(), knows && polls >= frames.len());
+        drop(body);
+        let seen = seen.lock().expect("no panic").clone();
+        (handed, seen)
+    }
+
+    #[tokio::test]
+    async fn a_tap_sees_what_is_handed_on_and_its_end_once() {
+        for (frames, knows, polls, handed, seen) in [
+            (&["ab", "c"][..], false, 4, "abc..", "abc."),
+            (&["ab", "c"], true, 2, "abc", "abc."),
+            (&["ab", "c"], true, 4, "abc..", "abc."),
+            (&["ab", "trailers"], false, 3, "ab.", "ab."),
+            (&["ab", "trailers"], true, 2, "ab", "ab."),
+            (&["ab", "c"], false, 2, "abc", "abc"),
+            (&["ab", "", "c"], false, 4, "abbrokenc.", "ab"),
+            (&[], false, 1, ".", "."),
+        ] {
+            let expected = (handed.to_owned(), seen.to_owned());
+            assert_eq!(tapped(frames, knows, polls).await, expected, "{frames:?} {polls}");
+        }
+    }
+
+    #[test]
+    fn a_tap_makes_no_body_larger() {
+        let whole = size_of::<(Option<Bytes>, Option<Box<HeaderMap>>)>();
+        assert_eq!(
+            size_of::<MessageBody<Empty<Bytes>>>(),
+            whole + 8,
+            "and what kind it is"
+        );
+    }
 
     #[tokio::test]
     async fn a_whole_body_is_one_frame_and_its_trailers() {

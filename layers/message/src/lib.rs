@@ -38,7 +38,7 @@ mod tenant;
 mod trace;
 
 pub use self::{
-    body::MessageBody,
+    body::{BodyTap, MessageBody},
     claims::Claims,
     code::Code,
     collect::{BodyBroken, BodyTimeout, Collect, CollectError, Collected, collect},

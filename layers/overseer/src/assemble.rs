@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    abi::arqon_host_v1::visible,
+    abi::arqon_host_v1::{Role, visible},
     chain::{Policy, Snapshot},
     conditions::EngineLimits,
     config::{Fuel, OverseerConfig, Parsed},
@@ -96,7 +96,7 @@ pub(crate) fn loader(mut parsed: Parsed) -> Result<(Loader, Parsed), BuildError>
 pub(crate) fn read_and_load(loader: &Loader, spec: &PolicySpec) -> (LoadReport, Option<Loaded>) {
     let source = spec.source.name();
     match spec.source.read() {
-        Ok(bytes) => loader.load(spec, &source, &bytes),
+        Ok(bytes) => loader.load(spec, Role::Active, &source, &bytes),
         Err(error) => {
             let mut report = LoadReport::new(&spec.guest.name, &source);
             let path = visible(source.as_bytes(), 4_096);

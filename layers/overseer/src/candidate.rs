@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::{
@@ -46,9 +47,9 @@ pub struct Divergence {
 pub(crate) enum Compared {
     Same,
     Differs,
-    /// The candidate looks at bodies, and this one was not collected.
+    /// The candidate looks at bodies, and this one was too long, or was not read to its end.
     NotAsked,
-    /// As many as may be were being tried.
+    /// As many as may be were being tried, or held as many bytes as may be.
     Skipped,
 }
 
@@ -106,28 +107,35 @@ impl Candidate {
         }
     }
 
-    /// A trial on what the active module is about to see, if there is room for one.
+    /// A trial on what the active module is about to see, if there is room for one. If it looks at a body that no policy
+    /// collects, it waits for that: at most `body_bytes`, if its length is known.
     pub(crate) fn before(
         self: &Arc<Self>,
         trials: &Trials,
         shard: usize,
         phase: Phase,
         exchange: &Lent,
+        body_bytes: Option<usize>,
     ) -> Option<Box<Trial>> {
-        if phase == Phase::Request && self.loaded.plan.needs_body && exchange.body.is_none() {
-            self.counted(Compared::NotAsked);
-            return None;
-        }
-        let Some(room) = trials.room(shard) else {
+        let missing = phase == Phase::Request && self.loaded.plan.needs_body && exchange.body.is_none();
+        let to_come = match body_bytes {
+            _ if !missing => 0,
+            Some(bytes) => bytes,
+            None => {
+                self.counted(Compared::NotAsked);
+                return None;
+            }
+        };
+        let Some(room) = trials.room(shard, exchange.bytes() + to_come) else {
             self.counted(Compared::Skipped);
             return None;
         };
-        Some(Box::new(Trial::new(
-            Arc::clone(self),
-            room,
-            phase,
-            exchange.clone(),
-        )))
+        let mut twin = exchange.clone();
+        if missing && to_come == 0 {
+            twin.body = Some(Bytes::new());
+        }
+        let awaits = twin.body.is_none() && missing;
+        Some(Box::new(Trial::new(Arc::clone(self), room, phase, twin, awaits)))
     }
 
     pub(crate) fn counted(&self, compared: Compared) {

@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use http_body::Body;
 
 use crate::{
-    abi::arqon_host_v1::Phase,
+    abi::arqon_host_v1::{Phase, Role},
     candidate::Candidate,
     event::{Event, OnEvent},
     exchange::{Exchange, Lent},
@@ -15,6 +15,7 @@ use crate::{
     recorder::Recorder,
     report::LoadReport,
     spec::PolicySpec,
+    tap::Awaiting,
     trial::Trial,
     verdict::{Cause, Verdict},
     verify::{Loaded, Loader},
@@ -57,12 +58,13 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// The policies that look at a request, and whether its body is known to be within the cap.
+/// The policies that look at a request, and how long its body may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Matching {
     /// A bit each, in the order of the chain.
     policies: u64,
-    fits: bool,
+    /// What it is at most, if that is known to be within the cap.
+    body_bytes: Option<usize>,
 }
 
 impl Matching {
@@ -91,12 +93,6 @@ impl Policy {
 
     fn needs_body(&self) -> bool {
         self.loaded.as_ref().is_some_and(|loaded| loaded.plan.needs_body)
-    }
-
-    fn candidate_needs_body(&self) -> bool {
-        self.candidate
-            .as_ref()
-            .is_some_and(|candidate| candidate.loaded.plan.needs_body)
     }
 
     /// Whether only the candidate looks at this phase.
@@ -181,17 +177,19 @@ impl Snapshot {
     /// watching never refuses anything.
     #[inline]
     pub(crate) fn matching<B: Body>(&self, request: &Request<B>) -> Matching {
-        let fits = request
-            .body()
-            .size_hint()
-            .upper()
-            .is_some_and(|upper| upper <= self.body_bytes_max as u64);
-        let mut matching = Matching { policies: 0, fits };
+        let upper = request.body().size_hint().upper();
+        let body_bytes = upper
+            .and_then(|upper| usize::try_from(upper).ok())
+            .filter(|upper| *upper <= self.body_bytes_max);
+        let mut matching = Matching {
+            policies: 0,
+            body_bytes,
+        };
         for (at, policy) in self.policies.iter().enumerate() {
             if !policy.spec.scope.covers(request) {
                 continue;
             }
-            if policy.spec.monitor && !fits && policy.needs_body() {
+            if policy.spec.monitor && body_bytes.is_none() && policy.needs_body() {
                 let detail = "the body may be over max_body_bytes, and the policy only monitors";
                 drop(policy.fail(Cause::Body, detail, &self.on_event));
                 continue;
@@ -208,10 +206,9 @@ impl Snapshot {
             .filter_map(move |(at, policy)| matching.has(at).then_some(policy))
     }
 
+    /// Whether a policy's module needs the body. For a candidate nobody waits: it is asked when the body was handed on.
     pub(crate) fn needs_body(&self, matching: Matching) -> bool {
-        // For a candidate no body is refused that would have passed without it.
-        self.of(matching)
-            .any(|policy| policy.needs_body() || (matching.fits && policy.candidate_needs_body()))
+        self.of(matching).any(|policy| policy.needs_body())
     }
 
     pub(crate) fn sees_responses(&self, matching: Matching) -> bool {
@@ -245,12 +242,12 @@ impl Snapshot {
         for policy in self.of(matching) {
             if !policy.has(phase) {
                 if policy.candidate.is_some() {
-                    self.only_try(policy, phase, &exchange);
+                    self.only_try(policy, matching, phase, &mut exchange);
                 }
                 continue;
             }
             let verdict;
-            (exchange, verdict) = self.consult(policy, phase, exchange);
+            (exchange, verdict) = self.consult(policy, matching, phase, exchange);
             if let Err(rejection) = verdict {
                 return (exchange, Err(rejection));
             }
@@ -258,9 +255,15 @@ impl Snapshot {
         (exchange, Ok(()))
     }
 
-    fn consult(&self, policy: &Policy, phase: Phase, exchange: Lent) -> (Lent, Result<(), Rejection>) {
+    fn consult(
+        &self,
+        policy: &Policy,
+        matching: Matching,
+        phase: Phase,
+        mut exchange: Lent,
+    ) -> (Lent, Result<(), Rejection>) {
         let Some(loaded) = &policy.loaded else {
-            self.try_instead(policy, phase, &exchange);
+            self.try_instead(policy, matching, phase, &mut exchange);
             return (
                 exchange,
                 policy
@@ -272,13 +275,13 @@ impl Snapshot {
         let trial = policy
             .candidate
             .as_ref()
-            .and_then(|candidate| self.trial(candidate, phase, &exchange));
+            .and_then(|candidate| self.trial(candidate, matching, phase, &exchange));
         let recorder = self.recorder.as_deref().filter(|_| phase == Phase::Request);
         let record = recorder.and_then(|recorder| Some((recorder, recorder.before(&exchange)?)));
         let begun = policy.metrics.now();
         let (call, exchange, used) =
             self.loader
-                .call_and_keep(policy.spec.budget, loaded, phase, Some(exchange));
+                .call_and_keep(policy.spec.budget, loaded, phase, Role::Active, Some(exchange));
         let mut exchange = exchange.expect("a call hands the exchange back");
         let ran = Ran {
             begun,
@@ -291,13 +294,13 @@ impl Snapshot {
             policy.metrics.ran(&ran);
         }
         if call.logs_dropped > 0 {
-            policy.metrics.log_lines_dropped(call.logs_dropped);
+            policy.metrics.log_lines_dropped(Role::Active, call.logs_dropped);
         }
         if let Some((recorder, seen)) = record {
             recorder.after(seen, &policy.spec, loaded, &call);
         }
         if let Some(trial) = trial {
-            self.hand_over(trial, &call.verdict, &exchange);
+            self.hand_over(trial, matching, &call.verdict, &mut exchange);
         }
         if let Some(mark) = mark {
             exchange.restore(mark);
@@ -332,43 +335,61 @@ impl Snapshot {
 
     /// What the candidate is to be tried on, if there is room to try it.
     #[cold]
-    fn trial(&self, candidate: &Arc<Candidate>, phase: Phase, exchange: &Lent) -> Option<Box<Trial>> {
-        candidate.before(&self.loader.trials, self.loader.engine.shard(), phase, exchange)
+    fn trial(
+        &self,
+        candidate: &Arc<Candidate>,
+        matching: Matching,
+        phase: Phase,
+        exchange: &Lent,
+    ) -> Option<Box<Trial>> {
+        let (trials, shard) = (&self.loader.trials, self.loader.engine.shard());
+        candidate.before(trials, shard, phase, exchange, matching.body_bytes)
     }
 
-    /// Has the candidate tried, now that it is known what the active module said and left.
+    /// Has the candidate tried, now that it is known what the active module said and left, or once the body was handed on.
     #[cold]
-    fn hand_over(&self, trial: Box<Trial>, verdict: &Verdict, exchange: &Exchange) {
-        self.loader.trials.send(trial.after(verdict, exchange));
+    fn hand_over(&self, trial: Box<Trial>, matching: Matching, verdict: &Verdict, exchange: &mut Exchange) {
+        let trials = &self.loader.trials;
+        match trial.after(verdict, exchange) {
+            Some(trial) if trial.awaits_body() => {
+                let bytes_max = matching.body_bytes.unwrap_or(0);
+                let awaiting = exchange
+                    .awaiting
+                    .get_or_insert_with(|| Box::new(Awaiting::new(trials, bytes_max)));
+                awaiting.push(*trial);
+            }
+            Some(trial) => trials.send(trial),
+            None => {}
+        }
     }
 
     /// Has the candidate of a policy that is not loaded tried: this is when one most wants to know.
     #[cold]
-    fn try_instead(&self, policy: &Policy, phase: Phase, exchange: &Lent) {
+    fn try_instead(&self, policy: &Policy, matching: Matching, phase: Phase, exchange: &mut Lent) {
         if let Some(candidate) = &policy.candidate
-            && let Some(trial) = self.trial(candidate, phase, exchange)
+            && let Some(trial) = self.trial(candidate, matching, phase, exchange)
         {
             let missing = Verdict::Fail(Cause::Load, String::new());
-            self.hand_over(trial, &missing, exchange);
+            self.hand_over(trial, matching, &missing, exchange);
         }
     }
 
     /// Has the candidate tried on what its active module does not look at.
     #[cold]
-    fn only_try(&self, policy: &Policy, phase: Phase, exchange: &Lent) {
+    fn only_try(&self, policy: &Policy, matching: Matching, phase: Phase, exchange: &mut Lent) {
         if policy.only_tries(phase)
             && let Some(candidate) = &policy.candidate
-            && let Some(trial) = self.trial(candidate, phase, exchange)
+            && let Some(trial) = self.trial(candidate, matching, phase, exchange)
         {
-            self.hand_over(trial, &Verdict::Allow, exchange);
+            self.hand_over(trial, matching, &Verdict::Allow, exchange);
         }
     }
 
     /// Has the candidates tried on a response that no policy looks at.
     #[cold]
-    pub(crate) fn only_try_response(&self, matching: Matching, exchange: &Lent) {
+    pub(crate) fn only_try_response(&self, matching: Matching, exchange: &mut Lent) {
         for policy in self.of(matching) {
-            self.only_try(policy, Phase::Response, exchange);
+            self.only_try(policy, matching, Phase::Response, exchange);
         }
     }
 

@@ -41,6 +41,11 @@ impl Edits {
         self.0.push(edit);
     }
 
+    /// Bytes of all names and values.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(Edit::bytes).sum()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -61,7 +61,7 @@ struct Inner {
     cleared: Box<[wasmtime::Engine]>,
     scanned: OnceLock<Box<[wasmtime::Engine]>>,
     settings: Settings,
-    scans: bool,
+    scan: Scan,
     cache: Option<ModuleCache>,
     compiler: Compiler,
     gate: Arc<Gate>,
@@ -83,7 +83,7 @@ impl Engine {
             inner: Arc::new(Inner {
                 cleared,
                 scanned: OnceLock::new(),
-                scans: settings.pagemap_scan && pagemap::unswappable(),
+                scan: Scan::new(settings.pagemap_scan, pagemap::unswappable),
                 settings,
                 cache,
                 compiler: Compiler::default(),
@@ -93,13 +93,18 @@ impl Engine {
         })
     }
 
-    /// How the memory of a module is reset that starts with so many pages.
+    /// How the memory of a module is reset that starts with so many pages. Looks whether this process can be swapped by now.
     pub(crate) fn reset(&self, pages: u64) -> Reset {
-        if self.inner.scans && pages > settings::PAGES_CLEARED {
+        if pages > settings::PAGES_CLEARED && self.inner.scan.allowed() {
             Reset::Scanned
         } else {
             Reset::Cleared
         }
+    }
+
+    /// Whether this process can be swapped although memories are reset by a scan: it could not when they were made.
+    pub(crate) fn scans_in_vain(&self) -> bool {
+        self.inner.scanned.get().is_some() && !self.inner.scan.allowed()
     }
 
     /// The pools of this kind, one per shard; reserves them when they are asked for first.
@@ -159,6 +164,24 @@ impl Engine {
     /// When the loops cannot be compiled or run.
     pub(crate) fn fuel_per_ms(&self) -> Result<u64, EngineError> {
         budget::calibrate(&self.inner.cleared[0]).map_err(EngineError::calibration)
+    }
+}
+
+/// Whether memories may be reset by the page-map scan.
+#[derive(Debug)]
+struct Scan {
+    wanted: bool,
+    unswappable: fn() -> bool,
+}
+
+impl Scan {
+    const fn new(wanted: bool, unswappable: fn() -> bool) -> Self {
+        Self { wanted, unswappable }
+    }
+
+    /// Whether it may now: swap may come and go.
+    fn allowed(&self) -> bool {
+        self.wanted && (self.unswappable)()
     }
 }
 

@@ -33,6 +33,13 @@ pub enum Event {
         /// SHA-256 of the candidate's file.
         sha256: String,
     },
+    /// A candidate was taken away; the policy goes on with the module it has.
+    CandidateDropped {
+        /// The policy.
+        name: String,
+        /// SHA-256 of the candidate's file.
+        sha256: String,
+    },
     /// The chain was replaced by that of a new configuration.
     Reconfigured {
         /// The policies, in order.

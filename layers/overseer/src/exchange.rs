@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, header::MaxSizeReached, request, response};
 use serde::{Deserialize, Serialize};
 
-use crate::edit::{self, Edits};
+use crate::{
+    edit::{self, Edits},
+    tap::Awaiting,
+};
 
 /// What the policies of a chain see and amend. It moves into each store in turn and out again, so nothing is copied.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +30,8 @@ pub(crate) struct Exchange {
     pub(crate) logs: Option<Vec<LogLine>>,
     /// What of the request is masked, where it is a record.
     pub(crate) masked: Option<Box<Masked>>,
+    /// Trials that begin when the body was handed on; a copy has none.
+    pub(crate) awaiting: Option<Box<Awaiting>>,
 }
 
 /// Names of what a record does not tell (headers in lower case, `:query`), and those that a guest was given all the same.
@@ -78,6 +83,23 @@ impl Exchange {
         self.rewritten = mark.rewritten;
     }
 
+    /// Bytes that a copy of this holds: headers, path and query, body, edits. What copies share (claims) is not in it.
+    pub(crate) fn bytes(&self) -> usize {
+        let headers = |headers: &HeaderMap| -> usize {
+            let each = headers
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len());
+            each.sum()
+        };
+        let request = self.request();
+        let uri = request.uri.path_and_query().map_or(0, |text| text.as_str().len());
+        let response = self.response.as_ref();
+        uri + headers(&request.headers)
+            + response.map_or(0, |response| headers(&response.headers))
+            + self.body.as_ref().map_or(0, Bytes::len)
+            + self.edits.bytes()
+    }
+
     /// The headers that are being looked at.
     pub(crate) fn headers(&self) -> &HeaderMap {
         self.response
@@ -124,6 +146,7 @@ impl Lent {
         self.response = None;
         self.logs = None;
         self.masked = None;
+        self.awaiting = None;
         self.rewritten = false;
         self.edits.truncate(0);
         let _kept = SPARE.try_with(|spare| {

@@ -268,7 +268,10 @@ pub(crate) fn onward<B>(mut exchange: Lent, payload: Payload<B>) -> Request<Mess
         None
     };
     let body = match (payload, rewritten) {
-        (Payload::Streaming(body), None) => MessageBody::streaming(body),
+        (Payload::Streaming(body), None) => match exchange.awaiting.take() {
+            None => MessageBody::streaming(body),
+            Some(awaiting) => MessageBody::tapped(body, awaiting),
+        },
         (Payload::Streaming(_), Some(rewritten)) => MessageBody::whole(rewritten, None),
         (Payload::Collected(collected), None) => MessageBody::whole(collected.0, collected.1),
         (Payload::Collected(collected), Some(rewritten)) => {
@@ -319,7 +322,7 @@ impl After {
     fn only_tries<R>(self: Box<Self>, response: Response<R>) -> Response<MessageBody<R>> {
         let (parts, body) = response.into_parts();
         let mut exchange = Lent::response(self.request, parts);
-        self.snapshot.only_try_response(self.matching, &exchange);
+        self.snapshot.only_try_response(self.matching, &mut exchange);
         let parts = exchange.response.take().expect("a response's exchange holds one");
         Response::from_parts(*parts, MessageBody::streaming(body))
     }

@@ -72,8 +72,9 @@ impl OverseerHandle {
 
     /// Tries another module on what the policy's active one sees. It runs on a thread of its own, on a copy, so no request
     /// waits for it; its verdicts are counted and compared a moment later, never enforced. While too many requests of a
-    /// shard wait for that, others are skipped, and counted as such. One that looks at bodies has them collected before
-    /// the handler is called, where their length is known to be within `max_body_bytes`.
+    /// shard wait for that, or hold too many bytes, others are skipped, and counted as such. One that looks at bodies that
+    /// no policy looks at is asked when the handler has read the body, of a known length within `max_body_bytes`, to its end;
+    /// else it is not asked, which is counted too.
     ///
     /// # Errors
     ///
@@ -102,12 +103,14 @@ impl OverseerHandle {
     pub fn promote(&self, name: &str) -> Result<(), HandleError> {
         self.swap(name, "candidate", |policy| {
             let candidate = Arc::clone(&policy.candidate.as_ref()?.loaded);
-            Some(Policy {
+            let sha256 = candidate.sha256.clone();
+            let next = Policy {
                 loaded: Some(candidate),
                 candidate: None,
                 former: policy.loaded.clone(),
                 ..copy(policy)
-            })
+            };
+            Some((next, reloaded(name, sha256)))
         })
     }
 
@@ -118,18 +121,25 @@ impl OverseerHandle {
     /// No such policy, or nothing to go back to.
     pub fn rollback(&self, name: &str) -> Result<(), HandleError> {
         self.swap(name, "candidate and no former module", |policy| {
-            if policy.candidate.is_some() {
-                return Some(Policy {
+            if let Some(candidate) = &policy.candidate {
+                let dropped = Event::CandidateDropped {
+                    name: name.to_owned(),
+                    sha256: candidate.loaded.sha256.clone(),
+                };
+                let next = Policy {
                     candidate: None,
                     ..copy(policy)
-                });
+                };
+                return Some((next, dropped));
             }
             let former = policy.former.clone()?;
-            Some(Policy {
+            let sha256 = former.sha256.clone();
+            let next = Policy {
                 loaded: Some(former),
                 former: policy.loaded.clone(),
                 ..copy(policy)
-            })
+            };
+            Some((next, reloaded(name, sha256)))
         })
     }
 
@@ -174,26 +184,25 @@ impl OverseerHandle {
         &self,
         name: &str,
         what: &'static str,
-        swap: impl FnOnce(&Policy) -> Option<Policy>,
+        swap: impl FnOnce(&Policy) -> Option<(Policy, Event)>,
     ) -> Result<(), HandleError> {
-        let sha256 = self.shared.change(|snapshot| {
+        let event = self.shared.change(|snapshot| {
             let (snapshot, at) = find(snapshot, name)?;
-            let next = swap(&snapshot.policies[at]).ok_or_else(|| HandleError::Nothing {
+            let (next, event) = swap(&snapshot.policies[at]).ok_or_else(|| HandleError::Nothing {
                 name: name.to_owned(),
                 what,
             })?;
-            let sha256 = next
-                .loaded
-                .as_ref()
-                .map(|loaded| loaded.sha256.clone())
-                .unwrap_or_default();
-            Ok::<_, HandleError>((Some(with(snapshot, at, next)), sha256))
+            Ok::<_, HandleError>((Some(with(snapshot, at, next)), event))
         })?;
-        self.shared.tell(Event::PolicyReloaded {
-            name: name.to_owned(),
-            sha256,
-        });
+        self.shared.tell(event);
         Ok(())
+    }
+}
+
+fn reloaded(name: &str, sha256: String) -> Event {
+    Event::PolicyReloaded {
+        name: name.to_owned(),
+        sha256,
     }
 }
 
@@ -251,3 +260,6 @@ fn reconfigure(shared: &Shared, config: &OverseerConfig) -> Result<(), HandleErr
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod abi;
+mod allowance;
 mod assemble;
 mod candidate;
 mod chain;
@@ -104,6 +105,7 @@ mod shared;
 mod spec;
 mod standby;
 mod status;
+mod tap;
 mod trial;
 mod verdict;
 mod verify;

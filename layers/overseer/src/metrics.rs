@@ -9,6 +9,7 @@ use metrics::{Counter, Gauge, Histogram};
 use quanta::Clock;
 
 use crate::{
+    abi::arqon_host_v1::Role,
     candidate::{COMPARED, Compared},
     standby::Popped,
     status::{FuelBucket, FuelStatus},
@@ -70,7 +71,8 @@ pub(crate) struct PolicyMetrics {
     fuel_buckets: [AtomicU64; FUEL_BUCKETS.len() + 1],
     decisions: [Counter; 5],
     failures: [Counter; 8],
-    log_lines_dropped: Counter,
+    /// By [`Role`].
+    log_lines_dropped: [Counter; 2],
     /// By [`COMPARED`].
     compared: [Counter; COMPARED.len()],
     candidate_seconds: Histogram,
@@ -98,9 +100,10 @@ impl PolicyMetrics {
             failures: Cause::ALL.map(|cause| {
                 metrics::counter!("shield_overseer_failures_total", "module" => module.clone(), "cause" => cause.as_str())
             }),
-            log_lines_dropped: metrics::counter!(
-                "shield_overseer_log_lines_dropped_total", "module" => module.clone()
-            ),
+            log_lines_dropped: [
+                metrics::counter!("shield_overseer_log_lines_dropped_total", "module" => module.clone()),
+                metrics::counter!("shield_overseer_candidate_log_lines_dropped_total", "module" => module.clone()),
+            ],
             compared: COMPARED.map(|verdict| {
                 metrics::counter!("shield_overseer_candidate_total", "module" => module.clone(), "verdict" => verdict)
             }),
@@ -120,8 +123,8 @@ impl PolicyMetrics {
             told: Default::default(),
         };
         this.fuel.increment(0);
-        this.log_lines_dropped.increment(0);
         let counters = this.decisions.iter().chain(&this.failures).chain(&this.reloads);
+        let counters = counters.chain(&this.log_lines_dropped);
         for counter in counters.chain(&this.compared).chain(&this.candidate_failures) {
             counter.increment(0);
         }
@@ -180,8 +183,9 @@ impl PolicyMetrics {
         self.told[cause.index()].swap(second, Ordering::Relaxed) != second
     }
 
-    pub(crate) fn log_lines_dropped(&self, lines: u32) {
-        self.log_lines_dropped.increment(u64::from(lines));
+    /// Lines over the limit of one call.
+    pub(crate) fn log_lines_dropped(&self, role: Role, lines: u32) {
+        self.log_lines_dropped[role as usize].increment(u64::from(lines));
     }
 
     /// A module was loaded for this policy while requests run, or refused.
@@ -238,6 +242,10 @@ fn describe() {
         (
             "shield_overseer_log_lines_dropped_total",
             "lines over log_lines_max that a policy wanted to log",
+        ),
+        (
+            "shield_overseer_candidate_log_lines_dropped_total",
+            "lines over log_lines_max that a policy's candidate wanted to log",
         ),
         (
             "shield_overseer_candidate_total",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
+    abi::arqon_host_v1::Role,
     assemble::read_and_load,
     candidate::Candidate,
     chain::{Policy, Snapshot},
@@ -70,11 +71,14 @@ fn load_and_place(
     let snapshot = shared.snapshot();
     let (snapshot, at) = find(snapshot.as_ref(), name)?;
     let policy = &snapshot.policies[at];
+    let role = match place {
+        Place::Active => Role::Active,
+        Place::Candidate => Role::Candidate,
+    };
+    let load = |source: &str, module| snapshot.loader.load(&policy.spec, role, source, module);
     let (report, loaded) = match origin {
-        Origin::Upload(module) => snapshot.loader.load(&policy.spec, "upload", module),
-        Origin::File(module) => snapshot
-            .loader
-            .load(&policy.spec, &policy.spec.source.name(), module),
+        Origin::Upload(module) => load("upload", module),
+        Origin::File(module) => load(&policy.spec.source.name(), module),
         Origin::Path => read_and_load(&snapshot.loader, &policy.spec),
     };
     policy.metrics.reloaded(loaded.is_some());

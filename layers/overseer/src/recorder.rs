@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     abi::arqon_host_v1::Guest,
+    allowance::{Allowance, Share},
     conditions::{Conditions, EngineLimits},
     exchange::Lent,
     record::RecordedRequest,
@@ -33,6 +34,8 @@ use crate::{
 
 /// Records that may wait to be written.
 const QUEUE_MAX: usize = 256;
+/// Bytes that they hold: headers and, where they are recorded, bodies.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
 
 /// A line of `platform.overseer.record.path`: one request as one policy saw it, and what the policy said.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +91,7 @@ pub(crate) struct Recorder {
     limits: EngineLimits,
     left: AtomicUsize,
     queue: Option<SyncSender<Note>>,
+    waiting: Allowance,
     thread: Option<JoinHandle<()>>,
     dropped: Dropped,
 }
@@ -113,6 +117,8 @@ struct Note {
     status: Option<u16>,
     cause: Option<&'static str>,
     fuel: u64,
+    /// Given back when it is written.
+    share: Share,
 }
 
 impl Recorder {
@@ -131,6 +137,7 @@ impl Recorder {
             settings,
             limits,
             queue: Some(queue),
+            waiting: Allowance::new(QUEUE_BYTES_MAX),
             thread: Some(thread),
             dropped,
         })
@@ -161,6 +168,10 @@ impl Recorder {
             Ok(_) => {}
             Err(_) => return,
         }
+        let Some(share) = self.waiting.take(exchange.bytes()) else {
+            self.dropped.0.increment(1);
+            return;
+        };
         let (verdict, status, cause) = match &call.verdict {
             Verdict::Allow => ("allow", None, None),
             Verdict::Deny(denial) => ("reject", Some(denial.status), Some("denied")),
@@ -181,6 +192,7 @@ impl Recorder {
             status,
             cause,
             fuel: call.fuel,
+            share,
         };
         let queue = self.queue.as_ref();
         if queue.is_none_or(|queue| queue.try_send(note).is_err()) {
@@ -213,9 +225,11 @@ fn write(settings: &RecordSettings, file: File, notes: &Receiver<Note>) {
         // What waits is written in one go.
         let rest = std::iter::from_fn(|| notes.try_recv().ok());
         for note in std::iter::once(note).chain(rest.take(QUEUE_MAX)) {
-            let written = serde_json::to_string(&note.recording(settings))
+            let (recording, share) = note.recording(settings);
+            let written = serde_json::to_string(&recording)
                 .map_err(io::Error::from)
                 .and_then(|line| writeln!(file, "{line}"));
+            drop(share);
             if let Err(error) = written {
                 tracing::warn!(component = "overseer", %error, msg = "a record was not written");
             }
@@ -227,14 +241,14 @@ fn write(settings: &RecordSettings, file: File, notes: &Receiver<Note>) {
 }
 
 impl Note {
-    fn recording(self, settings: &RecordSettings) -> Recording {
+    fn recording(self, settings: &RecordSettings) -> (Recording, Share) {
         let mut exchange = self.exchange;
         let body = exchange.body.take().unwrap_or_default();
         // Without the body, so that headers that tell of it stay as the policy saw them.
         // A map that takes no more headers was refused live too.
         let _full = exchange.amend_request();
         let parts = exchange.request();
-        Recording {
+        let recording = Recording {
             policy: self.guest.name.to_string(),
             sha256: self.sha256,
             complete: settings.bodies || !self.needs_body,
@@ -244,6 +258,7 @@ impl Note {
             fuel: self.fuel,
             conditions: Some(Conditions::new(&self.guest, self.fuel_limit, self.limits)),
             request: RecordedRequest::record(parts, &body, &settings.masked),
-        }
+        };
+        (recording, self.share)
     }
 }

@@ -13,7 +13,7 @@ use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    abi::arqon_host_v1::Phase,
+    abi::arqon_host_v1::{Phase, Role},
     assemble::{self, read_and_load},
     config::{OverseerConfig, PolicyConfig},
     edit::Edit,
@@ -261,9 +261,13 @@ impl PolicyEngine {
             return (outcome(Verdict::Allow, exchange, 0), None);
         }
         let budget = policy.spec.budget;
-        let (call, exchange) = self
-            .loader
-            .call(budget, &policy.loaded, Phase::Request, Some(exchange));
+        let (call, exchange) = self.loader.call(
+            budget,
+            &policy.loaded,
+            Phase::Request,
+            Role::Active,
+            Some(exchange),
+        );
         let mut exchange = exchange.expect("a call hands the exchange back");
         let masked = exchange.masked.take();
         (outcome(call.verdict, exchange, call.fuel), masked)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    abi::arqon_host_v1::{Phase, State},
+    abi::arqon_host_v1::{Phase, Role, State},
     engine::{Budget, Engine, Limiter, Ready, classify},
     error::chain,
     exchange::Lent,
@@ -29,11 +29,12 @@ pub(crate) fn instantiate(
     shard: usize,
     loaded: &Loaded,
     phase: Phase,
+    role: Role,
     budget: Budget,
 ) -> Result<Ready<State>, Verdict> {
     let settings = engine.settings();
     let limiter = Limiter::new(settings.memory_bytes_max, settings.table_elements_max);
-    let state = State::new(Arc::clone(&loaded.guest), limiter);
+    let state = State::new(Arc::clone(&loaded.guest), role, limiter);
     loaded
         .compiled
         .instantiate(shard, phase.entry(), state, budget)

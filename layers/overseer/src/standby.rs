@@ -23,7 +23,7 @@ use std::{
 use self::queue::lock;
 pub(crate) use self::queue::{Popped, Standby};
 use crate::{
-    abi::arqon_host_v1::{Phase, State},
+    abi::arqon_host_v1::{Phase, Role, State},
     engine::{Budget, Engine, Ready},
     metrics::{Ran, StandbyMetrics},
     run,
@@ -364,7 +364,8 @@ impl Shop {
             if self.keeper.stop.load(Ordering::Acquire) {
                 return false;
             }
-            match run::instantiate(&self.engine, self.shard, module, Phase::Request, budget) {
+            let phase = Phase::Request;
+            match run::instantiate(&self.engine, self.shard, module, phase, Role::Active, budget) {
                 Ok(ready) => module.standby.push(self.shard, self.target, ready),
                 Err(_) => return false,
             }

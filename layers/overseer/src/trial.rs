@@ -17,7 +17,8 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    abi::arqon_host_v1::Phase,
+    abi::arqon_host_v1::{Phase, Role},
+    allowance::{Allowance, Share},
     candidate::{Candidate, Compared, Divergence, Said},
     edit::Edits,
     engine::Engine,
@@ -29,6 +30,8 @@ use crate::{
 /// Calls of the active modules of one shard that wait for their candidates or are being looked at by them. Each holds a
 /// copy of its headers, and its body.
 pub(crate) const TRIALS_MAX: usize = 32;
+/// Bytes that all of them hold: bodies, as long as they were announced, headers and what was rewritten.
+pub(crate) const TRIAL_BYTES_MAX: usize = 16 << 20;
 /// A trial that takes longer is followed by as long a rest: candidates that loop take at most half a core.
 const LONG: Duration = Duration::from_millis(1);
 
@@ -36,17 +39,21 @@ const LONG: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Trials {
     in_flight: Box<[Arc<AtomicUsize>]>,
+    bytes: Allowance,
     queue: OnceLock<SyncSender<Box<Trial>>>,
     stop: Arc<AtomicBool>,
 }
 
 /// Room for one trial, given back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Room(Arc<AtomicUsize>);
+pub(crate) struct Room {
+    in_flight: Arc<AtomicUsize>,
+    share: Share,
+}
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -54,6 +61,7 @@ impl Trials {
     pub(crate) fn new(shards: usize) -> Self {
         Self {
             in_flight: (0..shards).map(|_| Arc::default()).collect(),
+            bytes: Allowance::new(TRIAL_BYTES_MAX),
             queue: OnceLock::new(),
             stop: Arc::default(),
         }
@@ -78,27 +86,36 @@ impl Trials {
         Ok(())
     }
 
-    /// Room for a trial of a request of this shard, if there is any.
-    pub(crate) fn room(&self, shard: usize) -> Option<Room> {
+    /// Room for a trial of a request of this shard that holds so many bytes, if there is any.
+    pub(crate) fn room(&self, shard: usize, bytes: usize) -> Option<Room> {
+        let share = self.bytes.take(bytes)?;
         let in_flight = &self.in_flight[shard];
         in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
                 (count < TRIALS_MAX).then_some(count + 1)
             })
-            .ok()
-            .map(|_| Room(Arc::clone(in_flight)))
+            .ok()?;
+        Some(Room {
+            in_flight: Arc::clone(in_flight),
+            share,
+        })
     }
 
     /// Hands a trial over. There is a place in the queue for each that has room; one is skipped only if the thread is gone.
     pub(crate) fn send(&self, trial: Box<Trial>) {
-        let candidate = Arc::clone(&trial.candidate);
-        if self
-            .queue
-            .get()
-            .is_none_or(|queue| queue.try_send(trial).is_err())
-        {
-            candidate.counted(Compared::Skipped);
-        }
+        send(self.queue.get(), trial);
+    }
+
+    /// Where those go that come later than the request's own end.
+    pub(crate) fn queue(&self) -> Option<SyncSender<Box<Trial>>> {
+        self.queue.get().cloned()
+    }
+}
+
+pub(crate) fn send(queue: Option<&SyncSender<Box<Trial>>>, trial: Box<Trial>) {
+    let candidate = Arc::clone(&trial.candidate);
+    if queue.is_none_or(|queue| queue.try_send(trial).is_err()) {
+        candidate.counted(Compared::Skipped);
     }
 }
 
@@ -135,10 +152,12 @@ pub(crate) struct Trial {
     /// What the active module left.
     edits: Edits,
     body: Option<Bytes>,
+    /// Whether the body is still to come.
+    awaits: bool,
 }
 
 impl Trial {
-    pub(crate) fn new(candidate: Arc<Candidate>, room: Room, phase: Phase, twin: Lent) -> Self {
+    pub(crate) fn new(candidate: Arc<Candidate>, room: Room, phase: Phase, twin: Lent, awaits: bool) -> Self {
         Self {
             candidate,
             room,
@@ -147,15 +166,41 @@ impl Trial {
             active: Said::Allow,
             edits: Edits::default(),
             body: None,
+            awaits,
         }
     }
 
-    /// What the active module said and left.
-    pub(crate) fn after(mut self: Box<Self>, verdict: &Verdict, exchange: &Exchange) -> Box<Self> {
+    /// What the active module said and left. None if that is more than there is room for.
+    pub(crate) fn after(mut self: Box<Self>, verdict: &Verdict, exchange: &Exchange) -> Option<Box<Self>> {
+        let rewritten = exchange.body.as_ref().filter(|_| exchange.rewritten);
+        if !self
+            .room
+            .share
+            .more(exchange.edits.bytes() + rewritten.map_or(0, Bytes::len))
+        {
+            self.candidate.counted(Compared::Skipped);
+            return None;
+        }
         self.active = verdict.into();
         self.edits.clone_from(&exchange.edits);
-        self.body.clone_from(&exchange.body);
+        // One that looks at no bodies has none, and leaves it as it is.
+        self.body = exchange.body.clone().or_else(|| self.twin.body.clone());
+        Some(self)
+    }
+
+    pub(crate) const fn awaits_body(&self) -> bool {
+        self.awaits
+    }
+
+    /// The body came: both have seen it, the active module by leaving it alone.
+    pub(crate) fn with_body(mut self, body: &Bytes) -> Self {
+        self.body = Some(body.clone());
+        self.twin.body = Some(body.clone());
         self
+    }
+
+    pub(crate) fn not_asked(&self) {
+        self.candidate.counted(Compared::NotAsked);
     }
 
     fn run(self, engine: &Engine) {
@@ -167,6 +212,7 @@ impl Trial {
             active,
             edits,
             body,
+            awaits: _,
         } = self;
         let (said, twin) = ask(engine, &candidate, phase, twin);
         let amended_differently = edits != twin.edits || body != twin.body;
@@ -190,6 +236,7 @@ impl Trial {
             tracing::debug!(
                 component = "overseer",
                 module,
+                candidate = true,
                 ?divergence,
                 msg = "the candidate differs"
             );
@@ -209,17 +256,21 @@ fn ask(engine: &Engine, candidate: &Candidate, phase: Phase, twin: Lent) -> (Sai
         return (Said::Allow, twin);
     }
     let begun = candidate.metrics.now();
-    let (verdict, twin, used) = match run::instantiate(engine, 0, loaded, phase, candidate.budget) {
-        Ok(ready) => {
-            let (call, twin, used) = run::call(ready, phase, Some(twin), candidate.budget);
-            (
-                call.verdict,
-                twin.expect("a call hands the exchange back"),
-                Some(used),
-            )
-        }
-        Err(verdict) => (verdict, twin, None),
-    };
+    let (verdict, twin, used) =
+        match run::instantiate(engine, 0, loaded, phase, Role::Candidate, candidate.budget) {
+            Ok(ready) => {
+                let (call, twin, used) = run::call(ready, phase, Some(twin), candidate.budget);
+                candidate
+                    .metrics
+                    .log_lines_dropped(Role::Candidate, call.logs_dropped);
+                (
+                    call.verdict,
+                    twin.expect("a call hands the exchange back"),
+                    Some(used),
+                )
+            }
+            Err(verdict) => (verdict, twin, None),
+        };
     candidate.metrics.candidate_ran(begun, candidate.metrics.now());
     drop(used);
     let said = Said::from(&verdict);
@@ -228,3 +279,6 @@ fn ask(engine: &Engine, candidate: &Candidate, phase: Phase, twin: Lent) -> (Sai
     }
     (said, twin)
 }
+
+#[cfg(test)]
+mod tests;

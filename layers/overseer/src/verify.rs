@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Linker;
 
 use crate::{
-    abi::arqon_host_v1::{self as abi, Guest, Phase, Plan, State},
+    abi::arqon_host_v1::{self as abi, Guest, Phase, Plan, Role, State},
     engine::{Budget, Compiled, Engine},
     error::{CompileError, EngineError},
     exchange::Lent,
@@ -83,9 +83,15 @@ impl Loader {
     }
 
     /// Checks, compiles, configures and dry-runs a module. What comes back beside the report is there if it is ok.
-    pub(crate) fn load(&self, spec: &PolicySpec, source: &str, bytes: &[u8]) -> (LoadReport, Option<Loaded>) {
+    pub(crate) fn load(
+        &self,
+        spec: &PolicySpec,
+        role: Role,
+        source: &str,
+        bytes: &[u8],
+    ) -> (LoadReport, Option<Loaded>) {
         let mut report = LoadReport::new(&spec.guest.name, source);
-        let mut loaded = self.try_load(&mut report, spec, bytes);
+        let mut loaded = self.try_load(&mut report, spec, role, bytes);
         match &mut loaded {
             Some(loaded) if report.ok => loaded.report = report.clone(),
             _ => loaded = None,
@@ -93,7 +99,13 @@ impl Loader {
         (report, loaded)
     }
 
-    fn try_load(&self, report: &mut LoadReport, spec: &PolicySpec, bytes: &[u8]) -> Option<Loaded> {
+    fn try_load(
+        &self,
+        report: &mut LoadReport,
+        spec: &PolicySpec,
+        role: Role,
+        bytes: &[u8],
+    ) -> Option<Loaded> {
         let sha256 = digest(bytes);
         if let Some(pin) = &spec.sha256
             && !pin.eq_ignore_ascii_case(&sha256)
@@ -156,9 +168,9 @@ impl Loader {
             sha256,
             report: report.clone(),
         };
-        self.configure(report, spec, &loaded);
+        self.configure(report, spec, role, &loaded);
         if report.ok {
-            self.dry_run(report, spec, &loaded);
+            self.dry_run(report, spec, role, &loaded);
         }
         Some(loaded)
     }
@@ -183,11 +195,11 @@ impl Loader {
     }
 
     /// Lets the guest look at its configuration; anything but 0 refuses the load.
-    fn configure(&self, report: &mut LoadReport, spec: &PolicySpec, loaded: &Loaded) {
+    fn configure(&self, report: &mut LoadReport, spec: &PolicySpec, role: Role, loaded: &Loaded) {
         if !loaded.plan.configures {
             return;
         }
-        let (outcome, _) = self.call(spec.budget, loaded, Phase::Configure, None);
+        let (outcome, _) = self.call(spec.budget, loaded, Phase::Configure, role, None);
         match outcome.verdict {
             Verdict::Allow => {}
             Verdict::Deny(denial) => {
@@ -213,7 +225,7 @@ impl Loader {
     }
 
     /// Runs the policy on an empty request. Start functions that fail refuse the load; the rest is worth a warning.
-    fn dry_run(&self, report: &mut LoadReport, spec: &PolicySpec, loaded: &Loaded) {
+    fn dry_run(&self, report: &mut LoadReport, spec: &PolicySpec, role: Role, loaded: &Loaded) {
         let phase = if loaded.compiled.has(Phase::Request.entry()) {
             Phase::Request
         } else {
@@ -225,7 +237,7 @@ impl Loader {
             exchange.response = Some(Box::new(http::Response::new(()).into_parts().0));
             exchange.body = None;
         }
-        let (outcome, _) = self.call(spec.budget, loaded, phase, Some(exchange));
+        let (outcome, _) = self.call(spec.budget, loaded, phase, role, Some(exchange));
         let (verdict, cause) = match &outcome.verdict {
             Verdict::Allow => ("allow", None),
             Verdict::Deny(_) => ("reject", None),
@@ -265,10 +277,14 @@ impl Loader {
         budget: Budget,
         loaded: &Loaded,
         phase: Phase,
+        role: Role,
         exchange: Option<Lent>,
     ) -> (Call, Option<Lent>) {
-        let (call, exchange, used) = self.call_and_keep(budget, loaded, phase, exchange);
+        let (call, exchange, used) = self.call_and_keep(budget, loaded, phase, role, exchange);
         self.refill.retire(used, None);
+        if let Some(metrics) = loaded.guest.metrics.get() {
+            metrics.log_lines_dropped(role, call.logs_dropped);
+        }
         (call, exchange)
     }
 
@@ -278,6 +294,7 @@ impl Loader {
         budget: Budget,
         loaded: &Loaded,
         phase: Phase,
+        role: Role,
         exchange: Option<Lent>,
     ) -> (Call, Option<Lent>, Option<Used>) {
         let shard = self.engine.shard();
@@ -287,7 +304,7 @@ impl Loader {
         }
         let ready = match stood_by {
             Some(ready) => Ok(ready),
-            None => run::instantiate(&self.engine, shard, loaded, phase, budget),
+            None => run::instantiate(&self.engine, shard, loaded, phase, role, budget),
         };
         match ready {
             Ok(ready) => {

@@ -15,6 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    chain::Snapshot,
     error::HandleError,
     place::{Origin, Place, place},
     shared::Shared,
@@ -24,7 +25,11 @@ use crate::{
 
 /// What is known of each policy's file, by the policy's name.
 #[derive(Debug, Default)]
-pub(crate) struct Watch(HashMap<Arc<str>, Seen>);
+pub(crate) struct Watch {
+    files: HashMap<Arc<str>, Seen>,
+    /// Whether it was told that this process can be swapped by now.
+    swap_told: bool,
+}
 
 #[derive(Debug)]
 struct Seen {
@@ -82,10 +87,11 @@ impl Watch {
     /// Looks at every file once and loads what changed. Blocks while modules compile.
     pub(crate) fn look(&mut self, shared: &Shared) {
         let Some(snapshot) = shared.snapshot() else {
-            self.0.clear();
+            self.files.clear();
             shared.set_refused(HashMap::new());
             return;
         };
+        self.look_at_swap(&snapshot);
         let watched = snapshot.policies.iter().filter_map(|policy| {
             let Source::Path(path) = &policy.spec.source else {
                 return None;
@@ -94,7 +100,10 @@ impl Watch {
         });
         let mut names = Vec::new();
         for (name, path, loaded) in watched {
-            let seen = self.0.entry(Arc::clone(&name)).or_insert_with(|| Seen::new(path));
+            let seen = self
+                .files
+                .entry(Arc::clone(&name))
+                .or_insert_with(|| Seen::new(path));
             if seen.path != *path {
                 *seen = Seen::new(path);
             }
@@ -109,13 +118,26 @@ impl Watch {
             }
             names.push(name);
         }
-        self.0.retain(|name, _| names.contains(name));
-        let refused = self.0.iter().filter(|(_, seen)| !seen.findings.is_empty());
+        self.files.retain(|name, _| names.contains(name));
+        let refused = self.files.iter().filter(|(_, seen)| !seen.findings.is_empty());
         shared.set_refused(
             refused
                 .map(|(name, seen)| (Arc::clone(name), seen.findings.clone()))
                 .collect(),
         );
+    }
+
+    /// Memories that were made to be scanned miss what is swapped out: somebody has to load those modules anew.
+    fn look_at_swap(&mut self, snapshot: &Snapshot) {
+        let in_vain = snapshot.loader.engine.scans_in_vain();
+        if in_vain && !self.swap_told {
+            tracing::error!(
+                component = "overseer",
+                msg = "this process can be swapped by now: policies of more than two pages of memory are to be loaded anew \
+                       (a reload of the configuration does it), or what a request wrote may be seen by another"
+            );
+        }
+        self.swap_told = in_vain;
     }
 }
 

@@ -68,6 +68,7 @@ const CONFIGURED: &[&str] = &[
     "shield_mirror_traffic_total",
     "shield_overseer_candidate_duration_seconds",
     "shield_overseer_candidate_failures_total",
+    "shield_overseer_candidate_log_lines_dropped_total",
     "shield_overseer_candidate_total",
     "shield_overseer_decisions_total",
     "shield_overseer_failures_total",

@@ -19,7 +19,7 @@ use wasmtime::{Engine, Linker};
 pub(crate) use self::{
     check::{Plan, inspect},
     guest::{Guest, GuestLimits},
-    state::{Phase, State},
+    state::{Phase, Role, State},
     text::visible,
 };
 use crate::{

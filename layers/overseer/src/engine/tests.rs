@@ -26,6 +26,29 @@ fn the_tickers_thread_ends_with_the_engine() {
 }
 
 #[test]
+fn whether_the_process_can_be_swapped_is_looked_at_for_each_module() {
+    use std::sync::atomic::AtomicBool;
+
+    static UNSWAPPABLE: AtomicBool = AtomicBool::new(true);
+    let mut engine = Engine::new(settings()).unwrap();
+    let look = || UNSWAPPABLE.load(Ordering::Relaxed);
+    Arc::get_mut(&mut engine.inner).unwrap().scan = Scan::new(true, look);
+    let resets = || [2, 3].map(|pages| engine.reset(pages));
+    assert_eq!(resets(), [Reset::Cleared, Reset::Scanned]);
+    UNSWAPPABLE.store(false, Ordering::Relaxed);
+    assert_eq!(resets(), [Reset::Cleared, Reset::Cleared]);
+    assert!(!engine.scans_in_vain(), "nothing was made that scans");
+    engine.pools(Reset::Scanned).unwrap();
+    assert!(engine.scans_in_vain());
+    UNSWAPPABLE.store(true, Ordering::Relaxed);
+    assert!(!engine.scans_in_vain());
+    assert_eq!(resets(), [Reset::Cleared, Reset::Scanned]);
+    let mut unwanted = Engine::new(settings()).unwrap();
+    Arc::get_mut(&mut unwanted.inner).unwrap().scan = Scan::new(false, look);
+    assert_eq!(unwanted.reset(3), Reset::Cleared);
+}
+
+#[test]
 fn fuel_per_millisecond_is_within_reason() {
     let rate = Engine::new(settings()).unwrap().fuel_per_ms().unwrap();
     assert!((500_000..=20_000_000).contains(&rate), "{rate}");

@@ -70,7 +70,7 @@ fn queues_fill_for_the_chain_and_empty_when_the_module_leaves_it() {
     loaded.standby.push(
         0,
         4,
-        run::instantiate(&loader.engine, 0, &loaded, Phase::Request, budget).unwrap(),
+        run::instantiate(&loader.engine, 0, &loaded, Phase::Request, Role::Active, budget).unwrap(),
     );
     assert_eq!(loaded.standby.len(0), 0, "late comers are dropped");
 }
@@ -78,11 +78,11 @@ fn queues_fill_for_the_chain_and_empty_when_the_module_leaves_it() {
 #[test]
 fn standby_and_inline_give_the_same_verdict_and_fuel_and_nothing_is_used_twice() {
     let (loader, loaded, budget) = load(4, SOILS);
-    let (inline, _) = loader.call(budget, &loaded, Phase::Request, Some(exchange()));
+    let (inline, _) = loader.call(budget, &loaded, Phase::Request, Role::Active, Some(exchange()));
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
     eventually("a full queue", || loaded.standby.len(loader.engine.shard()) == 4);
     for _ in 0..2_000 {
-        let (call, _) = loader.call(budget, &loaded, Phase::Request, Some(exchange()));
+        let (call, _) = loader.call(budget, &loaded, Phase::Request, Role::Active, Some(exchange()));
         assert_eq!((call.verdict, call.fuel), (inline.verdict.clone(), inline.fuel));
     }
 }
@@ -95,7 +95,7 @@ fn the_thread_wakes_after_a_long_sleep() {
     eventually("a full queue", || loaded.standby.len(shard) == 2);
     eventually("sleep", || loader.refill.keeper.asleep.load(Ordering::Relaxed));
     assert_eq!(loaded.standby.len(shard), 2);
-    drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
+    drop(loader.call(budget, &loaded, Phase::Request, Role::Active, Some(exchange())));
     eventually("a full queue", || loaded.standby.len(shard) == 2);
 }
 
@@ -123,7 +123,7 @@ async fn on_a_runtime_a_task_makes_up_for_what_was_taken() {
     eventually("sleep", || loader.refill.keeper.asleep.load(Ordering::Relaxed));
     let mut calls = 0;
     while !shop.desk.called.load(Ordering::Relaxed) {
-        drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
+        drop(loader.call(budget, &loaded, Phase::Request, Role::Active, Some(exchange())));
         calls += 1;
     }
     assert!(calls >= shop.batch, "a turn is for a batch: {calls}");
@@ -142,7 +142,7 @@ fn a_task_that_never_ran_does_not_keep_the_next_from_being_asked_for() {
     let shop = Arc::clone(&loader.refill.shops[shard]);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        drop(loader.call(budget, &loaded, Phase::Request, Some(exchange())));
+        drop(loader.call(budget, &loaded, Phase::Request, Role::Active, Some(exchange())));
         assert!(shop.desk.called.load(Ordering::Relaxed));
     });
     drop(runtime);
@@ -162,6 +162,20 @@ fn dropping_the_loader_ends_the_thread() {
 fn without_standby_there_is_no_thread() {
     let (loader, loaded, budget) = load(0, SOILS);
     assert!(!loader.refill.is_on());
-    let (call, _) = loader.call(budget, &loaded, Phase::Request, Some(exchange()));
+    let (call, _) = loader.call(budget, &loaded, Phase::Request, Role::Active, Some(exchange()));
     assert!(call.started);
+}
+
+#[test]
+fn a_candidate_that_was_taken_away_is_dropped_by_the_thread() {
+    let (loader, loaded, _) = load(1, SOILS);
+    loader.refill.stand_by(&[], std::slice::from_ref(&loaded));
+    loader.refill.stand_by(&[], &[]);
+    assert!(
+        Arc::strong_count(&loaded) >= 2,
+        "whoever drops the last snapshot with it does not drop the module"
+    );
+    let gone = Arc::downgrade(&loaded);
+    drop(loaded);
+    eventually("the drop", || gone.strong_count() == 0);
 }

@@ -39,30 +39,39 @@ pub(crate) fn same(policy: PolicyConfig) -> PolicyConfig {
 
 #[test]
 fn every_read_tells_length_absence_and_misuse_apart() {
+    // Whether or not there is a buffer, and however long the key.
+    let (long, longer) = ("x".repeat(64), "x".repeat(65));
     let request = record(json!({
         "method": "POST", "path": "/a/b?q=1", "subject": "in.t.acme.users", "tenant": "acme",
         "remote_addr": "203.0.113.7:42", "protocol": "ws",
-        "headers": {"X-Empty": "", "X-Name": ["first", "second"], "content-type": "text/plain",
+        "headers": {"X-Empty": "", (&long): "64", (&longer): "six", "X-Name": ["first", "second"], "content-type": "text/plain",
                     "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
         "claims": {"sub": "u1", "realm": {"roles": ["a", "bc"]}, "a/b": true, "n": 12, "none": null, "": "x"},
     }));
     let check = |function: &str, key: &str, expected: i32| {
         let data = format!("(data (i32.const 0) \"{}\")", key.replace('"', "\\22"));
-        let call = format!(
-            "(call ${function} (i32.const 0) (i32.const {}) (i32.const 0) (i32.const 0))",
-            key.len()
-        );
-        assert_eq!(
-            result_of(same, &data, &call, &request),
-            Some(expected),
-            "{function}({key:?})"
-        );
+        for buffer in [0, 1, 64] {
+            let call = format!(
+                "(call ${function} (i32.const 0) (i32.const {}) (i32.const 512) (i32.const {buffer}))",
+                key.len()
+            );
+            assert_eq!(
+                result_of(same, &data, &call, &request),
+                Some(expected),
+                "{function}({key:?}, {buffer})"
+            );
+        }
     };
     for (name, expected) in [
         ("x-name", 5),
         ("X-NAME", 5),
         ("x-empty", 0),
         ("x-other", -1),
+        (&long, 2),
+        (&longer, 3),
+        (&long[..63], -1),
+        (&format!("{longer}x"), -1),
+        (&format!("{} ", &long[..63]), -2),
         ("", -2),
         ("x name", -2),
         ("x\u{e4}", -2),

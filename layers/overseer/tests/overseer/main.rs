@@ -7,6 +7,8 @@ mod bombs;
 mod borders;
 #[cfg(feature = "cache")]
 mod cache;
+mod candidate;
+mod candidate_bodies;
 mod contract;
 mod failures;
 mod fuzz;

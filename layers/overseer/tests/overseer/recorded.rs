@@ -284,3 +284,65 @@ fn a_policy_is_timed_on_one_request() {
     assert!(timing.nanos_best > 0);
     assert!(timing.nanos_best <= timing.nanos_p50 && timing.nanos_p50 <= timing.nanos_p99);
 }
+
+/// A pipe that nobody reads: the records stand still, and what they hold is held.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn records_that_wait_hold_so_many_bytes_and_the_rest_is_dropped_and_counted() {
+    use std::{io::Read, os::unix::fs::OpenOptionsExt};
+
+    const MIB: usize = 1 << 20;
+    // In each row: bytes of each of the bodies, beside a path of one byte; and how many records are dropped.
+    for (bodies, dropped) in [
+        (vec![MIB - 1; 16], 0),
+        (vec![MIB - 1; 17], 1),
+        ([vec![MIB - 1; 15], vec![MIB]].concat(), 1),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.jsonl");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let mut options = fs::OpenOptions::new();
+        // O_NONBLOCK: it opens before there is a writer.
+        let mut pipe = options.read(true).custom_flags(0o4000).open(&path).unwrap();
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let rendered = recorder.handle();
+        let config = OverseerConfig {
+            record: Some(RecordConfig {
+                path,
+                bodies: true,
+                ..RecordConfig::default()
+            }),
+            ..small([PolicyConfig::from_module(
+                "p",
+                on_request("(drop (call $host_payload_len)) (i32.const 0)"),
+            )])
+        };
+        let layer = metrics::with_local_recorder(&recorder, || OverseerLayer::new(config).unwrap());
+        let count = bodies.len();
+        for bytes in bodies {
+            let request = Request::post("/").body(Body::from(vec![0; bytes])).unwrap();
+            assert_eq!(send(&layer, request).await, 200);
+        }
+        let series = format!("shield_overseer_records_dropped_total {dropped}\n");
+        assert!(
+            rendered.render().contains(&series),
+            "{count}: {}",
+            rendered.render()
+        );
+        // Read now, the others come to their end.
+        let reading = std::thread::spawn(move || {
+            let (mut lines, mut buffer) = (0, vec![0; MIB]);
+            loop {
+                match pipe.read(&mut buffer) {
+                    Ok(0) => return lines,
+                    Ok(read) => lines += buffer[..read].iter().filter(|byte| **byte == b'\n').count(),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        drop(layer);
+        assert_eq!(reading.join().unwrap(), count - dropped);
+    }
+}

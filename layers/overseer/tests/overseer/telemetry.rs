@@ -54,6 +54,8 @@ async fn every_series_starts_at_zero_and_counts() {
         r#"shield_overseer_candidate_total{module="watch",verdict="skipped"} 0"#,
         r#"shield_overseer_candidate_failures_total{module="watch",cause="deadline"} 0"#,
         r#"shield_overseer_candidate_duration_seconds_count{module="watch"} 0"#,
+        r#"shield_overseer_log_lines_dropped_total{module="watch"} 0"#,
+        r#"shield_overseer_candidate_log_lines_dropped_total{module="watch"} 0"#,
         "shield_overseer_records_dropped_total 0",
         r#"shield_overseer_reloads_total{module="block_me",result="refused"} 0"#,
     ] {
@@ -192,24 +194,31 @@ impl io::Write for Captured {
     }
 }
 
-#[test]
-fn a_guests_line_has_the_originals_fields() {
+/// Captures what is logged on any thread while `act` runs.
+fn captured(act: impl FnOnce()) -> String {
     let captured = Captured::default();
     let writer = captured.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    tracing::subscriber::with_default(subscriber, || {
+    tracing::subscriber::with_default(subscriber, act);
+    let bytes = captured.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn a_guests_line_has_the_originals_fields() {
+    let text = captured(|| {
         let wasm: &[u8] = include_bytes!("../fixtures/log.wasm");
         run(
             &PolicyConfig::from_module("auth_policy", wasm),
             &RecordedRequest::default(),
         );
     });
-    let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     assert!(
         text.contains(r#"INFO arqon_overseer::guest: component="overseer" module="auth_policy" msg="hello from the guest""#),
         "{text}"
     );
+    assert!(!text.contains("candidate"), "{text}");
 }

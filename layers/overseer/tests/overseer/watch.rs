@@ -112,6 +112,34 @@ async fn a_changed_file_takes_over_and_one_that_does_not_load_leaves_the_last_go
     watching.abort();
 }
 
+#[tokio::test]
+async fn an_upload_stays_when_watching_begins_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("p.wat"), answers(410)).unwrap();
+    fs::write(folder.path().join("sign.wat"), on_request("(i32.const 0)")).unwrap();
+    let mut config = small([
+        PolicyConfig::from_path("p", "p.wat"),
+        PolicyConfig::from_path("sign", "sign.wat"),
+    ]);
+    config.resolve_paths(folder.path());
+    let (events, mut told) = mpsc::channel(64);
+    let events = Arc::new(move |event| events.try_send(event).unwrap());
+    let (layer, handle) = OverseerLayer::channel_with(config, events).unwrap();
+    handle.replace("p", answers(411).into()).await.unwrap();
+    assert!(matches!(told.recv().await, Some(Event::PolicyReloaded { name, .. }) if name == "p"));
+    // Looked at after the first: once it is loaded anew, so would the other be.
+    let changed = on_request("(i32.const 0) (; changed ;)");
+    fs::write(folder.path().join("sign.wat"), changed).unwrap();
+    let watching = {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.watch(EVERY).await })
+    };
+    let next = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+    assert!(matches!(next, Some(Event::PolicyReloaded { name, .. }) if name == "sign"));
+    assert_eq!(status(&layer).await, 411);
+    watching.abort();
+}
+
 #[test]
 fn the_interval_is_configured_and_can_be_switched_off() {
     let every = |text: &str| {

@@ -9,7 +9,7 @@ use wasmtime::{Caller, Linker};
 
 use super::{
     ABSENT, BAD_ARGUMENT, KEY_BYTES_MAX, MODULE, OVER_LIMIT, Phase, State, UNAVAILABLE,
-    memory::{Slice, charge, inside, split, take},
+    memory::{Slice, charge, split, take},
 };
 use crate::{exchange::Exchange, record::QUERY};
 
@@ -63,6 +63,9 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     Ok(())
 }
 
+/// A key that is copied to ask for it.
+const SHORT: usize = 64;
+
 /// Finds what `key` names and writes it into `buffer` if it fits. In a record, `masked_as` is the name under which it may be
 /// masked.
 fn lookup(
@@ -72,10 +75,22 @@ fn lookup(
     find: impl for<'a> FnOnce(&'a State, &str) -> Found<'a>,
     masked_as: impl for<'a> FnOnce(&'a str) -> Option<&'a str>,
 ) -> wasmtime::Result<i32> {
-    let [key, buffer] = inside(&mut caller, [key, buffer])?;
-    charge(&mut caller, key.len() as u64)?;
+    let (memory, _) = split(&mut caller)?;
+    let (key, buffer) = (key.range(memory)?, buffer.range(memory)?);
+    let bytes = key.len();
+    if buffer.is_empty() && bytes <= SHORT {
+        // The usual question: is it there, how long is it. Only the key is needed of the guest's memory.
+        let mut copy = [0; SHORT];
+        copy[..bytes].copy_from_slice(&memory[key]);
+        charge(&mut caller, bytes as u64)?;
+        let Ok(key) = std::str::from_utf8(&copy[..bytes]) else {
+            return Ok(BAD_ARGUMENT);
+        };
+        return Ok(find(caller.data(), key).map_or_else(|code| code, |value| length(value.len())));
+    }
+    charge(&mut caller, bytes as u64)?;
     let (memory, state) = split(&mut caller)?;
-    if key.len() > KEY_BYTES_MAX {
+    if bytes > KEY_BYTES_MAX {
         return Ok(OVER_LIMIT);
     }
     let Ok(key_text) = std::str::from_utf8(&memory[key]) else {
@@ -137,12 +152,24 @@ fn exchange(state: &State) -> Result<&Exchange, i32> {
     state.exchange.as_deref().ok_or(UNAVAILABLE)
 }
 
-/// The characters of RFC 9110's `token`.
+/// The characters of RFC 9110's `token`: a look at each, since every lookup of a header asks.
+const TOKEN: [bool; 256] = {
+    let (mut token, mut byte) = ([false; 256], 0_u8);
+    while byte < 128 {
+        token[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let (others, mut at) = (b"!#$%&'*+-.^_`|~", 0);
+    while at < others.len() {
+        token[others[at] as usize] = true;
+        at += 1;
+    }
+    token
+};
+
+/// Whether it is a `token`.
 pub(super) fn is_token(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    !name.is_empty() && name.bytes().all(|byte| TOKEN[usize::from(byte)])
 }
 
 fn header<'a>(state: &'a State, name: &str) -> Found<'a> {

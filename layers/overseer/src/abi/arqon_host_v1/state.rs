@@ -35,11 +35,21 @@ impl Phase {
     }
 }
 
+/// Whose verdict is asked for: told apart in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The policy's own module.
+    Active,
+    /// One that runs beside it.
+    Candidate,
+}
+
 /// What the host functions work on.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(super) guest: Arc<Guest>,
     pub(super) phase: Phase,
+    pub(super) role: Role,
     pub(super) exchange: Option<Lent>,
     pub(super) denial: Option<Denial>,
     /// Edits made in this call, and their bytes.
@@ -55,10 +65,11 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) const fn new(guest: Arc<Guest>, limiter: Limiter) -> Self {
+    pub(crate) const fn new(guest: Arc<Guest>, role: Role, limiter: Limiter) -> Self {
         Self {
             guest,
             phase: Phase::Start,
+            role,
             exchange: None,
             denial: None,
             edits: 0,
@@ -120,5 +131,41 @@ impl Host for State {
 
     fn late(&mut self) -> bool {
         !mem::replace(&mut self.late, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::abi::arqon_host_v1::GuestLimits;
+
+    #[test]
+    fn what_start_functions_used_up_is_not_missing_in_the_call() {
+        let guest = Guest {
+            name: "p".into(),
+            config: Bytes::new(),
+            rewrite: false,
+            headers: None,
+            limits: GuestLimits {
+                log_bytes_max: 1,
+                log_lines_max: 1,
+                reason_bytes_max: 1,
+                header_edits_max: 1,
+                header_bytes_max: 1,
+                body_bytes_max: 1,
+            },
+            metrics: OnceLock::new(),
+        };
+        let mut state = State::new(Arc::new(guest), Role::Active, Limiter::new(1 << 16, 1));
+        assert!(state.late() && !state.late());
+        (state.log_lines, state.logs_dropped) = (1, 1);
+        state.started();
+        assert_eq!((state.log_lines, state.logs_dropped), (0, 0));
+        assert!(state.late(), "the call has a tick of its own");
+        assert!(!state.late());
     }
 }
