@@ -45,8 +45,10 @@ BOUNDS += [
 BOUNDS += [(f"b4.batch8_over_single.{cell}", "least", BATCH[cell.split(".")[0]], "B4: batches of 8") for cell in CELLS]
 BOUNDS += [
     ("b2.observed_extra_ns", "most", 5.0, "B2: an observed receive costs at most 5 ns more"),
-    ("b2.raw.400k.many.lost_unpaused", "least", 1e-4, "B2: so many subscribers at 400 k/s that a plain loop loses though the machine runs; the worst run"),
-    ("b2.observed.400k.many.lost_unpaused_middle", "most", 1e-4, "B2: and there the observed loop loses nothing; the middle run"),
+    ("b2.many.pairs_lost", "least", 3, "B2: pairs of runs with so many subscribers at 400 k/s that the plain loop loses"),
+    ("b2.raw.400k.many.lost", "least", 1e-3, "B2: what it loses there, the middle run, whatever the machine did"),
+    ("b2.observed.400k.many.lost", "most", 0.0, "B2: and there the observed loop loses nothing, the middle run"),
+    ("b2.many.lossless_share", "least", 0.6, "B2: the share of those pairs in which it lost not one event"),
     ("b6.p95_over_raw.50k", "most", 1.2, "B6: p95 against raw tokio"),
     ("b6.p95_over_raw.200k", "most", 1.2, "B6: p95 against raw tokio"),
     ("b8.churn_grown_bytes", "most", 0.0, "B8: churn grows nothing"),
@@ -56,7 +58,7 @@ BOUNDS += [
 BOUNDS += [(f"{name}.lost_unpaused", "most", 0.0001, "overflow: the SLO") for name in RATES]
 BOUNDS += [(f"{name}.lost", "most", 0.001, "overflow: the gate") for name in RATES]
 # A loop that stalls looks like a machine that is away: it may not be away for longer than a plain loop, in runs taken in turns.
-WATCHED = [("b6.observed.200k", "b6.raw.200k"), ("b6.observed.400k", "b6.raw.400k"), ("b2.observed.400k.many", "b2.raw.400k.many")]
+WATCHED = [("b6.observed.200k", "b6.raw.200k"), ("b6.observed.400k", "b6.raw.400k")]
 AWAY_MORE = 0.05
 EXACT = {"health": 1, "service_crashed": 2, "config_updated": 0, "shutdown": 0, "schema_changed": 1, "policy_reloaded": 1}
 # Throughput may fall by 10 % against the baseline. Only on one worker: with two, a ratio is one of two or
@@ -136,7 +138,9 @@ def check(figures, baseline):
 
 
 def part(name):
-    if name.startswith(("b5", "b6", "b2.observed.400k", "b2.raw.400k", "b2.many")):
+    if name.startswith(("b2.observed.400k", "b2.raw.400k", "b2.many")):
+        return "many"
+    if name.startswith(("b5", "b6")):
         return "latency"
     if name.startswith("b1."):
         return "single"

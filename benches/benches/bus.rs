@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p arqon-benches --bench bus` prints the figures and checks what must hold on any machine
 //! (allocations, conservation); `-- --json F` also writes them for `tests/bus_gates.py`. `BUS_BENCH=short`
-//! runs a tenth; a word (`alloc calls single throughput latency`) picks a part. `-- --steps raw|publish|raw-held|publish-held N` sends N times
+//! runs a tenth; a word (`alloc calls single throughput latency many`) picks a part. `-- --steps raw|publish|raw-held|publish-held N` sends N times
 //! and does nothing else, for a count of instructions from outside. Ids B1 to B10 are those of `docs/bus/performance.md`. Figures are medians of paired rounds.
 
 #[path = "bus/alloc.rs"]
@@ -46,7 +46,7 @@ fn main() {
         .and_then(|at| args.get(at + 1));
     let short = std::env::var("BUS_BENCH").is_ok_and(|mode| mode == "short");
     let mut figures = Figures::default();
-    let parts = ["alloc", "calls", "single", "throughput", "latency"];
+    let parts = ["alloc", "calls", "single", "throughput", "latency", "many"];
     let asked = |part: &str| args.iter().any(|arg| arg == part);
     for part in parts
         .into_iter()
@@ -57,7 +57,8 @@ fn main() {
             "calls" => calls::run(&mut figures, short),
             "single" => single::run(&mut figures, short),
             "throughput" => throughput::run(&mut figures, short),
-            _ => latency::run(&mut figures, short),
+            "latency" => latency::run(&mut figures, short),
+            _ => latency::many(&mut figures, short),
         }
     }
     if let Some(path) = json {
