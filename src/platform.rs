@@ -173,7 +173,11 @@ impl Platform {
         let rollout = governance::start(&config.rollout, bus, &tasks);
         let rollout = rollout.map_err(|found| findings.extend(found)).ok();
         #[cfg(feature = "compare")]
-        let (sink, comparison) = match comparison::sink(config.mirroring.compare.as_ref(), sink) {
+        let copy_timeout = Duration::from_millis(config.mirroring.timeout_ms);
+        #[cfg(feature = "compare")]
+        let made = comparison::sink(config.mirroring.compare.as_ref(), copy_timeout, sink);
+        #[cfg(feature = "compare")]
+        let (sink, comparison) = match made {
             Ok(made) => made,
             Err(found) => {
                 findings.extend(found);

@@ -12,7 +12,6 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use prost_reflect::DescriptorPool;
-use tokio::sync::Semaphore;
 
 use crate::config::Finding;
 
@@ -23,8 +22,6 @@ pub(super) struct Split<K> {
     compared: CompareSink<Http>,
     concurrency: NonZeroUsize,
     others: K,
-    /// Keeps the order of what is not compared, though more than one delivery is under way.
-    order: Semaphore,
 }
 
 impl<K: Sink> Sink for Split<K> {
@@ -32,19 +29,15 @@ impl<K: Sink> Sink for Split<K> {
         if copy.is_compared() {
             return None;
         }
-        // Nobody may overtake those who wait.
-        let _turn = self.order.try_acquire().ok()?;
         self.others.offer(copy)
     }
 
     fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
         if copy.is_compared() {
-            return self.compared.send(copy);
+            self.compared.send(copy)
+        } else {
+            self.others.send(copy)
         }
-        Box::pin(async move {
-            let _turn = self.order.acquire().await.map_err(SinkError::publish)?;
-            self.others.send(copy).await
-        })
     }
 
     fn flush(&self) -> Delivery<'_> {
@@ -76,13 +69,18 @@ impl<K: Sink> Sink for Split<K> {
     }
 
     fn concurrency(&self) -> NonZeroUsize {
-        self.concurrency
+        self.concurrency.max(self.others.concurrency())
+    }
+
+    fn plain_concurrency(&self) -> NonZeroUsize {
+        self.others.concurrency()
     }
 }
 
 /// The sink, and what it counts.
 pub(super) fn split<K: Sink>(
     config: &CompareConfig,
+    timeout: Duration,
     others: K,
 ) -> Result<(Split<K>, Comparison), Vec<Finding>> {
     let key = |name: &str| format!("platform.mirroring.compare.{name}");
@@ -118,7 +116,9 @@ pub(super) fn split<K: Sink>(
         return Err(findings);
     };
     let comparison = Comparison::new(differ);
-    let mut compared = CompareSink::new(candidate.in_flight(concurrency), comparison.clone());
+    let mut compared = CompareSink::new(candidate.in_flight(concurrency), comparison.clone())
+        // So that a control that hangs leaves the candidate's answer its time.
+        .control_timeout(timeout / 2);
     if let Some(control) = control {
         compared = compared.control(control);
     }
@@ -126,7 +126,6 @@ pub(super) fn split<K: Sink>(
         compared,
         concurrency,
         others,
-        order: Semaphore::new(1),
     };
     Ok((split, comparison))
 }
@@ -204,17 +203,25 @@ impl<K: Sink> Sink for Mirrored<K> {
     fn concurrency(&self) -> NonZeroUsize {
         self.sink().concurrency()
     }
+
+    fn plain_concurrency(&self) -> NonZeroUsize {
+        self.sink().plain_concurrency()
+    }
 }
 
 /// A sink, and what comparing finds if it compares.
 type Made<K> = (Mirrored<K>, Option<Comparison>);
 
 /// What the mirror's copies go through, and the comparison if the configuration asks for one.
-pub(super) fn sink<K: Sink>(config: Option<&CompareConfig>, sink: K) -> Result<Made<K>, Vec<Finding>> {
+pub(super) fn sink<K: Sink>(
+    config: Option<&CompareConfig>,
+    timeout: Duration,
+    sink: K,
+) -> Result<Made<K>, Vec<Finding>> {
     match config {
         None => Ok((Mirrored::Plain(sink), None)),
         Some(config) => {
-            let (split, comparison) = split(config, sink)?;
+            let (split, comparison) = split(config, timeout, sink)?;
             Ok((Mirrored::Compared(Box::new(split)), Some(comparison)))
         }
     }

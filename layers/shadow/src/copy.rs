@@ -171,6 +171,11 @@ pub(crate) struct Draft {
 const MARK_BYTES: usize = 256;
 
 impl Draft {
+    /// As [`ShadowCopy::is_compared`].
+    pub(crate) fn is_compared(&self) -> bool {
+        self.ticket.rule().terms.compare
+    }
+
     /// Whether a sink that takes `most` bytes of one copy takes this one. Headers are counted one by one only where the
     /// size of all of them leaves it open.
     pub(crate) fn fits(&self, body_bytes: usize, most: usize, sink: &dyn Sink) -> bool {

@@ -56,8 +56,45 @@ pub struct DrainTask {
 /// What became of one delivery.
 type Outcome = Result<(), (Reason, Option<SinkError>)>;
 
-/// A delivery that has to wait.
-type Waiting<'s> = Pin<Box<dyn Future<Output = Outcome> + Send + 's>>;
+/// A delivery that has to wait; with what became of it, whether its answer is compared.
+type Waiting<'s> = Pin<Box<dyn Future<Output = (bool, Outcome)> + Send + 's>>;
+
+/// Deliveries that wait, at most so many at once.
+struct Flying<'s> {
+    all: FuturesUnordered<Waiting<'s>>,
+    /// Those of copies that are not compared.
+    plain: usize,
+    all_max: usize,
+    plain_max: usize,
+}
+
+impl<'s> Flying<'s> {
+    fn new(sink: &dyn Sink) -> Self {
+        Self {
+            all: FuturesUnordered::new(),
+            plain: 0,
+            all_max: sink.concurrency().get(),
+            plain_max: sink.plain_concurrency().get(),
+        }
+    }
+
+    /// Whether the copy that is next may be begun.
+    fn takes(&self, next: Option<&Box<Draft>>) -> bool {
+        let takes = |draft: &Box<Draft>| draft.is_compared() || self.plain < self.plain_max;
+        self.all.len() < self.all_max && next.is_some_and(takes)
+    }
+
+    fn push(&mut self, compared: bool, waiting: Waiting<'s>) {
+        self.plain += usize::from(!compared);
+        self.all.push(waiting);
+    }
+
+    async fn next(&mut self) -> Option<Outcome> {
+        let (compared, outcome) = self.all.next().await?;
+        self.plain -= usize::from(!compared);
+        Some(outcome)
+    }
+}
 
 impl DrainTask {
     pub(crate) fn new(
@@ -85,8 +122,7 @@ impl DrainTask {
     /// Outside of a tokio runtime with its timer enabled.
     pub async fn run(mut self) {
         let sink = Arc::clone(&self.sink);
-        let concurrency = sink.concurrency().get();
-        let mut flying = FuturesUnordered::<Waiting<'_>>::new();
+        let mut flying = Flying::new(&*sink);
         // After a delivery that took too long: until the sink goes on.
         let mut stalled: Option<Stall<'_>> = None;
         // Out of the queue, not begun. While the sink has to be waited for, copies are taken one by one.
@@ -100,7 +136,7 @@ impl DrainTask {
         let mut linger = pin!(sleep(leave));
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while open || !flying.is_empty() || !taken.is_empty() {
+        while open || !flying.all.is_empty() || !taken.is_empty() {
             // Once nothing more can come, whatever is left is tried, each copy for its own time.
             let goes_on = stalled.is_none() || self.queue.is_closed();
             tokio::select! {
@@ -116,7 +152,7 @@ impl DrainTask {
                     }
                 }
                 _ = tick.tick() => self.look(stalled.is_some()),
-                Some(outcome) = flying.next(), if !flying.is_empty() => {
+                Some(outcome) = flying.next(), if !flying.all.is_empty() => {
                     if matches!(outcome, Err((Reason::Timeout, _))) && stalled.is_none() {
                         stalled = stall(&*sink);
                     }
@@ -124,22 +160,25 @@ impl DrainTask {
                 }
                 _ = poll_fn(|cx| stalled.as_mut().map_or(Poll::Pending, |stall| stall.as_mut().poll(cx))),
                     if stalled.is_some() => stalled = None,
-                () = ready(()), if goes_on && !taken.is_empty() && flying.len() < concurrency => {
-                    let before = flying.len();
+                () = ready(()), if goes_on && flying.takes(taken.front()) => {
+                    let before = flying.all.len();
                     poll_fn(|cx| {
-                        while flying.len() < concurrency
+                        while flying.takes(taken.front())
                             && let Some(draft) = taken.pop_front()
                         {
-                            flying.extend(self.deliver(*draft, &*sink, &mut shadows, cx));
+                            let compared = draft.is_compared();
+                            if let Some(waiting) = self.deliver(*draft, &*sink, &mut shadows, cx) {
+                                flying.push(compared, waiting);
+                            }
                         }
                         Poll::Ready(())
                     })
                     .await;
-                    batch = if flying.len() == before { BATCH } else { 1 };
+                    batch = if flying.all.len() == before { BATCH } else { 1 };
                 }
                 () = linger.as_mut(), if lingering => lingering = false,
                 count = self.queue.recv_many(&mut arrived, batch),
-                    if open && goes_on && !lingering && taken.is_empty() && flying.len() < concurrency =>
+                    if open && goes_on && !lingering && taken.is_empty() && flying.all.len() < flying.all_max =>
                 {
                     open = count > 0;
                     taken.extend(arrived.drain(..));
@@ -163,7 +202,7 @@ impl DrainTask {
         cx: &mut Context<'_>,
     ) -> Option<Waiting<'s>> {
         let shadow = shadows.of(&draft.subject);
-        let hash = draft.hash;
+        let (hash, compared) = (draft.hash, draft.is_compared());
         let (copy, ticket) = draft.finish(shadow);
         // The call itself may panic, not only the future.
         let begun = catch_unwind(AssertUnwindSafe(|| match sink.offer(&copy) {
@@ -187,7 +226,7 @@ impl DrainTask {
                 let core = Arc::clone(&self.core);
                 return Some(Box::pin(async move {
                     let outcome = wait(delivery, limit).await;
-                    settle(ticket, hash, &core.shed, outcome)
+                    (compared, settle(ticket, hash, &core.shed, outcome))
                 }));
             }
             Err(_panic) => {

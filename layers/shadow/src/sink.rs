@@ -96,6 +96,12 @@ pub trait Sink: Send + Sync + 'static {
     fn concurrency(&self) -> NonZeroUsize {
         NonZeroUsize::MIN
     }
+
+    /// How many of them may be deliveries of copies whose answer is not compared, for a sink that sends those somewhere else.
+    /// While there are as many, the next such copy is not begun, nor what comes after it. The default: all.
+    fn plain_concurrency(&self) -> NonZeroUsize {
+        self.concurrency()
+    }
 }
 
 impl<F, D> Sink for F
@@ -147,5 +153,9 @@ impl<K: Sink + ?Sized> Sink for Arc<K> {
 
     fn concurrency(&self) -> NonZeroUsize {
         (**self).concurrency()
+    }
+
+    fn plain_concurrency(&self) -> NonZeroUsize {
+        (**self).plain_concurrency()
     }
 }

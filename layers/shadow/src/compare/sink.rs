@@ -1,22 +1,28 @@
 //! The sink that compares.
 
-use std::{fmt, num::NonZeroUsize};
+use std::{fmt, num::NonZeroUsize, time::Duration};
 
 use arqon_message::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::Comparison;
 use crate::{CopyBody, Delivery, HttpSink, ShadowCopy, Sink};
 
+/// How long a control may take, unless set otherwise: half of the mirror's own limit.
+const CONTROL_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Sends each copy to a candidate, and to a control if there is one, and compares what they answer with what the primary
-/// answered. A copy counts as mirrored when the candidate answered; a control that fails is left out of the comparison.
+/// answered. A copy counts as mirrored when the candidate answered; a control that fails, or takes longer than
+/// [its own limit](Self::control_timeout), is left out of the comparison.
 #[derive(Clone)]
 pub struct CompareSink<C> {
     candidate: HttpSink<C>,
     control: Option<HttpSink<C>>,
+    control_timeout: Duration,
     comparison: Comparison,
 }
 
@@ -27,6 +33,7 @@ impl<C> CompareSink<C> {
         Self {
             candidate,
             control: None,
+            control_timeout: CONTROL_TIMEOUT,
             comparison,
         }
     }
@@ -36,6 +43,14 @@ impl<C> CompareSink<C> {
     pub fn control(mut self, control: HttpSink<C>) -> Self {
         self.comparison.expect_control();
         self.control = Some(control);
+        self
+    }
+
+    /// Sets how long the control may take, from when both are asked; 500 ms unless set. A limit of no less than the mirror's
+    /// `timeout_ms` lets a control that hangs take the candidate's answers with it.
+    #[must_use]
+    pub const fn control_timeout(mut self, limit: Duration) -> Self {
+        self.control_timeout = limit;
         self
     }
 }
@@ -58,7 +73,10 @@ where
                 .map(|control| (control, copy.clone()));
             let (candidate, control) = futures_util::future::join(self.candidate.exchange(copy), async {
                 match second {
-                    Some((control, copy)) => control.exchange(copy).await.ok(),
+                    Some((control, copy)) => timeout(self.control_timeout, control.exchange(copy))
+                        .await
+                        .ok()?
+                        .ok(),
                     None => None,
                 }
             })

@@ -15,7 +15,7 @@ use http_body::Body;
 use tower_service::Service;
 
 pub use self::body::CopyBody;
-use self::breaker::Breaker;
+use self::breaker::{Attempt, Breaker};
 use crate::{Delivery, ShadowCopy, Sink, SinkError};
 
 /// How many requests may be under way at once, unless set otherwise.
@@ -33,7 +33,7 @@ const SHADOW_SUBJECT: HeaderName = HeaderName::from_static("x-arqon-shadow-subje
 /// - Methods: `GET` and `HEAD` only, unless [`methods`](Self::methods) says more. A copied `POST` runs the side effects of
 ///   a service that does not know the mark `x-arqon-shadow`.
 /// - At most [`in_flight`](Self::in_flight) requests at once (100); order is not kept.
-/// - After five failures in a row (errors and timeouts) nothing is sent for a second, then one request tries; each
+/// - After five failures in a row (errors and timeouts, in a response's body too) nothing is sent for a second, then one request tries; each
 ///   further failure doubles the pause, up to a minute. Meanwhile copies are dropped as `disconnected`, at once.
 ///
 /// ```
@@ -161,8 +161,9 @@ where
 {
     fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
         Box::pin(async move {
-            let response = self.respond(self.request(copy)?).await?;
+            let (attempt, response) = self.respond(self.request(copy)?).await?;
             read(response.into_body(), |_| ()).await;
+            attempt.succeeded();
             Ok(())
         })
     }
@@ -177,8 +178,8 @@ where
 }
 
 impl<C> HttpSink<C> {
-    /// Sends what was made of a copy; the response has its head.
-    async fn respond<R>(&self, request: Request<CopyBody>) -> Result<Response<R>, SinkError>
+    /// Sends what was made of a copy; the response has its head. The attempt succeeds once its body was read.
+    async fn respond<R>(&self, request: Request<CopyBody>) -> Result<(Attempt<'_>, Response<R>), SinkError>
     where
         C: Service<Request<CopyBody>, Response = Response<R>> + Clone,
         C::Error: Into<BoxError>,
@@ -190,8 +191,7 @@ impl<C> HttpSink<C> {
             .await
             .map_err(SinkError::publish)?;
         let response = ready.call(request).await.map_err(SinkError::publish)?;
-        attempt.succeeded();
-        Ok(response)
+        Ok((attempt, response))
     }
 
     /// Sends a copy; the answer is what came back.
@@ -205,7 +205,8 @@ impl<C> HttpSink<C> {
         let mut request = self.request(copy)?;
         // Bodies are compared as they are, so nobody is asked to compress one.
         request.headers_mut().remove(header::ACCEPT_ENCODING);
-        let (head, body) = self.respond(request).await?.into_parts();
+        let (attempt, response) = self.respond(request).await?;
+        let (head, body) = response.into_parts();
         let mut frames = crate::frames::Frames::None;
         let answer = match read(body, |data| frames.push(&data, RESPONSE_BYTES_MAX)).await {
             End::Whole => crate::Answer::new(head.status, frames.join()),
@@ -215,6 +216,7 @@ impl<C> HttpSink<C> {
                 ..crate::Answer::of_status(head.status)
             },
         };
+        attempt.succeeded();
         Ok(answer.typed(&head.headers))
     }
 }

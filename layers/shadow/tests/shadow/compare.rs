@@ -75,6 +75,79 @@ async fn a_candidate_is_compared_and_the_control_takes_the_noise_out() {
     assert_eq!(report.fields["at"].noise, 200);
 }
 
+/// A service that answers, or sends the head of a response and nothing more.
+#[derive(Clone)]
+struct Stalling(bool, std::sync::Arc<std::sync::atomic::AtomicU64>);
+
+impl tower::Service<Request<CopyBody>> for Stalling {
+    type Response = Response<axum::body::Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<CopyBody>) -> Self::Future {
+        self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let never = futures_util::stream::pending::<Result<Bytes, Infallible>>();
+        ready(Ok(Response::new(if self.0 {
+            axum::body::Body::from_stream(never)
+        } else {
+            axum::body::Body::from("1")
+        })))
+    }
+}
+
+fn stalling(stalls: bool) -> (HttpSink<Stalling>, std::sync::Arc<std::sync::atomic::AtomicU64>) {
+    let asked = std::sync::Arc::default();
+    let service = Stalling(stalls, std::sync::Arc::clone(&asked));
+    let sink = HttpSink::new(service, "http://service".parse().expect("uri")).expect("target");
+    let sink = sink
+        .methods([Method::POST])
+        .in_flight(std::num::NonZeroUsize::MIN);
+    (sink, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_that_stalls_in_its_bodies_takes_no_comparison_with_it_and_is_left_alone() {
+    let ((candidate, _), (control, asked)) = (stalling(false), stalling(true));
+    let comparison = Comparison::new(Differ::new());
+    let (layer, handle, _drain) = with_sink(
+        &config(),
+        CompareSink::new(candidate, comparison.clone()).control(control),
+    );
+    for _ in 0..10 {
+        exchange(&layer, "1").await;
+    }
+    let stats = handle.shutdown(std::time::Duration::from_secs(60)).await;
+    assert_eq!(stats.mirrored, 10);
+    let report = comparison.report();
+    assert_eq!((report.compared, report.controlled), (10, 0));
+    let asked = asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((5..8).contains(&asked), "five times, and a probe or two: {asked}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_that_stalls_in_its_bodies_is_left_alone_after_five_copies() {
+    let (candidate, asked) = stalling(true);
+    let comparison = Comparison::new(Differ::new());
+    let (layer, handle, _drain) = with_sink(&config(), CompareSink::new(candidate, comparison.clone()));
+    for _ in 0..10 {
+        exchange(&layer, "1").await;
+    }
+    let stats = handle.shutdown(std::time::Duration::from_secs(60)).await;
+    assert_eq!(comparison.report().compared, 0);
+    assert_eq!(
+        (
+            stats.dropped_by(Reason::Timeout),
+            stats.dropped_by(Reason::Disconnected),
+            asked.load(std::sync::atomic::Ordering::Relaxed)
+        ),
+        (5, 5, 5)
+    );
+}
+
 #[tokio::test]
 async fn a_copy_carries_the_answer_that_the_client_read() {
     let rig = rig(&config());

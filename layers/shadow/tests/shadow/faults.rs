@@ -49,6 +49,8 @@ struct Gate {
     open: Arc<Semaphore>,
     came: Arc<AtomicUsize>,
     concurrency: usize,
+    /// Of copies that are not compared.
+    plain: usize,
 }
 
 impl Gate {
@@ -57,6 +59,7 @@ impl Gate {
             open: Arc::new(Semaphore::new(0)),
             came: Arc::default(),
             concurrency,
+            plain: concurrency,
         }
     }
 }
@@ -73,6 +76,10 @@ impl Sink for Gate {
     fn concurrency(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.concurrency).expect("positive")
     }
+
+    fn plain_concurrency(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.plain).expect("positive")
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,6 +91,22 @@ async fn a_stalled_sink_costs_its_timeout_and_nothing_else() {
     let stats = end(&handle).await;
     assert_eq!(stats.dropped_by(Reason::Timeout), 10);
     assert_eq!(begun.elapsed().as_millis() / 100, 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_are_not_compared_wait_in_the_queue_for_each_other() {
+    let sink = || Gate {
+        plain: 1,
+        ..Gate::shut(8)
+    };
+    for (config, tenths) in [(all(), 25), (ShadowConfig::default().rule(rule().comparing()), 5)] {
+        let (layer, handle, _drain) = with_sink(&config.with_timeout_ms(250), sink());
+        let begun = tokio::time::Instant::now();
+        load(&layer, 10).await;
+        let stats = end(&handle).await;
+        assert_eq!(stats.dropped_by(Reason::Timeout), 10);
+        assert_eq!(begun.elapsed().as_millis() / 100, tenths);
+    }
 }
 
 #[tokio::test(start_paused = true)]
