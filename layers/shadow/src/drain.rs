@@ -79,8 +79,8 @@ impl<'s> Flying<'s> {
     }
 
     /// Whether the copy that is next may be begun.
-    fn takes(&self, next: Option<&Box<Draft>>) -> bool {
-        let takes = |draft: &Box<Draft>| draft.is_compared() || self.plain < self.plain_max;
+    fn takes(&self, next: Option<&Draft>) -> bool {
+        let takes = |draft: &Draft| draft.is_compared() || self.plain < self.plain_max;
         self.all.len() < self.all_max && next.is_some_and(takes)
     }
 
@@ -160,10 +160,10 @@ impl DrainTask {
                 }
                 _ = poll_fn(|cx| stalled.as_mut().map_or(Poll::Pending, |stall| stall.as_mut().poll(cx))),
                     if stalled.is_some() => stalled = None,
-                () = ready(()), if goes_on && flying.takes(taken.front()) => {
+                () = ready(()), if goes_on && flying.takes(taken.front().map(AsRef::as_ref)) => {
                     let before = flying.all.len();
                     poll_fn(|cx| {
-                        while flying.takes(taken.front())
+                        while flying.takes(taken.front().map(AsRef::as_ref))
                             && let Some(draft) = taken.pop_front()
                         {
                             let compared = draft.is_compared();
