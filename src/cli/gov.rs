@@ -109,6 +109,10 @@ pub(super) struct Sign {
     /// A message, an envelope that others signed, or a tester's pin, `{"tenant","variant","expires_at_us"}` (`-`: standard
     /// input).
     file: PathBuf,
+    /// With a `catalog_update` that names no digest: the catalog it is for, whose digest is put in. A `file://` of this machine is
+    /// read without it.
+    #[arg(long, value_name = "FILE")]
+    catalog: Option<PathBuf>,
     #[command(flatten)]
     signing: Signing,
     #[command(flatten)]

@@ -9,7 +9,11 @@ use arqon_rollout::{
 use async_nats::{
     Client,
     connection::State,
-    jetstream::{self, kv::Operation},
+    jetstream::{
+        self, ErrorCode,
+        context::GetStreamErrorKind,
+        kv::{self, Operation},
+    },
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -18,12 +22,16 @@ use tokio::time::timeout;
 /// How long a read of the bucket may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The bucket where gateways keep the catalogs of the updates that they let into the log, by digest: `sha256.<hex>`.
+pub const BUCKET: &str = "ARQON_CATALOGS";
+
 /// Follows `kv://` to buckets of the server the gateway is connected to, and to no other; `file://` as
 /// [`FileCatalogs`] does. Of a key with history the revision that was announced is taken, so that a node that comes late
-/// reads what the others read.
+/// reads what the others read. What is not there, or not any more, is looked for in bucket [`BUCKET`] by its digest.
 #[derive(Clone, Debug)]
 pub struct KvCatalogs {
     client: Client,
+    replicas: usize,
     jetstream: jetstream::Context,
     files: FileCatalogs,
 }
@@ -42,8 +50,15 @@ impl KvCatalogs {
         Self {
             jetstream: jetstream::new(client.clone()),
             client,
+            replicas: 1,
             files,
         }
+    }
+
+    /// Keeps so many copies of what it keeps.
+    #[must_use]
+    pub fn with_replicas(self, replicas: usize) -> Self {
+        Self { replicas, ..self }
     }
 
     /// The catalog at `<bucket>/<key>` that the fold starts with: the oldest revision that is kept, so that a node that
@@ -67,11 +82,47 @@ impl KvCatalogs {
         timeout(READ_TIMEOUT, read).await?
     }
 
+    /// What gateways have kept of a digest.
+    async fn by_digest(&self, digest: &str) -> Option<Bytes> {
+        let key = key(digest)?;
+        let read = async {
+            let store = self.jetstream.get_key_value(BUCKET).await.ok()?;
+            store.get(key).await.ok()?
+        };
+        timeout(READ_TIMEOUT, read).await.ok()?
+    }
+
+    async fn put(&self, digest: &str, bytes: Bytes) -> Result<(), BoxError> {
+        let Some(key) = key(digest) else { return Ok(()) };
+        let store = match self.jetstream.get_key_value(BUCKET).await {
+            Ok(store) => store,
+            Err(_) => {
+                let config = kv::Config {
+                    bucket: BUCKET.to_owned(),
+                    description: "Arqon's catalogs by digest".to_owned(),
+                    num_replicas: self.replicas,
+                    ..kv::Config::default()
+                };
+                self.jetstream.create_key_value(config).await?
+            }
+        };
+        if store.get(key.as_str()).await?.is_none_or(|known| known != bytes) {
+            store.put(key.as_str(), bytes).await?;
+        }
+        Ok(())
+    }
+
     /// The revision that was announced, else the newest one.
     async fn revision(&self, place: &str, wanted: &Wanted) -> Result<Option<Bytes>, BoxError> {
         let Some((bucket, key)) = place.split_once('/') else {
             return Ok(None);
         };
+        if let Err(error) = self.jetstream.get_stream(format!("KV_{bucket}")).await
+            && let GetStreamErrorKind::JetStream(error) = error.kind()
+            && error.error_code() == ErrorCode::STREAM_NOT_FOUND
+        {
+            return Ok(None);
+        }
         let store = self.jetstream.get_key_value(bucket).await?;
         let mut revisions = store.history(key).await?;
         let mut newest = None;
@@ -112,14 +163,48 @@ impl KvCatalogs {
 
 impl CatalogSource for KvCatalogs {
     fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_> {
-        let Some(place) = wanted.uri.strip_prefix("kv://").map(str::to_owned) else {
-            return self.files.fetch(wanted);
-        };
         let wanted = Wanted {
             uri: wanted.uri.to_owned(),
             version: wanted.version,
             digest: wanted.digest.map(str::to_owned),
         };
-        Box::pin(async move { self.read(&wanted, &place).await })
+        Box::pin(async move {
+            let announced = CatalogWanted::new(&wanted.uri, wanted.version, wanted.digest.as_deref());
+            let found = match wanted.uri.strip_prefix("kv://") {
+                Some(place) => self.read(&wanted, place).await,
+                None => self.files.fetch(announced).await,
+            };
+            let found = found.and_then(|bytes| announced.check(&bytes).map(|()| bytes));
+            let Err(error @ (FetchError::Read { .. } | FetchError::Unavailable { .. })) = found else {
+                return found;
+            };
+            let Some(digest) = announced.digest else {
+                return Err(error);
+            };
+            let kept = self.by_digest(digest).await;
+            kept.filter(|bytes| announced.check(bytes).is_ok()).ok_or(error)
+        })
     }
+
+    fn keep(&self, wanted: CatalogWanted<'_>, bytes: Bytes) -> CatalogFuture<'_, ()> {
+        let digest = wanted.digest.map(str::to_owned);
+        Box::pin(async move {
+            let Some(digest) = digest else { return Ok(()) };
+            let failed = |source: BoxError| FetchError::Unavailable {
+                uri: format!("kv://{BUCKET}"),
+                source,
+            };
+            match timeout(READ_TIMEOUT, self.put(&digest, bytes)).await {
+                Ok(put) => put.map_err(failed),
+                Err(elapsed) => Err(failed(elapsed.into())),
+            }
+        })
+    }
+}
+
+/// The key of a digest.
+fn key(digest: &str) -> Option<String> {
+    let hex = digest.strip_prefix("sha256:")?;
+    let is_hex = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| format!("sha256.{hex}"))
 }

@@ -3,6 +3,7 @@
 use arqon_rollout::{Executor, ExecutorBuilder, Handle, MemoryLog, Recovered, RolloutLayer};
 use ron_bus::Bus;
 
+use self::first::First;
 #[cfg(feature = "nats")]
 use crate::nats::Clients;
 use crate::supervise::Supervisor;
@@ -73,7 +74,10 @@ fn embedded(
     let trail = Trail::open(config, true)?;
     let log = MemoryLog::new().with_records(trail.records.clone());
     let executor = build(trail.builder(config, bus).log(log))?;
+    let (first, goes_on) = (First::of(config), !trail.records.is_empty());
+    first.start(&executor, goes_on)?;
     executor.recover(trail.records);
+    first.keep_started(&executor, goes_on);
     let handle = executor.handle();
     tasks.run("governance", async move {
         executor.run().await;
@@ -111,3 +115,4 @@ pub(super) fn start(
 
 #[cfg(feature = "nats")]
 mod distributed;
+mod first;

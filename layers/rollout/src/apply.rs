@@ -70,6 +70,16 @@ impl State {
         self.obey(order)
     }
 
+    /// Goes past a record that was refused before and stays so: its message is spent.
+    pub(crate) fn pass_by(&mut self, record: &Record) {
+        self.pass(record);
+        if let Ok(order) = authenticate(self, record)
+            && self.check_new(&order).is_ok()
+        {
+            self.spend(&order);
+        }
+    }
+
     /// Goes past a record that changes nothing.
     pub(crate) fn pass(&mut self, record: &Record) {
         self.seq = self.seq.max(record.seq);

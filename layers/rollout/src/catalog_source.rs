@@ -4,10 +4,13 @@ use std::{future::Future, path::PathBuf, pin::Pin};
 
 use bytes::Bytes;
 
-use crate::catalog::MAX_CATALOG_BYTES;
+use crate::{
+    catalog::{Catalog, MAX_CATALOG_BYTES},
+    digest::Digest,
+};
 
 /// What [`CatalogSource::fetch`] yields.
-pub type CatalogFuture<'a> = Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'a>>;
+pub type CatalogFuture<'a, T = Bytes> = Pin<Box<dyn Future<Output = Result<T, FetchError>> + Send + 'a>>;
 
 /// Why a catalog could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +19,7 @@ pub enum FetchError {
     /// The URI is not one this node follows.
     #[error("`{0}` is not followed: only `kv://` and files in an allowed folder are")]
     Refused(String),
-    /// It is not there, or too large.
+    /// It is not there, or too large, or what is there is another one.
     #[error("`{uri}` cannot be read: {source}")]
     Read {
         /// What was asked for.
@@ -51,12 +54,55 @@ impl<'a> CatalogWanted<'a> {
     pub fn new(uri: &'a str, version: u64, digest: Option<&'a str>) -> Self {
         Self { uri, version, digest }
     }
+
+    /// Whether these bytes are the ones that are wanted: those of the digest; without one, a catalog of the version. Others are
+    /// not there: they are never folded, since other nodes may have read something else.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError::Read`], naming what is there instead.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), FetchError> {
+        let source = match self.digest {
+            Some(digest) => {
+                let actual = Digest::of_bytes(bytes);
+                if actual.matches(digest) {
+                    return Ok(());
+                }
+                format!("its digest is {actual}, announced was `{digest:.80}`")
+            }
+            None => match Catalog::parse(bytes) {
+                Ok(catalog) if catalog.version() == self.version => return Ok(()),
+                Ok(catalog) => format!(
+                    "its version is {}, announced was {}",
+                    catalog.version(),
+                    self.version
+                ),
+                Err(error) => error.to_string(),
+            },
+        };
+        let (uri, source) = (shown(self.uri), source.into());
+        Err(FetchError::Read { uri, source })
+    }
+
+    /// Whether it is at a place that any node could follow.
+    pub(crate) fn is_followed(&self) -> bool {
+        ["kv://", "file:///"]
+            .iter()
+            .any(|scheme| self.uri.starts_with(scheme))
+    }
 }
 
 /// Fetches the bytes a `source_uri` names.
 pub trait CatalogSource: Send + Sync + 'static {
-    /// The bytes, at most [`MAX_CATALOG_BYTES`].
+    /// The bytes, at most [`MAX_CATALOG_BYTES`]. Those that are not what is [wanted](CatalogWanted::check) count as not there.
     fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_>;
+
+    /// Keeps the bytes of an update that is about to get into the log, for nodes that find something else at its place, then or
+    /// years later. What has no place for that keeps nothing.
+    fn keep(&self, wanted: CatalogWanted<'_>, bytes: Bytes) -> CatalogFuture<'_, ()> {
+        let _ = (wanted, bytes);
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Follows nothing.

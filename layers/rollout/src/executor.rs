@@ -8,14 +8,17 @@ mod ahead;
 mod recover;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use arqon_message::TenantId;
 use bytes::Bytes;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+pub(crate) use waits::FETCH_TIMEOUT;
 
 use crate::{
+    apart::Unsure,
     apply::Accepted,
     audit::AuditEntry,
     builder::ExecutorBuilder,
@@ -28,7 +31,7 @@ use crate::{
     latch::{self, Brake},
     live::Live,
     log::Batch,
-    record::{Channel, Record},
+    record::{Channel, Record, Recovered},
     refusal::{Reason, Refusal},
     state::{Scope, State},
     submit::{catalog_wanted, judge::precheck},
@@ -43,9 +46,6 @@ const STEP_ALERT: Duration = Duration::from_secs(30);
 
 /// How long a report upstream may take before it waits for the next tick.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// How often a catalog that is not there is asked for, with growing pauses.
-const FETCH_ATTEMPTS: u32 = 5;
 
 /// Waiting after the log or the audit trail failed: doubled each time.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -100,6 +100,7 @@ impl Executor {
         tokio::select! {
             biased;
             never = self.follow() => match never {},
+            never = self.keep_asking() => match never {},
             never = self.keep_time() => match never {},
         }
     }
@@ -272,30 +273,17 @@ impl Executor {
         self.compare_clocks(&batch);
         // A stop far back in a long batch, or behind it, acts before what is in front of it.
         let latched = self.latch_brakes(&batch.records);
-        if latched && (batch.more || batch.records.len() > 1) {
+        let last = batch.records.last().map_or(0, |record| record.seq);
+        if latched && (batch.more || batch.records.len() > 1 || !shared.lock().waits.is_empty()) {
             // Its turn may not come before a restart; the turn of a single one is now, and it is saved then.
             shared.save_latches_aside().await;
         }
         if batch.more {
             self.look_ahead(&batch).await;
         }
-        for mut record in batch.records {
-            let Ok(control) = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control())
-            else {
-                self.fold(record).await;
-                continue;
-            };
-            if let Some(wanted) = catalog_wanted(&control)
-                && record.catalog.is_none()
-                && shared.precheck(&record).is_ok()
-                && shared
-                    .lock()
-                    .lacks_catalog(record.channel.tenant(), wanted.version)
-            {
-                self.show();
-                record.catalog = self.fetch(wanted, record.seq).await;
-            }
-            self.fold(record).await;
+        let mut scanned = last;
+        for record in batch.records {
+            self.take_one(record, &mut scanned).await;
         }
         let (seq, moved) = {
             let mut live = shared.lock();
@@ -303,7 +291,7 @@ impl Executor {
             if !batch.more {
                 live.contact(shared.clock.now_us());
             }
-            let seen = (live.seq, std::mem::take(&mut live.kept_moved));
+            let seen = (live.position(), std::mem::take(&mut live.kept_moved));
             shared.publish(live);
             seen
         };
@@ -318,7 +306,7 @@ impl Executor {
     /// Publishes what is folded so far, before something that takes its time.
     fn show(&self) {
         let live = self.shared.lock();
-        let seq = live.seq;
+        let seq = live.position();
         self.shared.publish(live);
         self.shared.position.send_replace(seq);
     }
@@ -333,8 +321,9 @@ impl Executor {
         }
     }
 
-    /// Judges one record, audits it, and only then puts it in force.
-    async fn fold(&self, record: Record) {
+    /// Judges one record, audits it, and only then puts it in force. `known`: what the audit trail has of it; `backlog`: it was
+    /// read before the end of the log was.
+    async fn fold(&self, record: Record, known: Option<&Recovered>, backlog: bool) {
         let shared = &self.shared;
         let tenant = record.channel.tenant().clone();
         let Some(mut next) = self.state(&tenant) else {
@@ -344,10 +333,23 @@ impl Executor {
             shared.lock().verdict(record.seq, Err(refusal.clone()));
             return shared.refused(Some(&tenant), Some(record.seq), &refusal);
         };
-        let verdict = next.fold(&record);
-        self.audit(&record, verdict.as_ref().err()).await;
+        let before = known.and_then(|known| known.verdict.clone());
+        let (mut verdict, said) = recover::judge(&mut next, &record, before, shared.log.is_durable());
+        let gone = verdict.as_ref().err().and_then(|refusal| {
+            let backlog = backlog && shared.log.is_durable();
+            shared.lock().may_be_in_force(&record, refusal, backlog)
+        });
+        if let Some(gone) = &gone {
+            verdict = Err(gone.clone());
+        }
+        if !known.is_some_and(|known| known.says(&record, verdict.as_ref().err())) {
+            self.audit(&record, verdict.as_ref().err()).await;
+        }
+        // The trail was written in another state than the one that is folded now: only who may sign is to be the same.
+        let lost = gone.or_else(|| said.lost().filter(|lost| crate::apart::is_of_keys(lost.reason)));
+        let lost = lost.map(|lost| crate::apart::unsure_of(&record, &lost));
 
-        if self.put_in_force(&record, next, verdict.as_ref()) {
+        if self.put_in_force(&record, next, verdict.as_ref(), lost) {
             shared.save_latches_aside().await;
         }
         match verdict {
@@ -361,7 +363,13 @@ impl Executor {
     }
 
     /// Replaces the state of a tenant; true if something else is latched by it than what is on disk.
-    fn put_in_force(&self, record: &Record, next: State, verdict: Result<&Accepted, &Refusal>) -> bool {
+    fn put_in_force(
+        &self,
+        record: &Record,
+        next: State,
+        verdict: Result<&Accepted, &Refusal>,
+        lost: Option<Unsure>,
+    ) -> bool {
         let mut live = self.shared.lock();
         live.states.insert(next.tenant().clone(), next);
         let on_disk = |live: &Live| live.latches.values().filter(|latch| latch.saved).count();
@@ -371,9 +379,25 @@ impl Executor {
         if let Ok(accepted) = verdict {
             live.decided(record, accepted);
         }
-        live.note_catalog(record, verdict.map(drop));
+        let agrees = verdict.is_ok_and(|accepted| live.agrees_again(record, accepted));
+        let tenant = record.channel.tenant();
+        let apart = lost.and_then(|unsure| {
+            live.be_unsure(tenant, unsure);
+            live.apart(tenant)
+        });
         live.verdict(record.seq, verdict.map(drop).map_err(Clone::clone));
         drop(live);
+        if agrees {
+            let message =
+                format!("tenant `{tenant}` is the same on all nodes again: the whole of it was stopped");
+            self.shared.alert(AlertSeverity::Info, message);
+        }
+        if let Some(apart) = apart {
+            self.shared.alert(AlertSeverity::Critical, apart);
+        }
+        if verdict.is_ok() && self.shared.log.is_durable() {
+            self.tell_of_no_digest(record);
+        }
         for (brake, scope) in alone {
             let why = verdict.err().map_or_else(String::new, ToString::to_string);
             let message = format!(
@@ -429,6 +453,20 @@ impl Executor {
                 }
             }
             backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// Without a digest nobody can tell whether all nodes read the same bytes.
+    fn tell_of_no_digest(&self, record: &Record) {
+        let update = crate::apart::update(record);
+        if let Some(wanted) = update.as_ref().and_then(catalog_wanted)
+            && wanted.digest.is_none()
+        {
+            let message = format!(
+                "the update to catalog {} at position {} names no digest: that all nodes have the same bytes is not known",
+                wanted.version, record.seq
+            );
+            self.shared.alert(AlertSeverity::Warning, message);
         }
     }
 

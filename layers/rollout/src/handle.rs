@@ -327,6 +327,19 @@ impl Shared {
         });
     }
 
+    /// What this node makes of position `seq`, once it has. The tenant it is for may wait for a catalog.
+    pub(crate) async fn judged(&self, seq: u64) -> Result<(), Refusal> {
+        let mut position = self.position.subscribe();
+        loop {
+            let verdict = self.lock().verdict_of(seq);
+            match verdict {
+                Some(verdict) => return verdict,
+                // The sender is in `self`.
+                None => drop(position.changed().await),
+            }
+        }
+    }
+
     pub(crate) fn phase(&self, tenant: &TenantId, scope: &Scope) -> Phase {
         let live = self.lock();
         let lane = live.states.get(tenant).map(|state| state.lane(scope));

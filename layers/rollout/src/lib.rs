@@ -67,6 +67,7 @@
 //! served stays, never rises, and a stop still acts. Dropping [`Handle::submit`] loses only the answer.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod apart;
 mod apply;
 mod assignment;
 mod audit;
@@ -116,6 +117,7 @@ mod watch;
 mod wire;
 
 pub use self::{
+    apart::MAX_WAITING_RECORDS,
     apply::{Accepted, MAX_REASON_BYTES, apply},
     assignment::{Cohort, InvalidKey, Key, Sampling},
     audit::{AuditEntry, AuditError, AuditFuture, AuditSink, NoAudit},

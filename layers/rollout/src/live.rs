@@ -9,6 +9,7 @@ use std::{
 use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
 
 use crate::{
+    apart::{Unsure, Waits},
     apply::Accepted,
     audit::AuditEntry,
     catalog::VariantSpec,
@@ -59,16 +60,18 @@ pub(crate) struct Live {
     pub(crate) asked_us: u64,
     /// How far the log was looked through for stops and pauses.
     pub(crate) looked: u64,
-    /// Why shares are held for the rest of the run: a gap in the log, or a trail that other keys signed.
+    /// Why shares are held for the rest of the run: a gap in the log.
     pub(crate) hold: Option<String>,
     /// That this node's clock is ahead of the log's.
     pub(crate) clock_ahead: Option<String>,
     /// Whether people were told that it is behind.
     pub(crate) clock_behind: bool,
-    /// Why a catalog that the log announces cannot be fetched now.
-    pub(crate) catalog_away: Option<String>,
-    /// The newest catalog of a tenant that could not be fetched, and that other nodes may have.
-    pub(crate) missing: BTreeMap<TenantId, u64>,
+    /// The tenants that wait for a catalog.
+    pub(crate) waits: Waits,
+    /// The tenants of which nobody here knows what others have.
+    pub(crate) unsure: BTreeMap<TenantId, Unsure>,
+    /// The last position that the audit trail had at start.
+    pub(crate) recovered_seq: u64,
     /// What the guard has capped, and of which rollout.
     pub(crate) caps: Caps,
     /// Where the log was known to end, as far as that is kept for a restart.
@@ -134,8 +137,9 @@ impl Live {
             hold: None,
             clock_ahead: None,
             clock_behind: false,
-            catalog_away: None,
-            missing: BTreeMap::new(),
+            waits: Waits::new(),
+            unsure: BTreeMap::new(),
+            recovered_seq: 0,
             caps: Caps::new(),
             kept_seq: 0,
             kept_moved: false,
@@ -164,7 +168,7 @@ impl Live {
     /// The log was read to its end.
     pub(crate) fn contact(&mut self, now_us: u64) {
         (self.ended, self.asked_us, self.heard_us) = (true, self.asking_us, now_us);
-        if self.hold.is_none() && self.clock_ahead.is_none() && self.missing.is_empty() {
+        if self.hold.is_none() && self.clock_ahead.is_none() {
             self.contact_us = self.contact_us.max(now_us);
             self.contact_seq = self.contact_seq.max(self.seq);
             // Few records begin anything.
@@ -173,7 +177,9 @@ impl Live {
                 .values()
                 .any(|state| state.has_begun_behind(self.kept_seq))
             {
-                (self.kept_seq, self.kept_moved) = (self.contact_seq, true);
+                let known = self.known_seq().max(self.kept_seq);
+                self.kept_moved |= known != self.kept_seq;
+                self.kept_seq = known;
             }
         }
     }
@@ -276,15 +282,8 @@ impl Live {
             let failed = self.audit_failed.as_ref()?;
             Some(format!("{failed}: nothing is loosened until it can be"))
         };
-        let missing = || {
-            let (tenant, version) = self.missing.iter().next()?;
-            Some(format!(
-                "catalog {version} of tenant `{tenant}` could not be fetched, and other nodes may have it"
-            ))
-        };
-        let away = || self.catalog_away.clone().or_else(missing);
         let hold = self.hold.clone().or_else(|| self.clock_ahead.clone());
-        hold.or_else(away).or_else(audit)
+        hold.or_else(|| self.any_apart()).or_else(audit)
     }
 
     /// The state of a scope as served here.
@@ -299,7 +298,8 @@ impl Live {
 
     /// The percent of a scope as served here: the log's, never above what contact and guard allow.
     pub(crate) fn percent(&self, tenant: &TenantId, scope: &Scope, lane: &Lane, now_us: u64) -> f64 {
-        if self.latch(tenant, scope, Brake::Stop).is_some() || !lane.is_known(self.contact_seq) {
+        let (contact_us, contact_seq) = self.contact_of(tenant);
+        if self.latch(tenant, scope, Brake::Stop).is_some() || !lane.is_known(contact_seq) {
             return 0.0;
         }
         let pause = self.latch(tenant, scope, Brake::Pause);
@@ -313,7 +313,7 @@ impl Live {
             now_us: on_the_beat(at.now_us),
             ends_us: on_the_beat(at.ends_us),
         };
-        let contact_us = on_the_beat(self.contact_us);
+        let contact_us = on_the_beat(contact_us);
         lane.served_at(at, contact_us).min(limit).min(paused)
     }
 
@@ -417,7 +417,7 @@ impl Live {
                 let key = (tenant.clone(), scope.clone());
                 let watch = self.watches.get(&key).map(|watch| (watch, self.measured));
                 (tenant, &scope, phase, percent.to_bits(), self.measured).hash(&mut made_of);
-                let base = lane.base(state.catalog(), self.moment(now_us), self.contact_seq);
+                let base = lane.base(state.catalog(), self.moment(now_us), self.contact_of(tenant).1);
                 (state.catalog().version(), base.id).hash(&mut made_of);
                 lane.cause().seq.hash(&mut made_of);
                 if let Some(rollout) = lane.rollout() {

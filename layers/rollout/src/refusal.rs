@@ -85,6 +85,9 @@ reasons! {
     BadSignature = "bad_signature",
     /// Signed by a key this node does not know.
     UnknownKey = "unknown_key",
+    /// A stop or a pause of before this node's first contact, signed by a key that it does not know: other nodes may have it in
+    /// force.
+    KeyGone = "key_gone",
     /// Signed by fewer keys than required.
     Threshold = "threshold",
     /// Signed by a key that may not sign such a message.
@@ -155,7 +158,7 @@ impl Reason {
     /// How bad it is that somebody tried.
     pub fn severity(self) -> AlertSeverity {
         match self {
-            Self::Equivocation | Self::Crowded => AlertSeverity::Critical,
+            Self::Equivocation | Self::Crowded | Self::KeyGone => AlertSeverity::Critical,
             Self::DigestMismatch | Self::BadSignature | Self::UnknownKey | Self::Unsigned | Self::Audit => {
                 AlertSeverity::Error
             }

@@ -56,6 +56,9 @@ pub struct TenantStatus {
     pub orders: Vec<OrderStatus>,
     /// How many of them hold on this node alone, because the log refused them.
     pub alone: usize,
+    /// Why nothing of it is loosened on this node while other tenants go on: a catalog that is not here yet, or a state that nobody
+    /// here knows; None when it is not.
+    pub hold: Option<String>,
     /// Its scopes.
     pub scopes: Vec<ScopeStatus>,
     /// The proposals that wait for an approval.
@@ -283,7 +286,7 @@ impl Status {
 
     pub(crate) fn of(live: &Live, now_us: u64) -> Self {
         Self {
-            seq: live.seq,
+            seq: live.position(),
             contact_age_us: (live.contact_us > 0).then(|| now_us.saturating_sub(live.contact_us)),
             hold: live.held_because(),
             first_keys: live
@@ -316,6 +319,7 @@ fn tenant(live: &Live, state: &State, now_us: u64) -> TenantStatus {
         parked_catalog_version: state.parked_catalog().map(crate::Catalog::version),
         orders: orders::orders(live, state),
         alone: alone(&live.latches, state.tenant()),
+        hold: live.apart(state.tenant()),
         scopes: scopes(live, state, now_us),
         pending: pending.collect(),
         decisions: live
@@ -353,8 +357,12 @@ fn of_scope(live: &Live, state: &State, scope: &Scope, lane: &Lane, now_us: u64)
     let baseline = match phase {
         Phase::Stopped => state.catalog().baseline().id,
         _ => {
-            lane.base(state.catalog(), live.moment(now_us), live.contact_seq)
-                .id
+            lane.base(
+                state.catalog(),
+                live.moment(now_us),
+                live.contact_of(state.tenant()).1,
+            )
+            .id
         }
     };
     ScopeStatus {

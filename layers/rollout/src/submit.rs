@@ -174,10 +174,8 @@ impl Handle {
         let mut durable = saved;
         if let Some(seq) = seq {
             shared.logged(&message);
-            let folded = timeout(STOP_TIMEOUT, self.reached(seq)).await.is_ok();
-            durable |= shared.log.is_durable() || (folded && shared.audit.is_durable());
-            // Not in the scrutinee: the lock would be held in the arms.
-            let verdict = shared.lock().verdict_of(seq);
+            let verdict = timeout(STOP_TIMEOUT, shared.judged(seq)).await.ok();
+            durable |= shared.log.is_durable() || (verdict.is_some() && shared.audit.is_durable());
             if let Some(Err(refusal)) = verdict
                 && refusal.reason != Reason::Duplicate
             {
@@ -213,12 +211,8 @@ impl Handle {
             Ok(appended) => appended?.seq,
             Err(elapsed) => return Err(LogError::Unavailable(Box::new(elapsed)).into()),
         };
-        if timeout(APPEND_TIMEOUT, self.reached(seq)).await.is_err() {
-            return Err(SubmitError::Pending { seq });
-        }
-        // Not in the scrutinee: the lock would be held in the arms.
-        let verdict = shared.lock().verdict_of(seq);
-        match verdict {
+        let judged = timeout(APPEND_TIMEOUT, shared.judged(seq)).await;
+        match judged.ok() {
             Some(Ok(())) => {}
             Some(Err(refusal)) if refusal.reason == Reason::Duplicate => {
                 // The very bytes came to the log by another way, too; another message about the same is refused.

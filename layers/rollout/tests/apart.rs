@@ -1,16 +1,10 @@
-//! What sets a node apart from the others: a catalog that it cannot get, a clock that is ahead. Its share is never the higher one.
+//! What sets a node apart from the others: a clock that is ahead, a stop that is behind a catalog. Its share is never the higher one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 #[path = "support/node.rs"]
 mod node;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use arqon_rollout::{
     Appended, AuditConfig, Batch, CatalogFuture, CatalogSource, CatalogWanted, Channel, Clock as _, Config,
@@ -26,10 +20,8 @@ use self::node::{Node, START_US, catalog, enforce};
 enum Shelf {
     /// It has all of them.
     Full,
-    /// It has all but version 2.
-    Lacks,
-    /// It does not answer until this is set.
-    Away(Arc<AtomicBool>),
+    /// It does not answer.
+    Away,
 }
 
 impl CatalogSource for Shelf {
@@ -42,15 +34,11 @@ impl CatalogSource for Shelf {
                 .replace("\"version\":1", &format!("\"version\":{version}")),
         };
         let answer = match self {
-            Self::Lacks if wanted.version == 2 => Err(FetchError::Read {
-                uri,
-                source: "there is no such catalog".into(),
-            }),
-            Self::Away(back) if !back.load(Ordering::SeqCst) => Err(FetchError::Unavailable {
+            Self::Away => Err(FetchError::Unavailable {
                 uri,
                 source: "away".into(),
             }),
-            _ => Ok(bytes.into()),
+            Self::Full => Ok(bytes.into()),
         };
         Box::pin(std::future::ready(answer))
     }
@@ -81,18 +69,6 @@ fn configured(node: &Node, config: &Config, shelf: Shelf, clock: &ManualClock) -
     }
 }
 
-/// A node with all catalogs, and one beside it; a ramp from 10 % that has gone on for a minute on both.
-async fn two(shelf: Shelf) -> (Node, Node) {
-    let source = Node::start();
-    source.run.abort();
-    let first = beside(&source, Shelf::Full, &source.clock);
-    let second = beside(&source, shelf, &source.clock);
-    first.roll_out("p1", (10.0, 10.0, 100.0)).await;
-    first.clock.advance(Duration::from_secs(60));
-    first.settle().await;
-    (first, second)
-}
-
 fn percent(handle: &Handle) -> f64 {
     handle.status().scope("default", "").unwrap().percent
 }
@@ -107,67 +83,6 @@ async fn update(node: &Node, version: u64) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_without_a_catalog_that_others_have_holds_its_share_until_it_has_a_newer_one() {
-    let (first, second) = two(Shelf::Lacks).await;
-    assert!((percent(&first.handle) - percent(&second.handle)).abs() < 0.5);
-    let seq = update(&first, 2).await;
-    assert_eq!(first.phase(), Phase::Paused, "it lacks the variant");
-    second.handle.reached(seq).await;
-    for _ in 0..3 {
-        first.clock.advance(Duration::from_secs(60));
-        first.settle().await;
-        let (is, other) = (percent(&second.handle), percent(&first.handle));
-        assert!(is <= other + 0.5, "{is} where the others have {other}");
-    }
-    let hold = second.handle.status().hold;
-    assert!(
-        hold.as_ref().is_some_and(|hold| hold.contains("catalog 2")),
-        "{hold:?}"
-    );
-    // The next one ends the hold.
-    let resume = first.enforce(EnforcementAction::ResumeAdaptation).await.unwrap();
-    second.handle.reached(resume.seq.unwrap()).await;
-    let seq = update(&first, 3).await;
-    second.handle.reached(seq).await;
-    first.settle().await;
-    assert_eq!(second.handle.status().hold, None);
-    assert_eq!(second.handle.status().tenants[0].catalog_version, 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_source_of_catalogs_that_is_away_is_waited_for_while_stops_act() {
-    let back = Arc::new(AtomicBool::new(false));
-    let (first, second) = two(Shelf::Away(back.clone())).await;
-    let before = percent(&second.handle);
-    let seq = update(&first, 2).await;
-    for _ in 0..20 {
-        first.clock.advance(Duration::from_secs(6));
-        first.settle().await;
-    }
-    assert!(
-        percent(&second.handle) <= before + 0.5,
-        "{}",
-        percent(&second.handle)
-    );
-    assert!(second.handle.status().hold.is_some());
-    assert!(second.handle.status().seq < seq, "it waits");
-    let stop = first.control(enforce(EnforcementAction::EmergencyStop));
-    first.submit(stop, &first.sre).await.unwrap();
-    for _ in 0..10 {
-        first.settle().await;
-    }
-    assert_eq!(second.phase(), Phase::Stopped, "ahead of its turn");
-    back.store(true, Ordering::SeqCst);
-    second.handle.reached(seq).await;
-    first.settle().await;
-    assert_eq!(second.handle.status().tenants[0].catalog_version, 2);
-    assert_eq!(
-        (second.handle.status().hold, second.phase()),
-        (None, Phase::Stopped)
-    );
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_stop_that_acted_ahead_of_its_turn_acts_after_a_restart_too() {
     let folder = tempfile::tempdir().unwrap();
     let source = Node::start();
@@ -179,7 +94,7 @@ async fn a_stop_that_acted_ahead_of_its_turn_acts_after_a_restart_too() {
         }),
         ..source.config.clone()
     };
-    let away = Shelf::Away(Arc::default());
+    let away = Shelf::Away;
     let second = configured(&source, &config, away.clone(), &source.clock);
     first.roll_out("p1", (100.0, 0.0, 100.0)).await;
     let seq = update(&first, 2).await;

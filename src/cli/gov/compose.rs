@@ -1,10 +1,10 @@
 //! Messages made of options, signed, and sent.
 
-use std::{collections::HashMap, io::Write};
+use std::{collections::HashMap, io::Write, path::Path};
 
 use arqon_rollout::{
-    Clock, Control, Digest, DownstreamMessage, EnforcementAction, Envelope, KeyPair, MAX_REASON_BYTES,
-    Message, PinToken, Proposal, RolloutConfig, SystemClock,
+    Catalog, Clock, Control, Digest, DownstreamMessage, EnforcementAction, Envelope, KeyPair,
+    MAX_REASON_BYTES, Message, PinToken, Proposal, RolloutConfig, SystemClock,
 };
 use serde_json::Value;
 
@@ -71,8 +71,9 @@ pub(super) fn sign(sign: &Sign, json: bool, out: &mut impl Write) -> Result<Outc
         let ours = Envelope::sign(others.payload().to_vec(), &keys);
         others.join(ours)?
     } else {
-        let message = Message::from_json(&bytes)
+        let mut message = Message::from_json(&bytes)
             .map_err(|error| anyhow::anyhow!("{named} is no message and no envelope: {error}"))?;
+        name_digest(&mut message, sign.catalog.as_deref())?;
         control(&sign.signing, &sign.target, message, EXPIRES_US).sign(&keys)?
     };
     if sign.target.is_named() {
@@ -86,6 +87,44 @@ pub(super) fn sign(sign: &Sign, json: bool, out: &mut impl Write) -> Result<Outc
     }
     writeln!(out, "{}", envelope.to_json())?;
     Ok(Outcome::Ok)
+}
+
+/// Puts the digest of its catalog into an update that names none: without it nodes cannot tell whether they read the same bytes.
+fn name_digest(message: &mut Message, catalog: Option<&Path>) -> Result<(), Usage> {
+    let Message::Downstream(DownstreamMessage::CatalogUpdate {
+        version,
+        source_uri,
+        digest: digest @ None,
+    }) = message
+    else {
+        anyhow::ensure!(
+            catalog.is_none(),
+            "--catalog is for a catalog_update without a digest"
+        );
+        return Ok(());
+    };
+    let local = source_uri
+        .strip_prefix("file://")
+        .map(Path::new)
+        .filter(|path| path.exists());
+    let Some(path) = catalog.or(local) else {
+        // What is signed goes to standard output.
+        writeln!(
+            std::io::stderr(),
+            "the update names no digest, and nodes cannot tell whether they read the same bytes: give --catalog FILE"
+        )?;
+        return Ok(());
+    };
+    let bytes = std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    let found = Catalog::parse(&bytes).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    anyhow::ensure!(
+        found.version() == *version,
+        "{} has version {}, the update is to {version}",
+        path.display(),
+        found.version()
+    );
+    *digest = Some(Digest::of_bytes(&bytes).to_string());
+    Ok(())
 }
 
 pub(super) fn propose(propose: &Propose, json: bool, out: &mut impl Write) -> Result<Outcome, Usage> {

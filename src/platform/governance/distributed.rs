@@ -1,20 +1,15 @@
 //! The executor on JetStream: the log in `ARQON_GOV`, catalogs in KV, the audit trail's head exported.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use arqon_message::BoxError;
 use arqon_rollout::{
-    AlertSeverity, Catalog, CatalogConfig, Executor, FileCatalogs, Handle, NodeId, RolloutLayer,
+    AlertSeverity, Catalog, CatalogConfig, Executor, FileCatalogs, Handle, NodeId, Recovered, RolloutLayer,
 };
 use ron_bus::Bus;
 use tokio::time::sleep;
 
-use super::{Trail, build};
+use super::{Trail, build, first::First};
 use crate::{
     config::{Finding, GovernanceConfig},
     nats::{Clients, KvCatalogs, NatsControlLog, heads},
@@ -31,9 +26,9 @@ pub(super) fn start(
     tasks: &Supervisor,
 ) -> Result<(RolloutLayer, Handle), Vec<Finding>> {
     let trail = Trail::open(config, false)?;
-    let catalogs = KvCatalogs::new(clients.primary.clone(), files(config));
-    let last = trail.records.last().map(|of| &of.record);
-    let log = NatsControlLog::new(clients.control.clone(), clients.replicas).anchored(last);
+    let catalogs = KvCatalogs::new(clients.primary.clone(), files(config)).with_replicas(clients.replicas);
+    let last = Recovered::last_in_row(&trail.records);
+    let log = NatsControlLog::new(clients.control.clone(), clients.replicas).anchored(last.as_ref());
     let executor = build(
         trail
             .builder(config, bus)
@@ -61,22 +56,26 @@ pub(super) fn start(
             export.await.map_err(|error| error.to_string())
         });
     }
-    let first = First::of(config);
-    let records = trail.records;
+    let (first, records) = (First::of(config), trail.records);
+    let place = config.catalog.as_ref().and_then(|of| of.kv.clone());
+    let Some(place) = place else {
+        let goes_on = !records.is_empty();
+        first.start(&executor, goes_on)?;
+        executor.recover(records);
+        first.keep_started(&executor, goes_on);
+        tasks.run("governance", running(executor));
+        return Ok((RolloutLayer::new(&handle), handle));
+    };
     match first.kept()? {
+        None => tasks.run("governance", async move {
+            executor.start_with(&fetch(&place, &first, &catalogs).await);
+            executor.recover(records);
+            executor.run().await;
+            Ok(())
+        }),
         // Nothing has to be waited for: what is served is right before the first request.
-        None if first.place.is_some() => {
-            tasks.run("governance", async move {
-                executor.start_with(&first.fetch(&catalogs).await);
-                executor.recover(records);
-                executor.run().await;
-                Ok(())
-            });
-        }
-        kept => {
-            if let Some(catalog) = kept {
-                executor.start_with(&catalog);
-            }
+        Some(catalog) => {
+            executor.start_with(&catalog);
             executor.recover(records);
             tasks.run("governance", running(executor));
         }
@@ -94,74 +93,24 @@ fn files(config: &GovernanceConfig) -> FileCatalogs {
     FileCatalogs::new(folder.map(Path::to_path_buf))
 }
 
-/// The catalog that the fold starts with, when it is in KV. It is fetched once in the life of an audit trail and kept
-/// beside it, as `<audit>.catalog`: what is put into KV later comes by a signed catalog update.
-struct First {
-    place: Option<String>,
-    kept: Option<PathBuf>,
+/// Asks for the first catalog in KV until there is one. Until then no variant is served.
+async fn fetch(place: &str, first: &First, catalogs: &KvCatalogs) -> Catalog {
+    let mut backoff = BACKOFF.0;
+    loop {
+        match try_fetch(place, first, catalogs).await {
+            Ok(catalog) => return catalog,
+            Err(error) => {
+                tracing::warn!(component = "governance", %error, place, "no catalog yet: no variant is served");
+            }
+        }
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
 }
 
-impl First {
-    fn of(config: &GovernanceConfig) -> Self {
-        let place = config.catalog.as_ref().and_then(|of| of.kv.clone());
-        let beside = |path: &Path| {
-            let mut path = path.as_os_str().to_owned();
-            path.push(".catalog");
-            PathBuf::from(path)
-        };
-        let kept = config.audit.as_ref().filter(|_| place.is_some());
-        Self {
-            kept: kept.map(|audit| beside(&audit.path)),
-            place,
-        }
-    }
-
-    /// The catalog of an earlier start.
-    fn kept(&self) -> Result<Option<Catalog>, Vec<Finding>> {
-        let Some(path) = &self.kept else { return Ok(None) };
-        let refused = |error: String| {
-            let message = format!(
-                "{}: {error}: mend it, or remove it to read the bucket again",
-                path.display()
-            );
-            vec![Finding::new("platform.rollout.catalog.kv", message)]
-        };
-        match fs::read(path) {
-            Ok(bytes) => Catalog::parse(&bytes)
-                .map(Some)
-                .map_err(|error| refused(error.to_string())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(refused(error.to_string())),
-        }
-    }
-
-    /// Asks until there is one. Until then no variant is served.
-    async fn fetch(&self, catalogs: &KvCatalogs) -> Catalog {
-        let place = self.place.as_deref().unwrap_or_default();
-        let mut backoff = BACKOFF.0;
-        loop {
-            match self.try_fetch(catalogs, place).await {
-                Ok(catalog) => return catalog,
-                Err(error) => {
-                    tracing::warn!(component = "governance", %error, place, "no catalog yet: no variant is served");
-                }
-            }
-            sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
-        }
-    }
-
-    async fn try_fetch(&self, catalogs: &KvCatalogs, place: &str) -> Result<Catalog, BoxError> {
-        let bytes = catalogs.first(place).await?;
-        let catalog = Catalog::parse(&bytes)?;
-        if let Some(path) = &self.kept {
-            let mut next = path.clone().into_os_string();
-            next.push(".next");
-            let mut file = fs::File::create(&next)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&next, path)?;
-        }
-        Ok(catalog)
-    }
+async fn try_fetch(place: &str, first: &First, catalogs: &KvCatalogs) -> Result<Catalog, BoxError> {
+    let bytes = catalogs.first(place).await?;
+    let catalog = Catalog::parse(&bytes)?;
+    first.keep(&bytes)?;
+    Ok(catalog)
 }

@@ -9,6 +9,7 @@ mod faults;
 mod guard;
 mod keys;
 mod kills;
+mod missed;
 mod orders;
 mod sessions;
 mod site;

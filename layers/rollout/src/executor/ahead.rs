@@ -1,45 +1,11 @@
 //! What acts ahead of its turn in the log: stops and pauses, while something in front of them takes its time.
 
 use super::*;
-use crate::live::Live;
-
-/// How long a catalog source that does not answer is waited for. Then the log goes on without the catalog, and shares are held.
-const FETCH_PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long what follows a batch is looked through.
 const LOOK_AHEAD: Duration = Duration::from_secs(10);
 
 impl Executor {
-    /// The bytes of a catalog update. A source that does not answer is asked again for five minutes, since a node that gives up
-    /// has another catalog than the others; nothing is loosened, and stops further on in the log act meanwhile. Without what is
-    /// not there the node goes on, and holds its shares ([`Live::note_catalog`]).
-    pub(super) async fn fetch(&self, wanted: CatalogWanted<'_>, seq: u64) -> Option<Bytes> {
-        let shared = &self.shared;
-        let (mut scanned, mut backoff, mut absent) = (seq, BACKOFF.0, 0);
-        let until = Instant::now() + FETCH_PATIENCE;
-        let bytes = loop {
-            let error = match shared.catalogs.fetch(wanted).await {
-                Ok(bytes) => break Some(bytes),
-                Err(error) => error,
-            };
-            absent += u32::from(matches!(error, FetchError::Read { .. }));
-            let late = absent >= FETCH_ATTEMPTS || Instant::now() >= until;
-            if late || matches!(error, FetchError::Refused(_)) {
-                shared.alert(AlertSeverity::Critical, format!("{error}: the old catalog stays"));
-                break None;
-            }
-            let why = format!("{error}: nothing is loosened until it can be");
-            let told = shared.lock().catalog_away.replace(why.clone()).is_some();
-            if !told && matches!(error, FetchError::Unavailable { .. }) {
-                shared.alert(AlertSeverity::Critical, why);
-            }
-            self.wait_for_brakes(backoff, &mut scanned).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
-        };
-        shared.lock().catalog_away = None;
-        bytes
-    }
-
     /// Looks through what follows a batch for stops and pauses, once: a node that was away acts by them before it has folded
     /// all that is in front of them.
     pub(super) async fn look_ahead(&self, batch: &Batch) {
@@ -170,42 +136,5 @@ impl Executor {
             self.shared.publish(self.shared.lock());
         }
         moved
-    }
-}
-
-impl Live {
-    /// Whether a catalog update is newer than what its tenant has: an older one is refused without its bytes.
-    pub(super) fn lacks_catalog(&self, tenant: &TenantId, version: u64) -> bool {
-        let state = self.states.get(tenant);
-        let newest = state.map(|state| state.parked_catalog().unwrap_or(state.catalog()).version());
-        newest.is_some_and(|newest| version > newest)
-    }
-
-    /// Remembers that a catalog is missing here that other nodes may have, which is a state that they do not share: shares are
-    /// held until the same one or a newer one is there.
-    pub(super) fn note_catalog(&mut self, record: &Record, verdict: Result<(), &Refusal>) {
-        let read = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
-        let Some(wanted) = read.as_ref().ok().and_then(catalog_wanted) else {
-            return;
-        };
-        let tenant = record.channel.tenant();
-        // Any other place no node follows.
-        let is_followed = ["kv://", "file:///"]
-            .iter()
-            .any(|scheme| wanted.uri.starts_with(scheme));
-        match verdict {
-            Ok(())
-                if self
-                    .missing
-                    .get(tenant)
-                    .is_some_and(|version| *version <= wanted.version) =>
-            {
-                self.missing.remove(tenant);
-            }
-            Err(refusal) if refusal.reason == Reason::Catalog && record.catalog.is_none() && is_followed => {
-                self.missing.insert(tenant.clone(), wanted.version);
-            }
-            Ok(()) | Err(_) => {}
-        }
     }
 }

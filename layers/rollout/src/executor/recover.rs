@@ -1,19 +1,41 @@
 //! What a node did before it was started again, by its audit trail.
 
-use super::*;
-use crate::record::Recovered;
+use std::collections::BTreeMap;
 
-/// How the trail and today's configuration disagree.
+use super::*;
+use crate::apart::{is_of_keys, unsure_of};
+
+/// How the trail and today's configuration disagree about one record.
+pub(super) enum Said {
+    /// They do not.
+    Alike,
+    /// A stop or a pause was accepted and is refused now: it counts.
+    Kept(Refusal),
+    /// Anything else was: what it changed, nobody knows here.
+    Lost(Refusal),
+    /// It was refused, for this reason, and counts now.
+    Taken(String),
+    /// It was refused, for this reason, and stays so.
+    Refused(String),
+}
+
+impl Said {
+    /// What was accepted and is lost.
+    pub(super) fn lost(self) -> Option<Refusal> {
+        match self {
+            Self::Lost(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+/// All of it.
 #[derive(Default)]
 struct Differs {
-    /// Stops and pauses that were accepted and are refused now.
-    brakes: Vec<(u64, Refusal)>,
-    /// Anything else that was.
+    kept: Vec<(u64, Refusal)>,
     lost: Vec<(u64, Refusal)>,
-    /// The first of them that is no proposal and was refused for who signed it: what it changed, nobody knows here.
-    unsure: Option<(u64, Refusal)>,
-    /// What was refused and would be taken now.
     taken: Vec<(u64, String)>,
+    refused: Vec<(u64, String)>,
 }
 
 /// Whether a record is one of a stop or a pause.
@@ -22,19 +44,52 @@ fn is_brake(record: &Record) -> bool {
     read.is_ok_and(|control| Brake::of(&control).is_some())
 }
 
-/// Whether a refusal is for who signed, and not for what the catalog of the configuration has or a limit of it.
-fn is_of_keys(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Unsigned
-            | Reason::BadSignature
-            | Reason::UnknownKey
-            | Reason::Threshold
-            | Reason::Role
-            | Reason::Epoch
-            | Reason::InvalidKeys
-            | Reason::UnknownProposal
-    )
+/// Folds a record of which the trail may have told before what became of it. `shared`: the log is kept elsewhere, and other nodes
+/// may read it.
+pub(super) fn judge(
+    state: &mut State,
+    record: &Record,
+    before: Option<Result<(), String>>,
+    shared: bool,
+) -> (Result<Accepted, Refusal>, Said) {
+    let unfolded = matches!(before, Some(Err(_))).then(|| state.clone());
+    let verdict = state.fold(record);
+    match (verdict, before) {
+        (Err(refusal), Some(Ok(()))) if refusal.reason != Reason::Duplicate => {
+            if is_brake(record)
+                && let Ok(kept) = state.fold_kept(record)
+            {
+                return (Ok(kept), Said::Kept(refusal));
+            }
+            let said = match record.channel {
+                Channel::Down(_) => Said::Lost(refusal.clone()),
+                // A proposal alone changes nothing of what is served; its approval does.
+                Channel::Up(..) => Said::Alike,
+            };
+            (Err(refusal), said)
+        }
+        // The key is still away.
+        (Err(refusal), Some(Err(reason)))
+            if reason == Reason::KeyGone.as_str() && is_of_keys(refusal.reason) =>
+        {
+            let gone = Refusal::new(Reason::KeyGone, refusal.to_string());
+            (Err(gone.clone()), Said::Lost(gone))
+        }
+        // A tenant that was not served here then is folded anew.
+        (Ok(accepted), Some(Err(reason))) if reason != Reason::WrongTenant.as_str() => {
+            // Other nodes may have it, and a brake only tightens.
+            if shared || Brake::of(&accepted.control).is_some() {
+                return (Ok(accepted), Said::Taken(reason));
+            }
+            if let Some(unfolded) = unfolded {
+                *state = unfolded;
+                state.pass_by(record);
+            }
+            let detail = format!("it was refused ({reason}) when it came: sign it anew");
+            (Err(Refusal::new(Reason::Spent, detail)), Said::Refused(reason))
+        }
+        (verdict, _) => (verdict, Said::Alike),
+    }
 }
 
 impl Executor {
@@ -42,117 +97,160 @@ impl Executor {
     /// are not audited again and do not count as contact: no share rises by them. What began behind the last contact of the
     /// runs before is not served before the next one; without an audit trail's file beside it all of them count as known.
     ///
+    /// They may come in any order; of several with one position the last counts. The log is read again from the first position
+    /// that is missing among them: its tenant was waiting.
+    ///
     /// What became of a record then counts, where it is told. A stop or a pause that was accepted is in force whatever keys
-    /// the configuration has now. Anything else that was accepted and is refused for its keys now leaves this node without the
-    /// state of the others: it serves baselines alone, with an alert that names the position. What was refused is not taken now, but for
-    /// stops and pauses.
+    /// the configuration has now. Anything else that was accepted for a tenant and is refused now, for whatever reason, leaves this
+    /// node without the state of the others: it serves baselines alone of that tenant, with an alert that names the position.
+    ///
+    /// What was refused then and would be taken now counts from now on where the log [outlives](ControlLog::is_durable) this
+    /// process, since other nodes may have taken it; in a log of this process it stays refused, but for stops and pauses.
+    ///
+    /// A catalog update that was refused because its catalog was not here is waited for again where the log outlives this process:
+    /// once the catalog is there, all that came behind it is folded anew.
     pub fn recover<R: Into<Recovered>>(&self, records: impl IntoIterator<Item = R>) {
+        let shared = self.shared.log.is_durable();
+        let records = in_order(records.into_iter().map(Into::into));
         let mut live = self.shared.lock();
         let mut differs = Differs::default();
-        for record in records {
-            let Recovered {
-                record,
-                verdict: before,
-            } = record.into();
-            let Some(state) = live.states.get_mut(record.channel.tenant()) else {
-                live.verdict(record.seq, Err(no_rollout(record.channel.tenant())));
+        let mut waiting = Vec::new();
+        for known in records.values() {
+            let (record, seq) = (&known.record, known.record.seq);
+            let tenant = record.channel.tenant();
+            if shared && live.waits_again(known) {
+                if known.verdict == Some(Ok(())) {
+                    waiting.push(record.clone());
+                }
+                live.seq = live.seq.max(seq);
+                continue;
+            }
+            let Some(state) = live.states.get_mut(tenant) else {
+                live.verdict(seq, Err(no_rollout(tenant)));
                 continue;
             };
-            let verdict = differs.fold(state, &record, before);
-            let _told_before = latch::settle(&mut live.latches, &record, verdict.as_ref());
+            let (verdict, said) = judge(state, record, known.verdict.clone(), shared);
+            let _told_before = latch::settle(&mut live.latches, record, verdict.as_ref());
             if let Ok(accepted) = &verdict {
-                live.decided(&record, accepted);
+                live.decided(record, accepted);
+                live.agrees_again(record, accepted);
             }
-            live.note_catalog(&record, verdict.as_ref().map(drop));
-            live.verdict(record.seq, verdict.map(drop));
+            if let Said::Lost(refusal) = &said {
+                live.be_unsure(tenant, unsure_of(record, refusal));
+            }
+            differs.note(seq, said);
+            live.verdict(seq, verdict.map(drop));
         }
-        let seq = live.seq;
-        if let Some((seq, refusal)) = &differs.unsure {
-            // Whatever it ended or lowered goes on in this state.
-            live.hold = Some(format!(
-                "the audit trail has position {seq} as accepted, and the keys of this configuration refuse it ({refusal}): only baselines are served"
-            ));
-        } else {
-            // A node that was killed while it read a backlog had not seen its end.
-            let known = self.shared.latch_file.is_some().then_some(live.kept_seq);
-            live.contact_seq = known.map_or(seq, |known| known.min(seq));
-        }
+        // A node that was killed while it read a backlog had not seen its end.
+        let known = self.shared.latch_file.is_some().then_some(live.kept_seq);
+        (live.recovered_seq, live.contact_seq) =
+            (live.seq, known.map_or(live.seq, |known| known.min(live.seq)));
+        live.seq = last_in_row(records.values()).map_or(live.seq, |last| last.seq);
+        let position = live.position();
+        let apart: Vec<String> = live
+            .unsure
+            .keys()
+            .filter_map(|tenant| live.apart(tenant))
+            .collect();
         self.shared.publish(live);
+        // What is behind a catalog that is waited for brakes all the same.
+        self.latch_brakes(&waiting);
         self.shared.save_latches();
-        self.shared.position.send_replace(seq);
+        self.shared.position.send_replace(position);
         differs.tell(&self.shared);
+        for apart in apart {
+            self.shared.alert(AlertSeverity::Critical, apart);
+        }
+    }
+}
+
+/// By position; of several with one the last, with the catalog that any of them brought.
+fn in_order(records: impl Iterator<Item = Recovered>) -> BTreeMap<u64, Recovered> {
+    let mut known: BTreeMap<u64, Recovered> = BTreeMap::new();
+    for mut recovered in records {
+        let seq = recovered.record.seq;
+        if let Some(before) = known.remove(&seq) {
+            let catalog = &mut recovered.record.catalog;
+            *catalog = catalog.take().or(before.record.catalog);
+        }
+        known.insert(seq, recovered);
+    }
+    known
+}
+
+/// Of records in the order of their positions the last one in front of which none is missing.
+fn last_in_row<'a>(records: impl Iterator<Item = &'a Recovered>) -> Option<&'a Record> {
+    let mut last: Option<&Record> = None;
+    for Recovered { record, .. } in records {
+        if last.is_some_and(|last| record.seq > last.seq + 1) {
+            break;
+        }
+        last = Some(record);
+    }
+    last
+}
+
+impl Recovered {
+    /// Where the log is to be read on after these records of an audit trail: the one in front of the first position that is missing
+    /// among them, or the last.
+    pub fn last_in_row(records: &[Self]) -> Option<Record> {
+        let known = in_order(records.iter().cloned());
+        last_in_row(known.values()).cloned()
+    }
+
+    /// Whether it says of a record what became of it now.
+    pub(super) fn says(&self, record: &Record, refusal: Option<&Refusal>) -> bool {
+        let verdict = match refusal {
+            None => Ok(()),
+            Some(refusal) => Err(refusal.reason.as_str().to_owned()),
+        };
+        self.verdict == Some(verdict) && self.record.catalog == record.catalog
     }
 }
 
 impl Differs {
-    fn fold(
-        &mut self,
-        state: &mut State,
-        record: &Record,
-        before: Option<Result<(), String>>,
-    ) -> Result<Accepted, Refusal> {
-        let unfolded = matches!(before, Some(Err(_))).then(|| state.clone());
-        let verdict = state.fold(record);
-        match (verdict, before) {
-            (Err(refusal), Some(Ok(()))) if refusal.reason != Reason::Duplicate => {
-                if is_brake(record)
-                    && let Ok(kept) = state.fold_kept(record)
-                {
-                    self.brakes.push((record.seq, refusal));
-                    return Ok(kept);
-                }
-                self.lost.push((record.seq, refusal.clone()));
-                if matches!(record.channel, Channel::Down(_)) && is_of_keys(refusal.reason) {
-                    self.unsure.get_or_insert((record.seq, refusal.clone()));
-                }
-                Err(refusal)
-            }
-            // A tenant that was not served here then is folded anew.
-            (Ok(accepted), Some(Err(reason)))
-                if reason != Reason::WrongTenant.as_str() && Brake::of(&accepted.control).is_none() =>
-            {
-                if let Some(unfolded) = unfolded {
-                    *state = unfolded;
-                    state.pass(record);
-                }
-                let detail = format!("it was refused ({reason}) when it came: sign it anew");
-                self.taken.push((record.seq, reason));
-                Err(Refusal::new(Reason::Spent, detail))
-            }
-            (verdict, _) => verdict,
+    fn note(&mut self, seq: u64, said: Said) {
+        match said {
+            Said::Alike => {}
+            Said::Kept(refusal) => self.kept.push((seq, refusal)),
+            Said::Lost(refusal) => self.lost.push((seq, refusal)),
+            Said::Taken(reason) => self.taken.push((seq, reason)),
+            Said::Refused(reason) => self.refused.push((seq, reason)),
         }
     }
 
     fn tell(self, shared: &Shared) {
         let Self {
-            brakes,
+            kept,
             lost,
-            unsure,
             taken,
+            refused,
         } = self;
-        if let Some((seq, refusal)) = brakes.first() {
+        if let Some((seq, refusal)) = kept.first() {
             let message = format!(
                 "{} stops and pauses of the audit trail, the first at position {seq}, count although this configuration would refuse them: {refusal}",
-                brakes.len()
+                kept.len()
             );
             shared.alert(AlertSeverity::Critical, message);
         }
         if let Some((seq, refusal)) = lost.first() {
             let message = format!(
-                "{} records of the audit trail that were accepted, the first at position {seq}, are refused by this configuration{}: {refusal}",
-                lost.len(),
-                if unsure.is_some() {
-                    ", so only baselines are served until what signed them is put back"
-                } else {
-                    ""
-                }
+                "{} records of the audit trail, the first at position {seq}, may be in force on other nodes and are refused by this configuration: {refusal}",
+                lost.len()
             );
             shared.alert(AlertSeverity::Critical, message);
         }
         if let Some((seq, reason)) = taken.first() {
             let message = format!(
-                "{} records of the audit trail that were refused, the first at position {seq} ({reason}), would be taken by this configuration: they stay refused",
+                "{} records of the audit trail that were refused, the first at position {seq} ({reason}), are taken by this configuration: they count from now on, since other nodes may have taken them",
                 taken.len()
+            );
+            shared.alert(AlertSeverity::Warning, message);
+        }
+        if let Some((seq, reason)) = refused.first() {
+            let message = format!(
+                "{} records of the audit trail that were refused, the first at position {seq} ({reason}), would be taken by this configuration: they stay refused",
+                refused.len()
             );
             shared.alert(AlertSeverity::Warning, message);
         }

@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use super::{MAX_UNAUDITED, Outlook, Reach, Receipt, Submission, catalog_wanted};
 use crate::{
+    apart::newest,
     apply::{Order, authenticate},
     audit::AuditEntry,
     catalog_source::FetchError,
     envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
-    executor::no_rollout,
+    executor::{FETCH_TIMEOUT, no_rollout},
     handle::Shared,
     latch::{Brake, Latch},
     live::Live,
@@ -121,8 +122,8 @@ impl Shared {
             let detail = "the audit trail cannot be written: only a stop or a pause is taken";
             return Outlook::Unable(Refusal::new(Reason::Audit, detail));
         }
-        if let Some(wanted) = catalog_wanted(&submission.control) {
-            match self.catalogs.fetch(wanted).await {
+        if let Some(wanted) = catalog_wanted(&submission.control).filter(|of| of.version > newest(&state)) {
+            match self.catalog(wanted, FETCH_TIMEOUT).await {
                 Ok(catalog) => submission.record.catalog = Some(catalog),
                 // No node follows it, now or later.
                 Err(error @ FetchError::Refused(_)) => {
@@ -132,8 +133,18 @@ impl Shared {
                 Err(error) => return Outlook::Unable(Refusal::new(Reason::Catalog, error.to_string())),
             }
         }
-        match rehearse(state, submission.record.catalog.clone(), order) {
+        let catalog = submission.record.catalog.clone();
+        let verdict = rehearse(state, catalog.clone(), order);
+        if let (Ok(()), Some(wanted), Some(bytes)) = (&verdict, catalog_wanted(&submission.control), catalog)
+            && let Err(error) = self.catalogs.keep(wanted, bytes).await
+        {
+            let message = format!("a catalog could not be kept for nodes that come late: {error}");
+            self.alert(AlertSeverity::Warning, message);
+        }
+        match verdict {
             Ok(()) => Outlook::Good,
+            // Nodes that cannot get the same bytes would wait for them.
+            Err(refusal) if refusal.reason == Reason::Catalog => Outlook::Unable(refusal),
             Err(refusal) => Outlook::Refused(refusal),
         }
     }
@@ -335,7 +346,9 @@ impl Shared {
         };
         // One for which the log has no room asks for the whole tenant.
         let widened = || !state.has_room_for_order(scope) && state.is_braked(&Scope::TENANT, brake);
-        let fresh = live.ended && now_us.saturating_sub(live.heard_us) <= FRESH_US;
+        // What waits for a catalog is not in the state, and may be a resume.
+        let known = live.apart(&tenant).is_none();
+        let fresh = known && live.ended && now_us.saturating_sub(live.heard_us) <= FRESH_US;
         fresh && (state.is_braked(scope, brake) || widened())
     }
 

@@ -1,20 +1,13 @@
-//! Nodes that know less than the others: they missed a part of the log, lack a catalog, or start with other keys.
-
-use std::time::Duration;
+//! Nodes that know less than the others: they missed a part of the log, or start with other keys.
 
 use arqon_test_support::NatsServer;
-use serde_json::{Value, json};
-use tokio::time::sleep;
+use serde_json::Value;
 
-use super::site::{CATALOG, Site, becomes, scope, variant};
+use super::site::{Site, becomes, variant};
 use crate::process::{Gateway, eventually};
 
 async fn rollout(gateway: &Gateway) -> Value {
     gateway.get("/v1/state").await.json()["rollout"].clone()
-}
-
-async fn percent(gateway: &Gateway) -> f64 {
-    scope(gateway).await["percent"].as_f64().expect("a number")
 }
 
 /// What one user gets from a gateway until that has read the log to `end`.
@@ -58,63 +51,6 @@ async fn a_node_that_was_away_serves_nothing_of_what_it_missed_before_it_has_rea
     let third = Gateway::ready(&config("gw-3"), &[]).await;
     assert_eq!(served_until(&third, end).await, ["stable"]);
     becomes(&third, "stopped").await;
-}
-
-#[tokio::test]
-async fn a_node_without_a_catalog_that_the_others_have_never_serves_more_than_they_do() {
-    let site = Site::new().await;
-    let server = NatsServer::start_own().await.expect("a nats-server");
-    let first = Gateway::ready(&site.config(Some(server.url()), "gw-1", &site.catalog()), &[]).await;
-    // Its catalogs are in another folder.
-    let second = "catalog = { path = \"own/catalog.json\" }";
-    let own = tempfile::tempdir().expect("temporary folder");
-    std::fs::write(own.path().join("catalog.json"), CATALOG).expect("written");
-    let second = second.replace("own/", &format!("{}/", own.path().display()));
-    let mut second = Gateway::ready(&site.config(Some(server.url()), "gw-2", &second), &[]).await;
-    site.roll_out(&first, "p1", ["10", "60", "100"]).await;
-    becomes(&second, "ramping").await;
-    let without = r#"{"version": 2, "baseline": 1, "variants": [{"id": 1, "name": "stable"}]}"#;
-    std::fs::write(site.path("catalog2.json"), without).expect("written");
-    let uri = format!("file://{}", site.file("catalog2.json"));
-    let update = json!({ "type": "catalog_update", "version": 2, "source_uri": uri });
-    std::fs::write(site.path("update.json"), update.to_string()).expect("written");
-    site.gov(&first, "ops-1", &["sign", &site.file("update.json")])
-        .await;
-    becomes(&first, "paused").await;
-    let at = percent(&first).await;
-    for again in [false, true] {
-        if again {
-            second.kill();
-            second.start_again();
-            second.becomes_ready(true).await;
-        }
-        let hold = eventually(async || {
-            let rollout = rollout(&second).await;
-            (rollout["seq"] == 3 && rollout["hold"].is_string()).then(|| rollout["hold"].to_string())
-        })
-        .await;
-        assert!(hold.contains("catalog 2"), "{hold}");
-        let is = percent(&second).await;
-        // The ramp goes on by half a point meanwhile.
-        sleep(Duration::from_millis(500)).await;
-        assert!(percent(&second).await <= is, "it does not rise");
-        // It may have read the update after the others, and not much later.
-        assert!(is <= at + 30.0, "{is} where the others have {at}");
-        let checks = second.becomes_ready(true).await["checks"].clone();
-        let checks = checks.as_array().expect("checks");
-        let check = checks
-            .iter()
-            .find(|check| check["name"] == "rollout")
-            .expect("there");
-        assert_eq!(
-            (&check["ok"], &check["advisory"]),
-            (&json!(false), &json!(true)),
-            "{check}"
-        );
-    }
-    // A stop acts there as well.
-    site.gov(&first, "sre-1", &["stop"]).await;
-    becomes(&second, "stopped").await;
 }
 
 #[tokio::test]

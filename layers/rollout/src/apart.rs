@@ -1,0 +1,428 @@
+//! What sets one tenant of a node apart from the other nodes: it waits for a catalog, or nobody here knows its state.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use arqon_message::TenantId;
+use tokio::time::Instant;
+
+use crate::{
+    apply::Accepted,
+    catalog_source::FetchError,
+    envelope::{Control, Envelope, Message},
+    latch::Brake,
+    live::Live,
+    record::{Record, Recovered},
+    refusal::{Reason, Refusal},
+    state::{Scope, State},
+    submit::{catalog_wanted, judge::precheck},
+};
+
+/// Most records of a node, of all its tenants together, that wait behind catalogs that are not there. At the limit the node
+/// reads no further; stops and pauses act all the same.
+pub const MAX_WAITING_RECORDS: usize = 1_024;
+
+/// Most bytes of their envelopes.
+const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+
+/// The pauses between two questions for a catalog: doubled each time.
+const ASK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// How long a catalog is not there before a newer one may take its place.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// A record that waits for its turn.
+#[derive(Debug, Clone)]
+pub(crate) struct Queued {
+    pub(crate) record: Record,
+    /// What the audit trail has of it.
+    pub(crate) known: Option<Recovered>,
+    /// Whether it was read before this run had come to the end of the log.
+    pub(crate) backlog: bool,
+}
+
+/// A tenant waits for the catalog of the first record in its queue. All of its records behind it wait, in order.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    /// Never empty while somebody looks.
+    pub(crate) queue: VecDeque<Queued>,
+    /// The version that the first one announces.
+    pub(crate) version: u64,
+    /// The last contact before it: no share of this tenant rises above what was known then.
+    contact: (u64, u64),
+    /// Why it is not there.
+    why: String,
+    /// Since when it is not there, as the source says; None when that does not answer.
+    absent: Option<Instant>,
+    next: Instant,
+    backoff: Duration,
+    /// Whether people were told.
+    told: bool,
+    /// Whether its records are being folded right now.
+    pub(crate) busy: bool,
+}
+
+/// Nobody here knows what others have: only baselines are served of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unsure {
+    /// The position since which it is so.
+    pub(crate) seq: u64,
+    /// Why, and what to do.
+    pub(crate) why: String,
+    /// The catalog that was missed: one that is newer has to be in force on all before they can agree again.
+    pub(crate) version: Option<u64>,
+    /// Whether a stop of the whole tenant makes the nodes agree: it does not where they go by other keys.
+    pub(crate) curable: bool,
+    /// Whether there was one since.
+    pub(crate) stopped: bool,
+}
+
+/// What a record of the log comes to.
+pub(crate) enum Place {
+    /// It was folded before: the log is read again from where the audit trail has a hole.
+    Folded,
+    /// It is the next one to be folded.
+    Now,
+    /// Its catalog has to be fetched: its tenant waits from now on.
+    Waits,
+    /// Its tenant waits, and it with it.
+    Queued,
+    /// There is no room for it to wait.
+    Full,
+}
+
+/// The catalog update that a record is.
+pub(crate) fn update(record: &Record) -> Option<Control> {
+    let control = Envelope::parse(&record.envelope).ok()?.control().ok()?;
+    catalog_wanted(&control).is_some().then_some(control)
+}
+
+/// Whether a refusal is for who signed, and not for what the state has.
+pub(crate) fn is_of_keys(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Unsigned
+            | Reason::BadSignature
+            | Reason::UnknownKey
+            | Reason::Threshold
+            | Reason::Role
+            | Reason::Epoch
+            | Reason::InvalidKeys
+            | Reason::UnknownProposal
+            | Reason::KeyGone
+    )
+}
+
+impl Wait {
+    fn behind(first: Queued, version: u64, contact: (u64, u64)) -> Self {
+        Self {
+            queue: VecDeque::from([first]),
+            version,
+            contact,
+            why: "it is asked for".to_owned(),
+            absent: None,
+            next: Instant::now(),
+            backoff: ASK.0,
+            told: false,
+            busy: false,
+        }
+    }
+
+    /// The position that it waits at.
+    pub(crate) fn seq(&self) -> u64 {
+        self.queue.front().map_or(0, |first| first.record.seq)
+    }
+
+    fn last_seq(&self) -> u64 {
+        self.queue.back().map_or(0, |last| last.record.seq)
+    }
+
+    /// The next one has its turn.
+    pub(crate) fn pop(&mut self) {
+        self.queue.pop_front();
+        (self.absent, self.backoff, self.told) = (None, ASK.0, false);
+        self.why.clear();
+    }
+
+    /// It could not be fetched; true if people are to be told now.
+    pub(crate) fn missed(&mut self, error: &FetchError, version: u64, tell: bool) -> bool {
+        let now = Instant::now();
+        self.version = version;
+        self.why = error.to_string();
+        self.absent = match error {
+            FetchError::Read { .. } => Some(self.absent.unwrap_or(now)),
+            _ => None,
+        };
+        self.next = now + self.backoff;
+        self.backoff = (self.backoff * 2).min(ASK.1);
+        tell && !std::mem::replace(&mut self.told, true)
+    }
+
+    /// Whether it was not there for so long that a newer one may take its place.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.absent.is_some_and(|since| since.elapsed() >= GIVE_UP)
+    }
+}
+
+impl Live {
+    /// The last contact, and its position, as far as a tenant is concerned: nothing is known of one that is `unsure`, and no more
+    /// than before of one that waits.
+    pub(crate) fn contact_of(&self, tenant: &TenantId) -> (u64, u64) {
+        if self.unsure.contains_key(tenant) {
+            return (0, 0);
+        }
+        let (us, seq) = (self.contact_us, self.contact_seq);
+        let wait = self.waits.get(tenant);
+        wait.map_or((us, seq), |wait| {
+            (us.min(wait.contact.0), seq.min(wait.contact.1))
+        })
+    }
+
+    /// The position up to which the log is known for good, for a restart.
+    pub(crate) fn known_seq(&self) -> u64 {
+        let waiting = self.waits.values().map(|wait| wait.contact.1);
+        waiting.fold(self.contact_seq, u64::min)
+    }
+
+    /// The position up to which all is folded.
+    pub(crate) fn position(&self) -> u64 {
+        let waiting = self.waits.values().map(|wait| wait.seq().saturating_sub(1));
+        waiting.fold(self.seq, u64::min)
+    }
+
+    /// Why a tenant's shares are held, for people.
+    pub(crate) fn apart(&self, tenant: &TenantId) -> Option<String> {
+        if let Some(unsure) = self.unsure.get(tenant) {
+            return Some(format!(
+                "tenant `{tenant}`: {}: only baselines are served",
+                unsure.why
+            ));
+        }
+        let wait = self.waits.get(tenant)?;
+        Some(format!(
+            "catalog {} of tenant `{tenant}`, announced at position {}, is not here yet ({}): its shares are held",
+            wait.version,
+            wait.seq(),
+            wait.why
+        ))
+    }
+
+    /// The first tenant's reason.
+    pub(crate) fn any_apart(&self) -> Option<String> {
+        let tenants = self.unsure.keys().chain(self.waits.keys());
+        tenants.min().and_then(|tenant| self.apart(tenant))
+    }
+
+    /// Whether a catalog update is newer than what its tenant has: an older one is refused without its bytes.
+    fn lacks_catalog(&self, tenant: &TenantId, version: u64) -> bool {
+        let state = self.states.get(tenant);
+        state.is_some_and(|state| version > newest(state))
+    }
+
+    /// The update that a record is, if its bytes have to be fetched before it is folded.
+    pub(crate) fn lacks_bytes(&self, record: &Record) -> Option<Control> {
+        let control = update(record)?;
+        let wanted = catalog_wanted(&control)?;
+        let has = record.catalog.as_ref();
+        let has = has.is_some_and(|bytes| wanted.check(bytes).is_ok());
+        let lacks = !has
+            && precheck(self, record).is_ok()
+            && self.lacks_catalog(record.channel.tenant(), wanted.version);
+        lacks.then_some(control)
+    }
+
+    /// What is to be done with the next record of the log.
+    pub(crate) fn place(&mut self, record: &Record) -> Place {
+        let tenant = record.channel.tenant();
+        let queued = |live: &Self| Queued {
+            record: record.clone(),
+            known: None,
+            backlog: !live.ended,
+        };
+        if let Some(wait) = self.waits.get(tenant) {
+            if record.seq <= wait.last_seq() {
+                self.seq = self.seq.max(record.seq);
+                return Place::Folded;
+            }
+            if self.is_full() {
+                return Place::Full;
+            }
+            let queued = queued(self);
+            self.seq = self.seq.max(record.seq);
+            self.waits
+                .entry(tenant.clone())
+                .and_modify(|wait| wait.queue.push_back(queued));
+            return Place::Queued;
+        }
+        let folded = self.states.get(tenant).map_or(self.recovered_seq, State::seq);
+        if record.seq <= folded {
+            self.seq = self.seq.max(record.seq);
+            return Place::Folded;
+        }
+        let Some(version) = self
+            .lacks_bytes(record)
+            .as_ref()
+            .and_then(catalog_wanted)
+            .map(|of| of.version)
+        else {
+            return Place::Now;
+        };
+        self.seq = self.seq.max(record.seq);
+        let wait = Wait::behind(queued(self), version, (self.contact_us, self.contact_seq));
+        self.waits.insert(tenant.clone(), wait);
+        Place::Waits
+    }
+
+    fn is_full(&self) -> bool {
+        let queued = || self.waits.values().flat_map(|wait| &wait.queue);
+        let records = self.waits.values().map(|wait| wait.queue.len()).sum::<usize>();
+        records >= MAX_WAITING_RECORDS
+            || queued().map(|of| of.record.envelope.len()).sum::<usize>() >= MAX_WAITING_BYTES
+    }
+
+    /// A record of the audit trail waits, with all that the trail has behind it; true if it does.
+    pub(crate) fn waits_again(&mut self, known: &Recovered) -> bool {
+        let record = known.record.clone();
+        let tenant = record.channel.tenant().clone();
+        let queued = Queued {
+            record,
+            known: Some(known.clone()),
+            backlog: false,
+        };
+        if let Some(wait) = self.waits.get_mut(&tenant) {
+            wait.queue.push_back(queued);
+            return true;
+        }
+        let missed = known.verdict.as_ref().is_some_and(|verdict| {
+            verdict
+                .as_ref()
+                .is_err_and(|reason| reason == Reason::Catalog.as_str())
+        });
+        let Some(control) = missed.then(|| self.lacks_bytes(&known.record)).flatten() else {
+            return false;
+        };
+        let Some(wanted) = catalog_wanted(&control).filter(|wanted| wanted.is_followed()) else {
+            return false;
+        };
+        // What of the state it had was not the others': nothing of it counts as known.
+        self.waits
+            .insert(tenant, Wait::behind(queued, wanted.version, (0, 0)));
+        true
+    }
+
+    /// The tenants whose catalogs are to be asked for now.
+    pub(crate) fn due(&self) -> Vec<TenantId> {
+        let now = Instant::now();
+        let due = self
+            .waits
+            .iter()
+            .filter(|(_, wait)| wait.next <= now && !wait.busy);
+        due.map(|(tenant, _)| tenant.clone()).collect()
+    }
+
+    /// From `unsure.seq` on nobody here knows what others have of a tenant.
+    pub(crate) fn be_unsure(&mut self, tenant: &TenantId, unsure: Unsure) {
+        match self.unsure.get_mut(tenant) {
+            None => drop(self.unsure.insert(tenant.clone(), unsure)),
+            Some(known) => {
+                (known.seq, known.stopped) = (known.seq.max(unsure.seq), false);
+                (known.version, known.curable) =
+                    (known.version.max(unsure.version), known.curable && unsure.curable);
+            }
+        }
+    }
+
+    /// What an accepted record means for a tenant that is `unsure`. A stop of the whole tenant leaves nothing of what was missed
+    /// before it, once a newer catalog than the missed one is there and no proposal of before waits; true if all agree again.
+    pub(crate) fn agrees_again(&mut self, record: &Record, accepted: &Accepted) -> bool {
+        let tenant = record.channel.tenant();
+        let (Some(unsure), Some(state)) = (self.unsure.get_mut(tenant), self.states.get(tenant)) else {
+            return false;
+        };
+        let scope = Scope::of_order(accepted.control.scope.as_deref(), tenant);
+        let stops = Brake::of(&accepted.control).is_some_and(|(brake, _)| brake == Brake::Stop);
+        unsure.stopped |= stops && scope.is_ok_and(|scope| scope == Scope::TENANT) && record.seq > unsure.seq;
+        let clean = state.pending().is_empty() && state.lanes().values().all(|lane| !lane.is_used());
+        let newer = unsure.version.is_none_or(|missed| newest(state) > missed);
+        let agrees = unsure.curable && unsure.stopped && clean && newer;
+        if agrees {
+            self.unsure.remove(tenant);
+        }
+        agrees
+    }
+
+    /// A stop or a pause of before this node's first contact that it refuses for the keys of its configuration: others may have it in
+    /// force.
+    pub(crate) fn may_be_in_force(
+        &self,
+        record: &Record,
+        refusal: &Refusal,
+        backlog: bool,
+    ) -> Option<Refusal> {
+        // After a rotation the keys are the log's, and so the same everywhere.
+        let configured = |state: &State| state.keys().epoch == 1;
+        let configured = self.states.get(record.channel.tenant()).is_some_and(configured);
+        if !backlog || !configured || !is_of_keys(refusal.reason) {
+            return None;
+        }
+        let envelope = Envelope::parse(&record.envelope).ok()?;
+        let control = envelope.control().ok()?;
+        // No node has taken one that was too late then.
+        if Brake::of(&control).is_none() || control.expires_at_us <= record.received_at_us {
+            return None;
+        }
+        let signed_by: Vec<_> = envelope
+            .signatures()
+            .iter()
+            .filter_map(|of| of.keyid.clone())
+            .collect();
+        let detail = format!(
+            "a {} signed by `{:.80}`, which this configuration does not let sign it ({})",
+            control.message.kind(),
+            signed_by.join("`, `"),
+            refusal.reason
+        );
+        Some(Refusal::new(Reason::KeyGone, detail))
+    }
+}
+
+/// The newest catalog of a state, in force or waiting.
+pub(crate) fn newest(state: &State) -> u64 {
+    state.parked_catalog().unwrap_or(state.catalog()).version()
+}
+
+/// What is made of a tenant by a refused record of its own audit trail or of its log.
+pub(crate) fn unsure_of(record: &Record, refusal: &Refusal) -> Unsure {
+    let control = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
+    let control = control.ok();
+    let version = control.as_ref().and_then(catalog_wanted).map(|of| of.version);
+    let rotates = control.is_none_or(|control| matches!(control.message, Message::Rotation(_)));
+    let (seq, gone) = (record.seq, refusal.reason == Reason::KeyGone);
+    let curable = gone || !(rotates || is_of_keys(refusal.reason));
+    let cure = if curable {
+        ", or stop the whole tenant and resume it: then all agree again"
+    } else {
+        ""
+    };
+    let why = if gone {
+        format!(
+            "position {seq} of the log is {refusal}: other nodes may have it in force; put the key back and start again{cure}"
+        )
+    } else {
+        format!(
+            "the audit trail has position {seq} as accepted, and this configuration refuses it ({refusal}): put back what it was \
+             accepted with and start again{cure}"
+        )
+    };
+    Unsure {
+        seq,
+        why,
+        version,
+        curable,
+        stopped: false,
+    }
+}
+
+pub(crate) type Waits = BTreeMap<TenantId, Wait>;

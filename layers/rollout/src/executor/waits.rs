@@ -1,0 +1,205 @@
+//! Catalogs that are not there yet: their tenants wait, and nobody else.
+
+use super::*;
+use crate::apart::{Place, Queued, Unsure, update};
+
+/// How long the log waits for a catalog that is there: then its tenant waits alone.
+const AT_ONCE: Duration = TICK;
+
+/// How long a source may take otherwise.
+pub(crate) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Executor {
+    /// Folds a record of the log, or lets it wait with its tenant.
+    pub(super) async fn take_one(&self, record: Record, scanned: &mut u64) {
+        let shared = &self.shared;
+        let mut told = false;
+        loop {
+            // Not in the scrutinee: the lock would be held in the arms.
+            let place = shared.lock().place(&record);
+            match place {
+                Place::Folded | Place::Queued => return,
+                Place::Now => {
+                    let backlog = !shared.lock().ended;
+                    return self.fold(record, None, backlog).await;
+                }
+                Place::Waits => {
+                    self.show();
+                    return self.go_on(record.channel.tenant(), AT_ONCE).await;
+                }
+                Place::Full => {
+                    if !std::mem::replace(&mut told, true) {
+                        let message = format!(
+                            "{} records wait for catalogs that are not there: the log is read no further than position {}",
+                            crate::MAX_WAITING_RECORDS,
+                            record.seq.saturating_sub(1)
+                        );
+                        shared.alert(AlertSeverity::Critical, message);
+                    }
+                    self.show();
+                    self.wait_for_brakes(TICK, scanned).await;
+                }
+            }
+        }
+    }
+
+    /// Asks for what tenants wait for, for ever.
+    pub(super) async fn keep_asking(&self) -> Infallible {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let due = self.shared.lock().due();
+            for tenant in due {
+                self.go_on(&tenant, FETCH_TIMEOUT).await;
+            }
+        }
+    }
+
+    /// Folds what waits of a tenant, in order, as far as its catalogs are there.
+    async fn go_on(&self, tenant: &TenantId, patience: Duration) {
+        let shared = &self.shared;
+        match shared.lock().waits.get_mut(tenant) {
+            Some(wait) if !wait.busy => wait.busy = true,
+            _ => return,
+        }
+        while let Some(mut next) = self.first_of(tenant) {
+            let lacks = shared.lock().lacks_bytes(&next.record);
+            if let Some(wanted) = lacks.as_ref().and_then(catalog_wanted) {
+                next.record.catalog = match shared.catalog(wanted, patience).await {
+                    Ok(bytes) => Some(bytes),
+                    // No node follows it.
+                    Err(FetchError::Refused(_)) => None,
+                    Err(error) => {
+                        let tell = patience > AT_ONCE;
+                        if !self.do_without(tenant, (&error, wanted.version), tell).await {
+                            if let Some(wait) = shared.lock().waits.get_mut(tenant) {
+                                wait.busy = false;
+                            }
+                            return self.show();
+                        }
+                        None
+                    }
+                };
+            }
+            let Queued {
+                record,
+                known,
+                backlog,
+            } = next;
+            self.fold(record, known.as_ref(), backlog).await;
+            if let Some(wait) = shared.lock().waits.get_mut(tenant) {
+                wait.pop();
+            }
+        }
+        self.show();
+    }
+
+    /// The next one that waits; there is no wait any more when there is none.
+    fn first_of(&self, tenant: &TenantId) -> Option<Queued> {
+        let mut live = self.shared.lock();
+        let first = live.waits.get(tenant)?.queue.front().cloned();
+        if first.is_none() {
+            live.waits.remove(tenant);
+        }
+        first
+    }
+
+    /// A catalog is not there. True if its tenant goes on without it: it has not been there for a minute, and a newer one of the
+    /// tenant is. Then nobody here knows what the others have made of it, and only baselines are served.
+    async fn do_without(&self, tenant: &TenantId, (error, version): (&FetchError, u64), tell: bool) -> bool {
+        let shared = &self.shared;
+        let (told, given_up, behind) = {
+            let mut live = shared.lock();
+            let Some(wait) = live.waits.get_mut(tenant) else {
+                return false;
+            };
+            let told = wait.missed(error, version, tell);
+            let behind: Vec<Record> = wait.queue.iter().skip(1).map(|of| of.record.clone()).collect();
+            let why = told.then(|| live.apart(tenant)).flatten();
+            let given_up = live
+                .waits
+                .get(tenant)
+                .is_some_and(crate::apart::Wait::is_given_up);
+            (why, given_up, behind)
+        };
+        if let Some(why) = told {
+            let message = format!(
+                "{why}; put it there, or send an update to a newer one: without it this node serves only baselines of the tenant then"
+            );
+            shared.alert(AlertSeverity::Critical, message);
+        }
+        if !given_up {
+            return false;
+        }
+        let Some(newer) = self.newer_one(&behind, version).await else {
+            return false;
+        };
+        let mut live = shared.lock();
+        let Some(wait) = live.waits.get_mut(tenant) else {
+            return false;
+        };
+        let seq = wait.seq();
+        // What was found stays found.
+        let at = wait.queue.iter_mut().find(|of| of.record.seq == newer.0);
+        if let Some(at) = at {
+            at.record.catalog = Some(newer.1);
+        }
+        let why = format!(
+            "catalog {version} of position {seq} never came here, and what it did is not known ({error}): put it there and start \
+             again, or stop the whole tenant and resume it: then all agree again"
+        );
+        let unsure = Unsure {
+            seq,
+            why,
+            version: Some(version),
+            curable: true,
+            stopped: false,
+        };
+        live.be_unsure(tenant, unsure);
+        let why = live.apart(tenant).unwrap_or_default();
+        shared.publish(live);
+        shared.alert(AlertSeverity::Critical, why);
+        true
+    }
+
+    /// The first update among records that is newer than `version` and whose catalog is there: its position, and the bytes.
+    async fn newer_one(&self, records: &[Record], version: u64) -> Option<(u64, Bytes)> {
+        for record in records {
+            let Some(control) = update(record).filter(|_| self.shared.precheck(record).is_ok()) else {
+                continue;
+            };
+            let Some(wanted) = catalog_wanted(&control).filter(|of| of.version > version) else {
+                continue;
+            };
+            if let Some(bytes) = record
+                .catalog
+                .as_ref()
+                .filter(|bytes| wanted.check(bytes).is_ok())
+            {
+                return Some((record.seq, bytes.clone()));
+            }
+            if let Ok(bytes) = self.shared.catalog(wanted, FETCH_TIMEOUT).await {
+                return Some((record.seq, bytes));
+            }
+        }
+        None
+    }
+}
+
+impl Shared {
+    /// The bytes that an update announces; others are not there.
+    pub(crate) async fn catalog(
+        &self,
+        wanted: CatalogWanted<'_>,
+        patience: Duration,
+    ) -> Result<Bytes, FetchError> {
+        let fetched = timeout(patience, self.catalogs.fetch(wanted)).await;
+        let bytes = fetched.map_err(|elapsed| FetchError::Unavailable {
+            uri: wanted.uri.chars().take(256).collect(),
+            source: elapsed.into(),
+        })??;
+        wanted.check(&bytes)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,518 @@
+//! A catalog that one node does not have: its tenant waits there, and is what the others are once it is there.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+#[path = "support/node.rs"]
+mod node;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use arqon_rollout::{
+    Appended, AuditConfig, AuditEntry, AuditFuture, AuditSink, Batch, CatalogFuture, CatalogSource,
+    CatalogWanted, Channel, Config, Control, ControlLog, Digest, DownstreamMessage, EnforcementAction,
+    Executor, FetchError, KeyPair, LogFuture, MAX_WAITING_RECORDS, MemoryLog, Phase, Reason, Record,
+    Recovered, UpstreamMessage,
+};
+use bytes::Bytes;
+
+use self::node::{Node, catalog, enforce, tenant};
+
+/// What a node finds at `kv://c/<version>`.
+#[derive(Clone, Default)]
+struct Shelf(Arc<Mutex<BTreeMap<u64, Option<String>>>>);
+
+impl Shelf {
+    fn put(&self, version: u64, json: &str) {
+        self.0.lock().unwrap().insert(version, Some(json.to_owned()));
+    }
+
+    fn is_away(&self, version: u64) {
+        self.0.lock().unwrap().insert(version, None);
+    }
+}
+
+impl CatalogSource for Shelf {
+    fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_> {
+        let uri = wanted.uri.to_owned();
+        let asked: u64 = uri.rsplit('/').next().unwrap().parse().unwrap();
+        let answer = match self.0.lock().unwrap().get(&asked).cloned() {
+            Some(Some(json)) => Ok(Bytes::from(json)),
+            Some(None) => Err(FetchError::Unavailable {
+                uri,
+                source: "away".into(),
+            }),
+            None => Err(FetchError::Read {
+                uri,
+                source: "there is no such catalog".into(),
+            }),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+/// Catalog 2 lacks what is rolled out, 3 has it.
+fn without(version: u64) -> String {
+    format!(r#"{{"version":{version},"baseline":1,"variants":[{{"id":1,"name":"stable"}}]}}"#)
+}
+
+fn with(version: u64) -> String {
+    catalog()
+        .to_json()
+        .replace("\"version\":1", &format!("\"version\":{version}"))
+}
+
+/// A log that outlives its readers.
+#[derive(Clone)]
+struct Kept(MemoryLog);
+
+impl ControlLog for Kept {
+    fn append(&self, channel: Channel, envelope: Bytes) -> LogFuture<'_, Appended> {
+        self.0.append(channel, envelope)
+    }
+
+    fn read(&self, after: u64) -> LogFuture<'_, Batch> {
+        self.0.read(after)
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn report(&self, from: Channel, message: UpstreamMessage) -> LogFuture<'_, ()> {
+        self.0.report(from, message)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Trail(Arc<Mutex<Vec<AuditEntry>>>);
+
+impl AuditSink for Trail {
+    fn append(&self, entry: AuditEntry) -> AuditFuture<'_> {
+        self.0.lock().unwrap().push(entry);
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Trail {
+    fn records(&self) -> Vec<Recovered> {
+        let entries = self.0.lock().unwrap().clone();
+        let recovered = entries.into_iter().filter_map(|entry| {
+            Some(Recovered {
+                record: Record {
+                    seq: entry.seq?,
+                    received_at_us: entry.received_at_us,
+                    channel: entry.channel.parse().unwrap(),
+                    envelope: entry.envelope,
+                    catalog: entry.catalog,
+                },
+                verdict: Some(
+                    entry
+                        .refusal
+                        .map_or(Ok(()), |refusal| Err(refusal.reason.to_string())),
+                ),
+            })
+        });
+        recovered.collect()
+    }
+}
+
+/// Two nodes on one log: the first has every catalog, the second what is put on its shelf.
+struct Site {
+    first: Node,
+    second: Node,
+    shelf: Shelf,
+    trail: Trail,
+    folder: tempfile::TempDir,
+}
+
+fn beside(node: &Node, config: &Config, shelf: &Shelf, trail: &Trail) -> Node {
+    let executor = Executor::builder(config)
+        .catalog(catalog())
+        .catalogs(shelf.clone())
+        .clock(node.clock.clone())
+        .log(Kept(node.log.clone()))
+        .audit(trail.clone())
+        .node_key(KeyPair::from_seed("node", [7; 32]))
+        .build()
+        .unwrap();
+    executor.recover(trail.records());
+    Node {
+        handle: executor.handle(),
+        run: tokio::spawn(executor.run()),
+        clock: node.clock.clone(),
+        log: node.log.clone(),
+        ops: node.ops.clone(),
+        sre: node.sre.clone(),
+        config: config.clone(),
+    }
+}
+
+impl Site {
+    /// A ramp from 10 % that has gone on for a minute.
+    async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// With `slots` what the second one latches is on a disk, which paused time does not wait for.
+    async fn start_with(slots: bool) -> Self {
+        let source = Node::start();
+        source.run.abort();
+        let (all, shelf, trail) = (Shelf::default(), Shelf::default(), Trail::default());
+        for version in [2, 4] {
+            all.put(version, &without(version));
+            all.put(version + 1, &with(version + 1));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let first = beside(&source, &source.config, &all, &Trail::default());
+        let config = Config {
+            audit: slots.then(|| AuditConfig {
+                path: folder.path().join("audit.jsonl"),
+            }),
+            ..source.config.clone()
+        };
+        let second = beside(&source, &config, &shelf, &trail);
+        first.roll_out("p1", (10.0, 10.0, 100.0)).await;
+        let site = Self {
+            first,
+            second,
+            shelf,
+            trail,
+            folder,
+        };
+        site.pass(60).await;
+        site.until(|site| percent(&site.second) > 19.0).await;
+        site.are_alike();
+        site
+    }
+
+    /// Lets time pass until something is so.
+    async fn until(&self, so: impl Fn(&Self) -> bool) {
+        for _ in 0..10_000 {
+            if so(self) {
+                return;
+            }
+            tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap();
+            self.first.settle().await;
+        }
+        panic!("never: {:?}", self.second.handle.status());
+    }
+
+    /// Both clocks go on, and both nodes hear from the log.
+    async fn pass(&self, seconds: u64) {
+        for _ in 0..seconds.div_ceil(10) {
+            self.first.clock.advance(Duration::from_secs(seconds.min(10)));
+            tokio::time::advance(Duration::from_secs(8)).await;
+            for _ in 0..4 {
+                self.first.settle().await;
+            }
+        }
+    }
+
+    async fn update(&self, version: u64, digest: Option<String>) -> u64 {
+        let update = self.first.control(DownstreamMessage::CatalogUpdate {
+            version,
+            source_uri: format!("kv://c/{version}"),
+            digest,
+        });
+        let seq = self
+            .first
+            .submit(update, &self.first.ops)
+            .await
+            .unwrap()
+            .seq
+            .unwrap();
+        self.pass(1).await;
+        seq
+    }
+
+    /// Stops one node, and starts it again with its trail.
+    async fn restart(&mut self) {
+        self.second.run.abort();
+        let _ended = (&mut self.second.run).await;
+        self.second = beside(&self.first, &self.second.config, &self.shelf, &self.trail);
+        self.pass(1).await;
+        assert!(self.folder.path().exists());
+    }
+
+    fn are_alike(&self) {
+        let seen = |node: &Node| {
+            let status = node.handle.status();
+            let mut all = Vec::new();
+            for of in &status.tenants {
+                all.push(format!(
+                    "{} {:?} {:?}",
+                    of.catalog_version, of.parked_catalog_version, of.hold
+                ));
+                for scope in &of.scopes {
+                    all.push(format!(
+                        "{} {} {} {}",
+                        scope.scope, scope.phase, scope.percent, scope.baseline
+                    ));
+                }
+            }
+            (status.seq, all)
+        };
+        assert_eq!(seen(&self.second), seen(&self.first));
+    }
+
+    fn percents(&self) -> (f64, f64) {
+        (percent(&self.first), percent(&self.second))
+    }
+
+    fn hold(&self) -> String {
+        self.second.handle.status().tenants[0]
+            .hold
+            .clone()
+            .unwrap_or_default()
+    }
+}
+
+fn percent(node: &Node) -> f64 {
+    node.handle.status().scope("default", "").unwrap().percent
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missed_catalog_is_waited_for_and_a_newer_one_does_not_stand_for_what_it_did() {
+    let mut site = Site::start().await;
+    site.shelf.put(3, &with(3));
+    let at = percent(&site.second);
+    let seq = site.update(2, None).await;
+    assert_eq!(site.first.phase(), Phase::Paused, "it lacks the variant");
+    site.update(3, None).await;
+    for again in [false, true] {
+        if again {
+            site.restart().await;
+        }
+        site.pass(20).await;
+        assert!(site.percents().1 <= at, "{:?}", site.percents());
+        assert!(site.hold().contains("catalog 2"), "{}", site.hold());
+        assert_eq!(site.second.handle.status().seq, seq - 1, "it waits");
+    }
+    site.shelf.put(2, &without(2));
+    site.pass(40).await;
+    site.are_alike();
+    assert_eq!(site.second.phase(), Phase::Paused);
+    // And what was parked is parked here, too.
+    assert_eq!(
+        site.second.handle.status().tenants[0].parked_catalog_version,
+        Some(3)
+    );
+    site.first
+        .enforce(EnforcementAction::ResumeAdaptation)
+        .await
+        .unwrap();
+    site.pass(60).await;
+    site.are_alike();
+    assert!(site.percents().1 > at + 5.0);
+    site.restart().await;
+    site.pass(10).await;
+    site.are_alike();
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_bytes_than_those_announced_are_not_there() {
+    for named in [false, true] {
+        let mut site = Site::start().await;
+        let at = percent(&site.second);
+        let digest = named.then(|| Digest::of_bytes(without(2).as_bytes()).to_string());
+        // An older file; with a digest one of the same version is told apart, too.
+        let other = if named { with(2) } else { with(1) };
+        site.shelf.put(2, &other);
+        let seq = site.update(2, digest).await;
+        site.pass(60).await;
+        assert_eq!(site.first.phase(), Phase::Paused);
+        assert!(site.percents().1 <= at, "{:?}", site.percents());
+        assert!(site.hold().contains("announced"), "{}", site.hold());
+        assert_eq!(site.second.handle.status().seq, seq - 1, "it waits");
+        site.restart().await;
+        assert!(site.percents().1 <= at, "{:?}", site.percents());
+        site.shelf.put(2, &without(2));
+        site.pass(40).await;
+        site.are_alike();
+        // Once it is folded its place does not matter any more.
+        site.shelf.put(2, &other);
+        site.restart().await;
+        site.pass(10).await;
+        site.are_alike();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_goes_on_from_a_newer_catalog_serves_baselines_until_it_has_the_missed_one() {
+    let mut site = Site::start().await;
+    site.shelf.put(5, &with(5));
+    let seq = site.update(2, None).await;
+    site.update(5, None).await;
+    site.pass(100).await;
+    assert_eq!(site.second.handle.status().tenants[0].catalog_version, 5);
+    for again in [false, true] {
+        if again {
+            site.restart().await;
+            site.pass(100).await;
+        }
+        assert!(
+            site.hold().contains(&format!("position {seq} never came")),
+            "{}",
+            site.hold()
+        );
+        assert_eq!(site.percents().1.to_bits(), 0.0_f64.to_bits());
+        assert!(site.second.cohort().await.is_empty(), "baselines alone");
+        // An enforced variant is none, either.
+        site.first
+            .enforce(EnforcementAction::SetVariant(1))
+            .await
+            .unwrap();
+        site.pass(1).await;
+        assert!(site.second.cohort().await.is_empty());
+    }
+    let lines = site.trail.0.lock().unwrap().len();
+    site.restart().await;
+    assert_eq!(
+        site.trail.0.lock().unwrap().len(),
+        lines,
+        "what the trail has is not written again"
+    );
+    site.shelf.put(2, &without(2));
+    site.pass(40).await;
+    site.are_alike();
+    site.restart().await;
+    site.pass(10).await;
+    site.are_alike();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_the_whole_tenant_makes_nodes_agree_that_missed_a_catalog() {
+    let site = Site::start().await;
+    site.shelf.put(5, &with(5));
+    site.update(2, None).await;
+    // Of a scope it is not enough.
+    site.update(5, None).await;
+    site.pass(100).await;
+    assert!(site.hold().contains("baselines"), "{}", site.hold());
+    let mut part = site.first.control(enforce(EnforcementAction::EmergencyStop));
+    part.scope = Some("in.t.default.part.>".to_owned());
+    site.first.submit(part, &site.first.sre).await.unwrap();
+    site.pass(1).await;
+    assert!(site.hold().contains("baselines"), "{}", site.hold());
+    let stop = site.first.control(enforce(EnforcementAction::EmergencyStop));
+    site.first.submit(stop, &site.first.sre).await.unwrap();
+    site.pass(1).await;
+    assert_eq!(site.hold(), "");
+    site.first
+        .enforce(EnforcementAction::ResumeAdaptation)
+        .await
+        .unwrap();
+    site.pass(1).await;
+    site.are_alike();
+    site.first.roll_out("p2", (20.0, 10.0, 100.0)).await;
+    site.pass(60).await;
+    site.are_alike();
+    assert!(site.percents().1 > 20.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_tenants_go_on_and_stops_act_while_one_waits() {
+    let mut site = Site::start_with(true).await;
+    site.shelf.is_away(2);
+    let before = percent(&site.second);
+    let seq = site.update(2, None).await;
+    // A source that does not answer is waited for, however long.
+    site.shelf.put(3, &with(3));
+    site.update(3, None).await;
+    site.pass(400).await;
+    assert!(site.percents().1 <= before, "{:?}", site.percents());
+    assert_eq!(site.second.handle.status().seq, seq - 1);
+    let other = |action: EnforcementAction| {
+        let mut control = site.first.control(enforce(action));
+        control.tenant = "other".to_owned();
+        control
+    };
+    site.first
+        .submit(other(EnforcementAction::SetVariant(42)), &site.first.ops)
+        .await
+        .unwrap();
+    site.pass(1).await;
+    let phase = |node: &Node| node.handle.status().scope("other", "").unwrap().phase;
+    site.until(|site| phase(&site.second) == Phase::Forced).await;
+    let shown = site.second.handle.status();
+    assert_eq!(shown.scope("other", "").unwrap().baseline, 42);
+    let stop = site.first.control(enforce(EnforcementAction::EmergencyStop));
+    site.first.submit(stop, &site.first.sre).await.unwrap();
+    site.pass(1).await;
+    let whole = |site: &Site| site.second.handle.status().scope("default", "").unwrap().clone();
+    let saved = |site: &Site| whole(site).phase == Phase::Stopped && whole(site).durable == Some(true);
+    site.until(saved).await;
+    // A restart forgets neither: the stop is on disk, and the log is read again from where the trail has a hole.
+    site.restart().await;
+    assert_eq!(
+        (site.second.phase(), phase(&site.second)),
+        (Phase::Stopped, Phase::Forced)
+    );
+    assert_eq!(site.second.handle.status().seq, seq - 1);
+    site.shelf.put(2, &without(2));
+    site.until(|site| site.second.handle.status().seq >= seq + 3)
+        .await;
+    site.are_alike();
+    assert_eq!(site.second.phase(), Phase::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_is_full_stops_the_reader_and_no_stop() {
+    let site = Site::start().await;
+    let seq = site.update(2, None).await;
+    let junk = || {
+        site.first
+            .log
+            .append(Channel::Down(tenant("default")), Bytes::from_static(b"{\"x\":1}"))
+    };
+    for _ in 1..MAX_WAITING_RECORDS {
+        junk().await.unwrap();
+    }
+    let other = async |action: EnforcementAction, key: &KeyPair| {
+        let mut control: Control = site.first.control(enforce(action));
+        control.tenant = "other".to_owned();
+        let taken = site.first.submit(control, key).await.unwrap();
+        site.pass(1).await;
+        taken
+    };
+    let phase = |node: &Node| node.handle.status().scope("other", "").unwrap().phase;
+    other(EnforcementAction::SetVariant(42), &site.first.ops).await;
+    assert_eq!(phase(&site.second), Phase::Forced, "at the limit it reads on");
+    junk().await.unwrap();
+    other(EnforcementAction::SetVariant(43), &site.first.ops).await;
+    let of = |node: &Node| node.handle.status().scope("other", "").unwrap().baseline;
+    assert_eq!(
+        (of(&site.first), of(&site.second)),
+        (43, 42),
+        "one more, and it does not"
+    );
+    other(EnforcementAction::EmergencyStop, &site.first.sre).await;
+    assert_eq!(phase(&site.second), Phase::Stopped, "it acts all the same");
+    assert_eq!(site.second.handle.status().seq, seq - 1);
+    site.shelf.put(2, &without(2));
+    site.pass(60).await;
+    site.are_alike();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_lets_no_update_into_the_log_that_it_cannot_read() {
+    let site = Site::start().await;
+    let before = site.first.log.records().len();
+    let wrong = Digest::of_bytes(b"something else").to_string();
+    for (version, digest) in [(2, None), (3, None), (3, Some(wrong.clone()))] {
+        site.shelf.put(3, &with(1));
+        let update = site.second.control(DownstreamMessage::CatalogUpdate {
+            version,
+            source_uri: format!("kv://c/{version}"),
+            digest,
+        });
+        let refused = site.second.submit(update, &site.second.ops).await.unwrap_err();
+        assert_eq!(refused, Reason::Catalog);
+    }
+    assert_eq!(site.first.log.records().len(), before);
+    site.pass(10).await;
+    site.are_alike();
+}
