@@ -215,6 +215,16 @@ impl Live {
         tenants.min().and_then(|tenant| self.apart(tenant))
     }
 
+    /// Why no share rises here; None when nothing holds them.
+    pub(crate) fn held_because(&self) -> Option<String> {
+        let audit = || {
+            let failed = self.audit_failed.as_ref()?;
+            Some(format!("{failed}: nothing is loosened until it can be"))
+        };
+        let hold = self.hold.clone().or_else(|| self.clock_ahead.clone());
+        hold.or_else(|| self.any_apart()).or_else(audit)
+    }
+
     /// Whether a catalog update is newer than what its tenant has: an older one is refused without its bytes.
     fn lacks_catalog(&self, tenant: &TenantId, version: u64) -> bool {
         let state = self.states.get(tenant);

@@ -456,20 +456,6 @@ impl Executor {
         }
     }
 
-    /// Without a digest nobody can tell whether all nodes read the same bytes.
-    fn tell_of_no_digest(&self, record: &Record) {
-        let update = crate::apart::update(record);
-        if let Some(wanted) = update.as_ref().and_then(catalog_wanted)
-            && wanted.digest.is_none()
-        {
-            let message = format!(
-                "the update to catalog {} at position {} names no digest: that all nodes have the same bytes is not known",
-                wanted.version, record.seq
-            );
-            self.shared.alert(AlertSeverity::Warning, message);
-        }
-    }
-
     /// How many are latched.
     fn latched(&self) -> usize {
         self.shared.lock().latches.len()

@@ -178,8 +178,7 @@ impl Live {
                 .any(|state| state.has_begun_behind(self.kept_seq))
             {
                 let known = self.known_seq().max(self.kept_seq);
-                self.kept_moved |= known != self.kept_seq;
-                self.kept_seq = known;
+                self.kept_moved |= std::mem::replace(&mut self.kept_seq, known) != known;
             }
         }
     }
@@ -274,16 +273,6 @@ impl Live {
     pub(crate) fn braked_alone(&self, tenant: &TenantId, scope: &Scope) -> bool {
         self.latched_by(tenant, scope)
             .any(|order| !order.contains(&Scope::TENANT))
-    }
-
-    /// Why no share rises here; None when nothing holds them.
-    pub(crate) fn held_because(&self) -> Option<String> {
-        let audit = || {
-            let failed = self.audit_failed.as_ref()?;
-            Some(format!("{failed}: nothing is loosened until it can be"))
-        };
-        let hold = self.hold.clone().or_else(|| self.clock_ahead.clone());
-        hold.or_else(|| self.any_apart()).or_else(audit)
     }
 
     /// The state of a scope as served here.

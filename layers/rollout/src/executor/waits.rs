@@ -163,6 +163,20 @@ impl Executor {
         true
     }
 
+    /// Without a digest nobody can tell whether all nodes read the same bytes.
+    pub(super) fn tell_of_no_digest(&self, record: &Record) {
+        let update = crate::apart::update(record);
+        if let Some(wanted) = update.as_ref().and_then(catalog_wanted)
+            && wanted.digest.is_none()
+        {
+            let message = format!(
+                "the update to catalog {} at position {} names no digest: that all nodes have the same bytes is not known",
+                wanted.version, record.seq
+            );
+            self.shared.alert(AlertSeverity::Warning, message);
+        }
+    }
+
     /// The first update among records that is newer than `version` and whose catalog is there: its position, and the bytes.
     async fn newer_one(&self, records: &[Record], version: u64) -> Option<(u64, Bytes)> {
         for record in records {
