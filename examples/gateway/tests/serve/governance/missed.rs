@@ -1,5 +1,6 @@
 //! Catalogs that a gateway finds other than the others, or not at all.
 
+use arqon::rollout::{Digest, Envelope};
 use arqon_test_support::NatsServer;
 use async_nats::jetstream::{self, kv};
 use serde_json::{Value, json};
@@ -145,4 +146,35 @@ async fn a_restart_after_the_catalog_s_file_was_edited_serves_what_was_served() 
         "{why}"
     );
     assert_eq!(state(&gateway).await[1], 0.0);
+}
+
+#[tokio::test]
+async fn an_update_without_a_digest_is_signed_with_that_of_its_file() {
+    let site = Site::new().await;
+    std::fs::write(site.path("catalog2.json"), WITHOUT).expect("written");
+    let digest = Digest::of_bytes(WITHOUT.as_bytes()).to_string();
+    let (file, key, catalog) = (
+        site.file("update.json"),
+        site.key("ops-1"),
+        site.file("catalog2.json"),
+    );
+    let signed = async |uri: &str, version: u32, more: &[&str]| {
+        let update = json!({ "type": "catalog_update", "version": version, "source_uri": uri });
+        std::fs::write(&file, update.to_string()).expect("written");
+        site.arqon(&[&["gov", "sign", &file, "--key", &key][..], more].concat())
+            .await
+    };
+    let payload = |printed: &str| {
+        let envelope = Envelope::parse(printed.trim().as_bytes()).expect("an envelope");
+        String::from_utf8(envelope.payload().to_vec()).expect("text")
+    };
+    let local = signed(&format!("file://{catalog}"), 2, &[]).await;
+    let named = signed("kv://ARQON_CATALOG/main", 2, &["--catalog", &catalog]).await;
+    for printed in [local, named] {
+        assert!(payload(&printed.out).contains(&digest), "{printed:?}");
+    }
+    let unnamed = signed("kv://ARQON_CATALOG/main", 2, &[]).await;
+    assert!(!payload(&unnamed.out).contains("sha256"), "{unnamed:?}");
+    let other = signed("kv://ARQON_CATALOG/main", 3, &["--catalog", &catalog]).await;
+    assert!(other.code != 0 && other.errors.contains("version 2"), "{other:?}");
 }
