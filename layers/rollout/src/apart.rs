@@ -377,25 +377,25 @@ impl Live {
         if !backlog || !configured || !is_of_keys(refusal.reason) {
             return None;
         }
-        let envelope = Envelope::parse(&record.envelope).ok()?;
-        let control = envelope.control().ok()?;
-        // No node has taken one that was too late then.
-        if Brake::of(&control).is_none() || control.expires_at_us <= record.received_at_us {
-            return None;
-        }
-        let signed_by: Vec<_> = envelope
-            .signatures()
-            .iter()
-            .filter_map(|of| of.keyid.clone())
-            .collect();
-        let detail = format!(
-            "a {} signed by `{:.80}`, which this configuration does not let sign it ({})",
-            control.message.kind(),
-            signed_by.join("`, `"),
-            refusal.reason
-        );
-        Some(Refusal::new(Reason::KeyGone, detail))
+        key_gone(record)
     }
+}
+
+/// Why a stop or a pause may be in force on other nodes; None for anything else.
+pub(crate) fn key_gone(record: &Record) -> Option<Refusal> {
+    let envelope = Envelope::parse(&record.envelope).ok()?;
+    let control = envelope.control().ok()?;
+    // No node has taken one that was too late then.
+    let (brake, _) = Brake::of(&control).filter(|_| control.expires_at_us > record.received_at_us)?;
+    let signatures = envelope.signatures().iter();
+    let signed_by: Vec<_> = signatures.filter_map(|of| of.keyid.clone()).collect();
+    // Without the words after which a log takes what follows for a secret.
+    let detail = format!(
+        "a {} signed by `{:.80}`, whom this configuration does not let sign one",
+        brake.as_str(),
+        signed_by.join("`, `")
+    );
+    Some(Refusal::new(Reason::KeyGone, detail))
 }
 
 /// The newest catalog of a state, in force or waiting.

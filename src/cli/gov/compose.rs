@@ -103,11 +103,24 @@ fn name_digest(message: &mut Message, catalog: Option<&Path>) -> Result<(), Usag
         );
         return Ok(());
     };
-    let local = source_uri
-        .strip_prefix("file://")
-        .map(Path::new)
-        .filter(|path| path.exists());
-    let Some(path) = catalog.or(local) else {
+    let read = |path: &Path| {
+        let named = path.display();
+        let bytes = std::fs::read(path).map_err(|error| anyhow::anyhow!("{named}: {error}"))?;
+        let found = Catalog::parse(&bytes).map_err(|error| anyhow::anyhow!("{named}: {error}"))?;
+        let is = found.version();
+        anyhow::ensure!(
+            is == *version,
+            "{named} has version {is}, the update is to {version}"
+        );
+        Ok(bytes)
+    };
+    let local = || read(Path::new(source_uri.strip_prefix("file://")?)).ok();
+    let bytes = match catalog {
+        Some(path) => Some(read(path)?),
+        // What this machine does not have the gateway may.
+        None => local(),
+    };
+    let Some(bytes) = bytes else {
         // What is signed goes to standard output.
         writeln!(
             std::io::stderr(),
@@ -115,14 +128,6 @@ fn name_digest(message: &mut Message, catalog: Option<&Path>) -> Result<(), Usag
         )?;
         return Ok(());
     };
-    let bytes = std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-    let found = Catalog::parse(&bytes).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-    anyhow::ensure!(
-        found.version() == *version,
-        "{} has version {}, the update is to {version}",
-        path.display(),
-        found.version()
-    );
     *digest = Some(Digest::of_bytes(&bytes).to_string());
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::apart::{is_of_keys, unsure_of};
+use crate::apart::{is_of_keys, key_gone, unsure_of};
 
 /// How the trail and today's configuration disagree about one record.
 pub(super) enum Said {
@@ -72,7 +72,7 @@ pub(super) fn judge(
         (Err(refusal), Some(Err(reason)))
             if reason == Reason::KeyGone.as_str() && is_of_keys(refusal.reason) =>
         {
-            let gone = Refusal::new(Reason::KeyGone, refusal.to_string());
+            let gone = key_gone(record).unwrap_or(refusal);
             (Err(gone.clone()), Said::Lost(gone))
         }
         // A tenant that was not served here then is folded anew.
