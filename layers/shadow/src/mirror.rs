@@ -117,8 +117,12 @@ impl Mirror {
                 hash,
             } => {
                 metrics.source(key.source());
-                if pinned.is_none() || current.mirrors(subject) {
+                if pinned.is_none() {
                     return self.copy(request, rule, subject, key, hash);
+                }
+                // Only the share is the session's.
+                if let Some(now) = current.mirroring(subject, request.method()) {
+                    return self.copy(request, &now.with_share_of(rule), subject, key, hash);
                 }
             }
         }

@@ -15,7 +15,8 @@ use crate::{mirror::Core, rules::Rules};
 /// that holds the rules of that moment; one made by [`SessionPin::new`] takes those of the session's first request.
 ///
 /// Without it a session of which the key lies between the old and the new percent changes sides when the percent
-/// changes. What an operator takes away holds at once, pinned or not: a mirror that is off, a rule that is gone or at 0.
+/// changes. Only shares and the seed are pinned: everything else of a rule (methods, caps, stripped headers) is as it is now, and what an
+/// operator takes away holds at once: a mirror that is off, a rule that is gone or at 0.
 ///
 /// ```
 /// use arqon_shadow::SessionPin;

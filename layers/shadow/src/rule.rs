@@ -68,6 +68,17 @@ impl Rule {
         }
     }
 
+    /// The share of a session that began by `pinned`, and the terms that hold now.
+    pub(crate) fn with_share_of(self: &Arc<Self>, pinned: &Arc<Self>) -> Arc<Self> {
+        if Arc::ptr_eq(self, pinned) {
+            return Arc::clone(self);
+        }
+        Arc::new(self.amended(Terms {
+            fraction: pinned.terms.fraction,
+            ..self.terms.clone()
+        }))
+    }
+
     pub(crate) fn wants(&self, method: &Method) -> bool {
         self.terms.methods.is_empty() || self.terms.methods.contains(method)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arqon_message::{Fraction, Sampler, Subject, SubjectTrie, Threshold};
+use http::Method;
 
 use crate::{
     UnknownRule,
@@ -61,13 +62,10 @@ impl Rules {
         }
     }
 
-    /// Whether any key of a subject is mirrored.
-    pub(crate) fn mirrors(&self, subject: &Subject) -> bool {
-        self.enabled
-            && self
-                .trie
-                .find(subject)
-                .is_some_and(|rule| rule.threshold != Threshold::Never)
+    /// The rule by which requests of a subject and method are mirrored, whatever their key, if any is.
+    pub(crate) fn mirroring(&self, subject: &Subject, method: &Method) -> Option<&Arc<Rule>> {
+        let rule = self.trie.find(subject).filter(|_| self.enabled)?;
+        (rule.threshold != Threshold::Never && rule.wants(method)).then_some(rule)
     }
 
     /// The snapshot with one rule's share changed.

@@ -13,6 +13,7 @@ use super::support::*;
 struct Story {
     frames: usize,
     fails: bool,
+    trailers: bool,
     reads: bool,
     /// The status, or a failed primary.
     answers: Result<u16, ()>,
@@ -25,17 +26,21 @@ fn story() -> impl Strategy<Value = Story> {
     (
         0..4_usize,
         prop::bool::weighted(0.1),
+        prop::bool::weighted(0.2),
         prop::bool::weighted(0.8),
         answers,
         prop::option::weighted(0.2, 0..3_usize),
     )
-        .prop_map(|(frames, fails, reads, answers, cancelled_after)| Story {
-            frames,
-            fails,
-            reads,
-            answers,
-            cancelled_after,
-        })
+        .prop_map(
+            |(frames, fails, trailers, reads, answers, cancelled_after)| Story {
+                frames,
+                fails,
+                trailers,
+                reads,
+                answers,
+                cancelled_after,
+            },
+        )
 }
 
 /// Fails in turns by the length of the copy's body and the order of the calls.
@@ -72,6 +77,9 @@ async fn act(
     frames.frames.extend(
         (0..story.frames).map(|_| Some(Ok(http_body::Frame::data(bytes::Bytes::from_static(b"abcd"))))),
     );
+    if story.trailers {
+        frames = frames.and_trailers("x-digest", "9");
+    }
     if story.fails {
         frames = frames.and_error();
     }

@@ -24,7 +24,12 @@ async fn exchange(layer: &arqon_shadow::ShadowLayer, body: &'static str) -> Seen
         Ok::<_, Infallible>(Response::new(Frames::of([body])))
     });
     let mirrored = layer.layer(ResponseTapLayer.layer(primary));
-    let Ok(response) = mirrored.oneshot(request(Frames::of(["ask"]))).await;
+    let mut asked = request(Frames::of(["ask"]));
+    let encodings = http::HeaderValue::from_static("gzip");
+    asked
+        .headers_mut()
+        .insert(http::header::ACCEPT_ENCODING, encodings);
+    let Ok(response) = mirrored.oneshot(asked).await;
     read(response.into_body()).await
 }
 
@@ -35,6 +40,8 @@ async fn a_candidate_is_compared_and_the_control_takes_the_noise_out() {
         let turn = std::sync::Arc::clone(&turn);
         tower::service_fn(move |request: Request<CopyBody>| {
             assert!(arqon_shadow::is_shadow(request.headers()));
+            let encodings = request.headers().get(http::header::ACCEPT_ENCODING);
+            assert_eq!(encodings, None, "bodies are compared as they are");
             let at = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let body = format!(r#"{{"at":{at},"total":{total},"meta":{{"node":{at}}}}}"#);
             ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body)))))

@@ -109,6 +109,34 @@ async fn copies_that_are_not_compared_wait_in_the_queue_for_each_other() {
     }
 }
 
+/// Down for what is not compared; takes everything that comes all the same.
+struct Down;
+
+impl Sink for Down {
+    fn send(&self, _: ShadowCopy) -> Delivery<'_> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn is_down(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_down_does_not_keep_copies_from_being_compared_elsewhere() {
+    for (rule, mirrored) in [(rule(), 0), (rule().comparing(), 3)] {
+        let (layer, handle, _drain) = with_sink(&ShadowConfig::default().rule(rule), Down);
+        // The sink is looked at by the clock.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        load(&layer, 3).await;
+        let stats = end(&handle).await;
+        assert_eq!(
+            (stats.mirrored, stats.dropped_by(Reason::Disconnected)),
+            (mirrored, 3 - mirrored)
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_drops_the_newest() {
     let gate = Gate::shut(1);

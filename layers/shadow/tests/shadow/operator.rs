@@ -95,6 +95,51 @@ async fn a_pinned_session_stays_on_its_side_until_mirroring_is_taken_away() {
 }
 
 #[tokio::test]
+async fn a_session_keeps_its_share_and_nothing_else_of_its_rule() {
+    let rig = rig(&all());
+    let elsewhere = self::rig(&ShadowConfig::default().rule(RuleConfig::new("in.>", 0.0)));
+    let session = rig.handle.session();
+    let frame = |body: &'static str, pin: &SessionPin| {
+        let mut frame = request(Full::from(body));
+        frame
+            .headers_mut()
+            .insert("x-api-key", http::HeaderValue::from_static("secret"));
+        frame.extensions_mut().insert(pin.clone());
+        frame
+    };
+    let send = async |frame| send(&rig.layer, frame, echo).await;
+    send(frame("before", &session)).await;
+    let now = RuleConfig::new("in.>", 0.001)
+        .with_strip_headers(["x-api-key"])
+        .with_max_body_bytes(10);
+    rig.handle
+        .reload(&ShadowConfig::default().rule(now.clone()))
+        .expect("valid");
+    send(frame("small", &session)).await;
+    send(frame("more than ten bytes", &session)).await;
+    // Another mirror's pin is none of this one's: by its rules nothing would be chosen, and by ours this key is not.
+    let foreign = elsewhere.handle.session();
+    send(frame("foreign", &foreign)).await;
+    rig.handle
+        .reload(&ShadowConfig::default().rule(now.with_methods(["GET"])))
+        .expect("valid");
+    send(frame("no GET", &session)).await;
+    rig.handle.reload(&all()).expect("valid");
+    send(frame("foreign, all", &foreign)).await;
+    let (stats, copies) = rig.settled().await;
+    let seen: Vec<_> = copies
+        .iter()
+        .map(|copy| {
+            let body = std::str::from_utf8(&copy.body).expect("text").to_owned();
+            (body, copy.headers().contains_key("x-api-key"))
+        })
+        .collect();
+    let wanted = [("before", true), ("small", false), ("foreign, all", true)];
+    assert_eq!(seen, wanted.map(|(body, key)| (body.to_owned(), key)));
+    assert_eq!(stats.dropped_by(arqon_shadow::Reason::BodyTooLarge), 1);
+}
+
+#[tokio::test]
 async fn a_reload_takes_over_all_or_nothing_and_goes_on_counting() {
     let rig = rig(&all());
     sampled(&rig, 3).await;
