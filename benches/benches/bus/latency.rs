@@ -239,7 +239,9 @@ pub fn run(figures: &mut Figures, short: bool) {
 /// Both loops in turn with as many subscribers as are just too many for a plain loop on one worker at 400 k/s. How many that
 /// are is a matter of the moment: by what the plain loop lost in a pair, the next pair has one more or one less.
 pub fn many(figures: &mut Figures, short: bool) {
-    println!("-- as many subscribers at 400 k/s as are just too many for a plain loop; lost is a share of deliveries");
+    println!(
+        "-- as many subscribers at 400 k/s as are just too many for a plain loop; lost is a share of deliveries"
+    );
     let pairs = if short { 8 } else { 24 };
     let run = |way, consumers| once_in(SLOTS_MANY, way, consumers, 400_000, TIME_MANY);
     let mut consumers = (CONSUMERS_MANY..96)
@@ -255,7 +257,10 @@ pub fn many(figures: &mut Figures, short: bool) {
             let observed = run(Way::Observed, consumers);
             (run(Way::Raw, consumers), observed)
         };
-        println!("{consumers:3} subscribers: plain loses {:.6}, observed {:.6}", plain.lost, observed.lost);
+        println!(
+            "{consumers:3} subscribers: plain loses {:.6}, observed {:.6}",
+            plain.lost, observed.lost
+        );
         let lost = plain.lost;
         if lost > 1e-3 {
             served.push(consumers as f64);
