@@ -23,11 +23,11 @@ use tokio::time::timeout;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The bucket where gateways keep the catalogs of the updates that they let into the log, by digest: `sha256.<hex>`.
-pub const BUCKET: &str = "ARQON_CATALOGS";
+const BUCKET: &str = "ARQON_CATALOGS";
 
 /// Follows `kv://` to buckets of the server the gateway is connected to, and to no other; `file://` as
 /// [`FileCatalogs`] does. Of a key with history the revision that was announced is taken, so that a node that comes late
-/// reads what the others read. What is not there, or not any more, is looked for in bucket [`BUCKET`] by its digest.
+/// reads what the others read. What is not there, or not any more, is looked for in bucket `ARQON_CATALOGS` by its digest.
 #[derive(Clone, Debug)]
 pub struct KvCatalogs {
     client: Client,

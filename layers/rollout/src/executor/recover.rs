@@ -104,7 +104,7 @@ impl Executor {
     /// the configuration has now. Anything else that was accepted for a tenant and is refused now, for whatever reason, leaves this
     /// node without the state of the others: it serves baselines alone of that tenant, with an alert that names the position.
     ///
-    /// What was refused then and would be taken now counts from now on where the log [outlives](ControlLog::is_durable) this
+    /// What was refused then and would be taken now counts from now on where the log [outlives](crate::ControlLog::is_durable) this
     /// process, since other nodes may have taken it; in a log of this process it stays refused, but for stops and pauses.
     ///
     /// A catalog update that was refused because its catalog was not here is waited for again where the log outlives this process:
