@@ -35,7 +35,7 @@ pub use self::{
     auth::{AuthConfig, IssuerConfig},
     edge::{RateLimitConfig, TlsConfig, WebSocketConfig},
     gateway::{BusSection, GatewayConfig, LogFormat, TelemetryConfig, amnesia, control_token},
-    nats::{NatsConfig, NatsServeConfig},
+    nats::{NatsConfig, NatsServeConfig, NatsUserConfig},
     origin::{Origin, Place},
     read::Finding,
 };
@@ -395,6 +395,8 @@ fn known() -> Vec<Known> {
         Known::of::<WebSocketConfig>("gateway.websocket"),
         Known::of::<NatsConfig>("nats"),
         Known::of::<NatsServeConfig>("nats.serve"),
+        Known::of::<NatsUserConfig>("nats.mirror"),
+        Known::of::<NatsUserConfig>("nats.control"),
         Known::of::<AuthConfig>("auth"),
         Known::of::<IssuerConfig>("auth.issuers"),
         Known::of::<BusSection>("bus"),

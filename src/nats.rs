@@ -36,6 +36,10 @@ impl Clients {
     /// Sends what the clients hold and closes them, each within `limit`: the last step of a drain.
     pub async fn drain(&self, limit: std::time::Duration) {
         let closing = [&self.primary, &self.mirror, &self.control].map(|client| async move {
+            // One that never reached a server holds nothing that a server could be given in time.
+            if !connect::was_reached(client) {
+                return;
+            }
             let close = async {
                 // Flushed first: draining alone tells nobody when it is done.
                 let _ = client.flush().await;

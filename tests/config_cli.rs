@@ -241,6 +241,16 @@ fn a_wrong_value_is_told_with_key_value_and_fix() -> Result<(), Box<dyn Error>> 
             "telemetry.log_repeats_per_min: 0 is not within 1 to 1000000",
         ),
         (
+            "[telemetry]\nlog_tenant_per_min = 0\n",
+            &[],
+            "telemetry.log_tenant_per_min: 0 is not within 1 to 60000000",
+        ),
+        (
+            "[nats]\nurl = \"nats://h:1\"\ncontrol = {}\n",
+            &[],
+            "nats.control.creds_file: names nobody",
+        ),
+        (
             "[telemetry]\notlp_percent = 10\n",
             &[],
             "telemetry.otlp_percent: ",

@@ -306,8 +306,11 @@ pub fn amnesia() -> Result<Option<bool>, Finding> {
 pub struct TelemetryConfig {
     /// `"json"` (default) or `"text"`.
     pub log: LogFormat,
-    /// How many lines a minute one place in the code may write; what is held back is counted. Default 60. The access log is
-    /// never held back.
+    /// How many lines a minute one tenant may cause: those of its requests in the access log, and others that name it; requests
+    /// without a tenant are one. What is held back is counted, and said with the tenant's next line. Default 60,000.
+    pub log_tenant_per_min: u32,
+    /// How many lines a minute one place in the code may write; what is held back is counted. Default 60. The access
+    /// log is held back by `log_tenant_per_min` alone.
     pub log_repeats_per_min: u32,
     /// One log line for each request, frame and message. Default `false`.
     pub access_log: bool,
@@ -325,6 +328,7 @@ impl Default for TelemetryConfig {
         Self {
             log: LogFormat::Json,
             log_repeats_per_min: 60,
+            log_tenant_per_min: 60_000,
             access_log: false,
             otlp: None,
             otlp_ca_file: None,
@@ -342,6 +346,12 @@ impl TelemetryConfig {
             findings.push(Finding::new(
                 "telemetry.log_repeats_per_min",
                 format!("{} is not within 1 to 1000000", self.log_repeats_per_min),
+            ));
+        }
+        if !(1..=60_000_000).contains(&self.log_tenant_per_min) {
+            findings.push(Finding::new(
+                "telemetry.log_tenant_per_min",
+                format!("{} is not within 1 to 60000000", self.log_tenant_per_min),
             ));
         }
         #[cfg(feature = "otlp")]

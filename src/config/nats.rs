@@ -1,10 +1,13 @@
 //! `[nats]`.
 
+mod user;
+
 use std::path::{Path, PathBuf};
 
 use arqon_message::SubjectPattern;
 use serde::{Deserialize, Serialize};
 
+pub use self::user::NatsUserConfig;
 use super::Finding;
 
 /// `[nats]`: the distributed engine. Absent: embedded, in memory.
@@ -34,6 +37,10 @@ pub struct NatsConfig {
     pub replicas: usize,
     /// Requests over NATS; absent: none.
     pub serve: Option<NatsServeConfig>,
+    /// Whom the connection of the mirror is; absent: as the others.
+    pub mirror: Option<NatsUserConfig>,
+    /// Whom the connection of the control log is; absent: as the others.
+    pub control: Option<NatsUserConfig>,
 }
 
 /// `[nats.serve]`: messages on `<prefix>.in.t.<tenant>.<suffix>` pass the stack as publishes over HTTP do, and are replied to.
@@ -76,6 +83,8 @@ impl Default for NatsConfig {
             publish_timeout_ms: 800,
             replicas: 1,
             serve: None,
+            mirror: None,
+            control: None,
         }
     }
 }
@@ -118,78 +127,18 @@ impl NatsConfig {
             );
             refuse("replicas", message);
         }
-        self.validate_credentials(&mut refuse);
-        self.validate_tls(&mut refuse);
+        validate_credentials([&self.creds_file, &self.nkey_file, &self.token_file], &mut refuse);
+        validate_pem("ca_file", self.ca_file.as_deref(), "CERTIFICATE", &mut refuse);
+        validate_certificate(&self.cert_file, &self.key_file, &mut refuse);
+        for (section, user) in [("mirror", &self.mirror), ("control", &self.control)] {
+            if let Some(user) = user {
+                user.validate(section, &mut refuse);
+            }
+        }
         if let Some(serve) = &self.serve {
             serve.validate(&mut refuse);
         }
         findings
-    }
-
-    fn validate_credentials(&self, refuse: &mut impl FnMut(&str, String)) {
-        let files: [(&str, &Option<PathBuf>, Check); 3] = [
-            ("creds_file", &self.creds_file, is_creds),
-            ("nkey_file", &self.nkey_file, is_user_seed),
-            ("token_file", &self.token_file, is_token),
-        ];
-        let mut first = None;
-        for (key, path, check) in files {
-            let Some(path) = path else { continue };
-            match first {
-                None => first = Some(key),
-                Some(first) => refuse(
-                    key,
-                    format!("{first} is given too: a connection has one identity, keep one of them"),
-                ),
-            }
-            match std::fs::read_to_string(path) {
-                Err(error) => refuse(key, format!("{} cannot be read: {error}", path.display())),
-                Ok(text) => {
-                    if let Err(why) = check(&text) {
-                        refuse(key, format!("{} {why}", path.display()));
-                    }
-                }
-            }
-        }
-    }
-
-    fn validate_tls(&self, refuse: &mut impl FnMut(&str, String)) {
-        for (key, path, label) in [
-            ("ca_file", &self.ca_file, "CERTIFICATE"),
-            ("cert_file", &self.cert_file, "CERTIFICATE"),
-            ("key_file", &self.key_file, "PRIVATE KEY"),
-        ] {
-            let Some(path) = path else { continue };
-            match std::fs::read_to_string(path) {
-                Err(error) => refuse(key, format!("{} cannot be read: {error}", path.display())),
-                Ok(text) if !holds_pem(&text, label) => {
-                    refuse(
-                        key,
-                        format!("{} has no PEM block {label}: convert it to PEM", path.display()),
-                    );
-                }
-                Ok(_) => {}
-            }
-        }
-        for (key, given, other) in [
-            (
-                "key_file",
-                self.cert_file.is_some() && self.key_file.is_none(),
-                "cert_file",
-            ),
-            (
-                "cert_file",
-                self.key_file.is_some() && self.cert_file.is_none(),
-                "key_file",
-            ),
-        ] {
-            if given {
-                refuse(
-                    key,
-                    format!("{other} is given without it: a certificate needs its key"),
-                );
-            }
-        }
     }
 
     pub(super) fn resolve_paths(&mut self, base: &Path) {
@@ -206,7 +155,69 @@ impl NatsConfig {
         {
             *path = base.join(&path);
         }
+        for user in [&mut self.mirror, &mut self.control].into_iter().flatten() {
+            user.resolve_paths(base);
+        }
     }
+}
+
+/// Looks into `creds_file`, `nkey_file` and `token_file`.
+fn validate_credentials([creds, nkey, token]: [&Option<PathBuf>; 3], refuse: &mut impl FnMut(&str, String)) {
+    let files: [(&str, &Option<PathBuf>, Check); 3] = [
+        ("creds_file", creds, is_creds),
+        ("nkey_file", nkey, is_user_seed),
+        ("token_file", token, is_token),
+    ];
+    let mut first = None;
+    for (key, path, check) in files {
+        let Some(path) = path else { continue };
+        match first {
+            None => first = Some(key),
+            Some(first) => refuse(
+                key,
+                format!("{first} is given too: a connection has one identity, keep one of them"),
+            ),
+        }
+        match std::fs::read_to_string(path) {
+            Err(error) => refuse(key, format!("{} cannot be read: {error}", path.display())),
+            Ok(text) => {
+                if let Err(why) = check(&text) {
+                    refuse(key, format!("{} {why}", path.display()));
+                }
+            }
+        }
+    }
+}
+
+fn validate_pem(key: &str, path: Option<&Path>, label: &str, refuse: &mut impl FnMut(&str, String)) {
+    let Some(path) = path else { return };
+    match std::fs::read_to_string(path) {
+        Err(error) => refuse(key, format!("{} cannot be read: {error}", path.display())),
+        Ok(text) if !holds_pem(&text, label) => {
+            let message = format!("{} has no PEM block {label}: convert it to PEM", path.display());
+            refuse(key, message);
+        }
+        Ok(_) => {}
+    }
+}
+
+/// Looks into `cert_file` and `key_file`, which need each other.
+fn validate_certificate(
+    cert: &Option<PathBuf>,
+    key: &Option<PathBuf>,
+    refuse: &mut impl FnMut(&str, String),
+) {
+    validate_pem("cert_file", cert.as_deref(), "CERTIFICATE", refuse);
+    validate_pem("key_file", key.as_deref(), "PRIVATE KEY", refuse);
+    let (missing, other) = match (cert, key) {
+        (Some(_), None) => ("key_file", "cert_file"),
+        (None, Some(_)) => ("cert_file", "key_file"),
+        _ => return,
+    };
+    refuse(
+        missing,
+        format!("{other} is given without it: a certificate needs its key"),
+    );
 }
 
 impl NatsServeConfig {
@@ -393,6 +404,47 @@ mod tests {
             absent[0].starts_with("nats.token_file: DIR/none cannot be read: "),
             "{absent:?}"
         );
+    }
+
+    #[test]
+    fn other_users_of_the_mirror_and_of_the_control_log_are_checked_as_the_first_one_is() {
+        let seed = format!("SU{}", "A".repeat(56));
+        let files: &[(&str, &str)] = &[("nkey_file", seed.as_str())];
+        for section in ["mirror", "control"] {
+            let with = |user: &str| {
+                let mut found = findings(files, &format!("{section} = {{ {user} }}"));
+                assert!(found.len() < 2, "{found:?}");
+                found.pop().unwrap_or_default()
+            };
+            assert_eq!(with("nkey_file = \"nkey_file\""), "");
+            for (user, said) in [
+                ("", "creds_file: names nobody"),
+                ("nkey_file = \"none\"", "nkey_file: DIR/none cannot be read"),
+                (
+                    "creds_file = \"nkey_file\"",
+                    "creds_file: DIR/nkey_file is no credentials file",
+                ),
+                (
+                    "token_file = \"nats.toml\"",
+                    "token_file: DIR/nats.toml cannot be read",
+                ),
+            ] {
+                let found = with(user);
+                assert!(
+                    found.starts_with(&format!("nats.{section}.{said}")),
+                    "{user}: {found}"
+                );
+            }
+            let two = findings(files, &format!("{section} = {{ cert_file = \"nkey_file\" }}"));
+            let keys: Vec<_> = two.iter().filter_map(|found| found.split(": ").next()).collect();
+            assert_eq!(
+                keys,
+                [
+                    format!("nats.{section}.cert_file"),
+                    format!("nats.{section}.key_file")
+                ]
+            );
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@
 //! `jku`, `x5u`, `jwk` and `x5c` in a token are never looked at; `crit`, nesting and compression are refused; so are names
 //! that stand twice. `exp`, `iss` and `aud` are required, `nbf` counts where it is there, and so does whatever `require`
 //! names. A request that carries [`Verified`] already, a frame of a session that was opened with a token, is held to the
-//! token's time again, and ends its session when that is over.
+//! token's time again and to its key being in force ([`JwtLayer::has_key_of`]), and ends its session when either is over.
 //!
 //! # Under load
 //!
@@ -104,6 +104,12 @@ impl JwtLayer {
     #[must_use]
     pub fn refresh(&self) -> KeyRefresh {
         KeyRefresh::new(Arc::clone(&self.0))
+    }
+
+    /// Whether the key of a token that held is still in force: a session asks for it as long as it lives. It takes no lock.
+    #[must_use]
+    pub fn has_key_of(&self, verified: &Verified) -> bool {
+        self.0.has_key_of(verified)
     }
 
     /// For readiness: whether every issuer has keys.

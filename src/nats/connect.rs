@@ -2,13 +2,14 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
 use async_nats::{Client, ConnectOptions, connection::State};
 use percent_encoding::percent_decode_str;
 
-use crate::config::{NatsConfig, user_of, without_user};
+use crate::config::{NatsConfig, NatsUserConfig, user_of, without_user};
 
 /// The oldest server that works: an older one cannot create KV buckets for this client.
 pub const SERVER_VERSION_MIN: (u32, u32) = (2, 10);
@@ -71,6 +72,26 @@ impl From<&NatsConfig> for Identity {
             ca_file: config.ca_file.clone(),
             client_cert: config.cert_file.clone().zip(config.key_file.clone()),
         }
+    }
+}
+
+impl Identity {
+    /// The URL and the identity of a connection that is `user`; where that is nobody, of one that is as all others.
+    #[must_use]
+    pub fn of(config: &NatsConfig, user: Option<&NatsUserConfig>) -> (String, Self) {
+        let all = Self::from(config);
+        let Some(user) = user else {
+            return (config.url.clone(), all);
+        };
+        let own = user.cert_file.clone().zip(user.key_file.clone());
+        let identity = Self {
+            creds_file: user.creds_file.clone(),
+            nkey_file: user.nkey_file.clone(),
+            token_file: user.token_file.clone(),
+            client_cert: own.or(all.client_cert),
+            ca_file: all.ca_file,
+        };
+        (without_user(&config.url), identity)
     }
 }
 
@@ -202,6 +223,11 @@ pub fn ready(client: &Client) -> Result<(), String> {
     }
 }
 
+/// Whether the client ever had a connection.
+pub(crate) fn was_reached(client: &Client) -> bool {
+    client.statistics().connects.load(Ordering::Relaxed) > 0
+}
+
 fn version_of(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.trim_start_matches('v').split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -216,6 +242,39 @@ mod tests {
         assert!(version_of("2.9.10") < Some(SERVER_VERSION_MIN));
         assert!(version_of("v2.15.1") > Some(SERVER_VERSION_MIN));
         assert_eq!(version_of("weird"), None);
+    }
+
+    #[test]
+    fn a_connection_with_a_user_of_its_own_has_nothing_of_the_others_but_server_and_tls() {
+        let config = NatsConfig {
+            url: "nats://gw:secret@host:1".to_owned(),
+            creds_file: Some("gw.creds".into()),
+            ca_file: Some("ca.pem".into()),
+            cert_file: Some("gw.pem".into()),
+            key_file: Some("gw.key".into()),
+            ..NatsConfig::default()
+        };
+        let (url, all) = Identity::of(&config, None);
+        assert_eq!((url, &all), (config.url.clone(), &Identity::from(&config)));
+        let user = NatsUserConfig {
+            nkey_file: Some("mirror.nk".into()),
+            ..NatsUserConfig::default()
+        };
+        let (url, own) = Identity::of(&config, Some(&user));
+        let expected = Identity {
+            nkey_file: Some("mirror.nk".into()),
+            ca_file: Some("ca.pem".into()),
+            client_cert: Some(("gw.pem".into(), "gw.key".into())),
+            ..Identity::default()
+        };
+        assert_eq!((url.as_str(), own), ("nats://host:1", expected));
+        let user = NatsUserConfig {
+            cert_file: Some("m.pem".into()),
+            key_file: Some("m.key".into()),
+            ..user
+        };
+        let (_, own) = Identity::of(&config, Some(&user));
+        assert_eq!(own.client_cert, Some(("m.pem".into(), "m.key".into())));
     }
 
     #[test]

@@ -81,6 +81,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use self::answer::Outcome;
+use super::connect::was_reached;
 
 /// How many messages are worked on at once, unless set otherwise.
 pub const IN_FLIGHT_MAX: usize = 64;
@@ -370,7 +371,10 @@ impl<S> Server<S> {
             );
             working.shutdown().await;
         }
-        let _ = timeout(SEND_TIMEOUT, self.client.flush()).await;
+        // Through a client that never reached a server nothing was sent.
+        if was_reached(&self.client) {
+            let _ = timeout(SEND_TIMEOUT, self.client.flush()).await;
+        }
     }
 
     /// Waits for the client to take what is sent, but not for ever.

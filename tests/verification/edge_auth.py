@@ -243,6 +243,60 @@ async def sockets(gateway):
     cases.same(gateway.publish(token=token)[2].get("detail"), "the bearer token has expired: get a new one", "a remembered token ends too")
 
 
+async def withdrawn(gateway):
+    """A key that is taken out of the set ends the sessions of its tokens, silent or not, and no others."""
+    other = Keys()
+    protocol = {"subprotocols": ["arqon.v1.json"]}
+
+    def opened(kid):
+        return websockets.connect(f"ws://127.0.0.1:{gateway.port}/v1/ws", additional_headers={"Authorization": f"Bearer {keys.token(kid)}"}, **protocol)
+
+    def put(change):
+        found = {key["kid"]: key for key in json.loads(keys.jwks())["keys"]}
+        new = gateway.folder / "new.json"
+        new.write_text(json.dumps({"keys": list(change(found).values())}), encoding="utf-8")
+        new.replace(gateway.folder / "keys.json")
+
+    async def ended(socket):
+        """How it ended, once it has."""
+        try:
+            while True:
+                await asyncio.wait_for(socket.recv(), 60)
+        except websockets.ConnectionClosed as closed:
+            return closed.rcvd.code, closed.rcvd.reason
+
+    async def talks(socket):
+        """Publishes until it is ended; then the answers behind the last ack."""
+        refused = []
+        try:
+            for n in range(100_000):
+                await socket.send(json.dumps({"id": n, "subject": "users"}))
+                reply = json.loads(await asyncio.wait_for(socket.recv(), 60))
+                if "nack" in reply:
+                    refused.append(reply["nack"]["code"])
+                await asyncio.sleep(0.01)
+        except websockets.ConnectionClosed as closed:
+            return refused, closed.rcvd.code
+        return refused, None
+
+    async with opened("ed") as silent, opened("ed") as hears, opened("ed") as busy, opened("es") as stays:
+        await hears.send(json.dumps({"id": 1, "subscribe": "quiet"}))
+        cases.check("ack" in json.loads(await hears.recv()), "a subscription")
+        talking = asyncio.create_task(talks(busy))
+        put(lambda found: {kid: key for kid, key in found.items() if kid != "ed"})
+        for what, socket in {"silent": silent, "with a subscription": hears}.items():
+            cases.same(await ended(socket), (1008, "the key of the token was withdrawn"), f"a session whose key is gone, {what}")
+        refused, code_ = await talking
+        cases.check(code_ == 1008 and refused in ([], ["auth.invalid"]), f"one that publishes: {refused} {code_}")
+        cases.same((gateway.publish(token=keys.token("ed"))[0], gateway.publish(token=keys.token("es"))[0]), (401, 202), "requests")
+        await stays.send(json.dumps({"id": 1, "subject": "users"}))
+        cases.check("ack" in json.loads(await stays.recv()), "the session of another key goes on")
+        # The same name, another key.
+        es = next(key for key in json.loads(other.jwks())["keys"] if key["kid"] == "es")
+        put(lambda found: found | {"es": es})
+        cases.same((await ended(stays))[0], 1008, "a key of the same name is another")
+
+
 class KeyServer(http.server.BaseHTTPRequestHandler):
     """Serves what `answer` says."""
 
@@ -300,6 +354,8 @@ def main():
         tokens_that_do_not(gateway)
     with Gateway(policy + "", keys=keys, files={"admins.wat": ADMINS}, environment={"ARQON_AUTH__LEEWAY_SECONDS": "0"}) as gateway:
         asyncio.run(sockets(gateway))
+    with Gateway(gateway="[gateway.websocket]\nping_seconds = 1\nidle_seconds = 60", keys=keys) as gateway:
+        asyncio.run(withdrawn(gateway))
     # The same with NATS below, and with every line of log that there is.
     with nats_server() as url:
         policy += f'[nats]\nurl = "{url}"\n[telemetry]\naccess_log = true\nlog_repeats_per_min = 1000000\n'

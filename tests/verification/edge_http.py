@@ -550,6 +550,35 @@ def tls():
         cases.same(curl(gateway, "--http1.1", "--cert", str(gateway.folder / "client.pem"), "--key", str(gateway.folder / "client.key")), "202 1.1", "a client of the authority")
 
 
+def drips():
+    """A body that comes too slowly for a whole request is told so, with its request's ids."""
+    keys, trace = Keys(), "4bf92f3577b34da6a3ce929d0e0e4736"
+    with Gateway("[telemetry]\naccess_log = true\n", gateway="request_timeout_ms = 2000\nbody_idle_timeout_ms = 30000", keys=keys) as gateway:
+        head = (b"POST /v1/publish/drip?a=b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + keys.token().encode() + b"\r\nX-Request-Id: drip-1\r\n"
+                b"Traceparent: 00-" + trace.encode() + b"-00f067aa0ba902b7-01\r\nContent-Length: 1000\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", gateway.port), 60) as stream:
+            stream.sendall(head)
+            started, got = time.monotonic(), b""
+            stream.settimeout(0.1)
+            while time.monotonic() - started < 60:
+                with contextlib.suppress(TimeoutError):
+                    more = stream.recv(65_536)
+                    got += more
+                    if not more:
+                        break
+                if b"\r\n\r\n" not in got:
+                    with contextlib.suppress(OSError):
+                        stream.sendall(b"x")
+        print(f"a body that drips: answered and closed after {time.monotonic() - started:.1f} s (2 s are allowed)")
+        said = json.loads(got.partition(b"\r\n\r\n")[2] or b"{}")
+        cases.same((statuses(got), code(said)), ([408], "body.timeout"), "a body that drips")
+        cases.same([said.get(key) for key in ("instance", "request_id", "trace_id", "tenant")], ["/v1/publish/drip", "drip-1", trace, "acme"], "its ids")
+        cases.check(len(said.get("span_id", "")) == 16, "its span")
+        cases.check(b"x-request-id: drip-1" in got.lower(), "its answer has its request's id")
+        line = next((line for line in gateway.said().splitlines() if '"drip-1"' in line and '"access"' in line), "{}")
+        cases.same([json.loads(line).get(key) for key in ("status", "code", "trace_id")], [408, "body.timeout", trace], "its line of log")
+
+
 def attackers():
     """Idle attackers do not stop a client, and what they hold comes back."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -636,6 +665,7 @@ def main():
     overload()
     tenants()
     tls()
+    drips()
     attackers()
     with nats_server() as url:
         asyncio.run(reserved(url))

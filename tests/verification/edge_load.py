@@ -2,7 +2,7 @@
 
     ./tests/run.sh python, or:  TEST_GATEWAY=target/debug/arqon-gateway target/tools/venv/bin/python tests/verification/edge_load.py
 
-The short form (300 requests a second, 500 sockets, 30 reloads) is part of the tests; `TEST_EDGE_LONG=1` asks for 2,000 requests a
+The short form (300 requests a second, 500 sockets, 36 reloads) is part of the tests; `TEST_EDGE_LONG=1` asks for 2,000 requests a
 second, 10,000 sockets and 1,000 reloads of which 100 are of bad files, for which a release build and two descriptors a socket (`ulimit -n 20100`, said at the start) are needed. Figures are
 printed; what fails a case is a lost message, a request without an answer, an answer that is no 202 and no 503 with its problem, and
 more than 64 KiB an idle socket. Ends with "N passed, N failed".
@@ -28,7 +28,7 @@ from _nats import free_port, tell, wait_until_open
 
 LONG = bool(os.environ.get("TEST_EDGE_LONG"))
 RATE, SOCKETS, SECONDS = (2_000, 10_000, 5.0) if LONG else (300, 500, 1.5)
-RELOADS, BAD_EVERY = (1_000, 10) if LONG else (30, 3)
+RELOADS, BAD_EVERY = (1_000, 10) if LONG else (36, 3)
 CONNECTIONS = 32
 KIB_MAX = 64
 cases = Cases()
@@ -153,13 +153,20 @@ async def stored(url):
 
 
 def bad_files(text):
-    """Files that change nothing, each with its name."""
+    """Files that change nothing, each with its name and what the error has to say: the line where the text itself is broken, else the
+    key (and, where there is one, the value)."""
+    lines = text.count("\n")
+    half = text[:len(text) // 2] + '"'
     return [
-        ("broken syntax", text + "[["), ("cut off", text[:len(text) // 2] + '"'), ("empty", ""), ("an unknown key", text + "\n[bus]\ncapacityy = 2\n"),
-        ("a wrong type", text.replace("percent = 0.10", 'percent = []')), ("more than all", text.replace("percent = 0.10", "percent = 1.5")),
-        ("not a number", text.replace("percent = 0.10", "percent = nan")), ("a bad pattern", text.replace("in.t.default.>", "in.t.*x.>")),
-        ("no such policy", text.replace('"block_me.wat"', '"nowhere.wat"')), ("what needs a restart", text + "\n[bus]\ncapacity = 512\n"),
-        ("not UTF-8", text + "#\udcff\n"), ("a key twice", text + f"\n[nats]\nurl = 'nats://127.0.0.1:1'\n"),
+        ("broken syntax", text + "[[", f"line {lines + 1}, "), ("cut off", half, "line "), ("empty", "", "is empty"),
+        ("an unknown key", text + "\n[bus]\ncapacityy = 2\n", "bus.capacityy"),
+        ("a wrong type", text.replace("percent = 0.10", 'percent = []'), "platform.mirroring.rules[0].percent"),
+        ("more than all", text.replace("percent = 0.10", "percent = 1.5"), "platform.mirroring.rules[0].percent"),
+        ("not a number", text.replace("percent = 0.10", "percent = nan"), "platform.mirroring.rules[0].percent"),
+        ("a bad pattern", text.replace("in.t.default.>", "in.t.*x.>"), "platform.mirroring.rules[0].prefix"),
+        ("no such policy", text.replace('"block_me.wat"', '"nowhere.wat"'), "nowhere.wat"),
+        ("what needs a restart", text + "\n[bus]\ncapacity = 512\n", "bus.capacity needs a restart"),
+        ("not UTF-8", text + "#\udcff\n", "UTF-8"), ("a key twice", text + "\n[nats]\nurl = 'nats://127.0.0.1:1'\n", f"line {lines + 2}, "),
     ]
 
 
@@ -177,11 +184,12 @@ async def faults(gateway, server):
     def state():
         return json.loads(gateway.operate("GET", "/v1/state")[1])["config"]
 
-    bad = bad_files(text)
+    bad, reached = bad_files(text), set()
     async with load(gateway, "reload", []) as generator:
         for turn in range(RELOADS):
             before, is_bad = await asyncio.to_thread(state), turn % BAD_EVERY == 1
-            name, content = bad[turn // BAD_EVERY % len(bad)] if is_bad else ("good", text.replace("percent = 0.10", f"percent = 0.{1 + turn:04}"))
+            good = ("good", text.replace("percent = 0.10", f"percent = 0.{1 + turn:04}"), "")
+            name, content, said = bad[turn // BAD_EVERY % len(bad)] if is_bad else good
             config.write_bytes(content.encode(errors="surrogateescape"))
             gateway.process.send_signal(signal.SIGHUP)
             end = time.monotonic() + 20
@@ -189,8 +197,11 @@ async def faults(gateway, server):
                 await asyncio.sleep(0.01)
             if is_bad:
                 cases.check(after["refused"] and after["version"] == before["version"], f"reload {turn}, {name}: {before} {after}")
+                cases.check(said in (after["refused"] or ""), f"reload {turn}, {name}: no {said!r} in {after['refused']!r}")
+                reached.add(name)
             else:
                 cases.check(not after["refused"] and after["version"] > before["version"], f"reload {turn}: {before} {after}")
+        cases.same(sorted(reached), sorted(name for name, *_ in bad), "bad files that were tried")
         config.write_text(text, encoding="utf-8")
         gateway.process.send_signal(signal.SIGHUP)
         await asyncio.sleep(SECONDS / 2)

@@ -174,6 +174,19 @@ def lawful(gateway):
     for split in range(len(data := '{"id":"é😀","subject":"a"}'.encode())):
         raw.send(frame(TEXT, data[:split], fin=False), frame(0, data[split:]))
         cases.same((json_of(raw.next()) or {}).get("id"), "é😀", f"UTF-8 split at {split}")
+    # An id comes back as it was written, whatever a reader makes of it.
+    for written in ("12345678901234567890123", "1e2", "-0", "1.50", '"\\u0061"', '""'):
+        raw.send(frame(TEXT, f'{{"id":{written},"subject":"a"}}'.encode()))
+        got = raw.next()
+        cases.check(got and f'"id":{written}}}'.encode() in got[1] and b'"ack"' in got[1], f"the id {written}: {got}")
+    for wrong in ("true", "false", "[]", "{}"):
+        raw.send(frame(TEXT, f'{{"id":{wrong},"subject":"a"}}'.encode()))
+        reply = json_of(raw.next()) or {}
+        cases.same((reply.get("id"), reply.get("nack", {}).get("code")), (None, "frame.invalid"), f"the id {wrong}")
+    for headers in ('{"X":"1","X":"2"}', '{"x-a":"1","X-A":"2"}', '{"X":["1"],"X":["1"]}'):
+        raw.send(frame(TEXT, f'{{"id":7,"subject":"a","headers":{headers}}}'.encode()))
+        reply = json_of(raw.next()) or {}
+        cases.same((reply.get("id"), reply.get("nack", {}).get("code")), (7, "frame.invalid"), f"two equal names: {headers}")
     raw.send(frame(TEXT, b" " * 262_144))
     cases.same((json_of(raw.next()) or {}).get("nack", {}).get("code"), "frame.invalid", "a message at the cap")
     # One byte at a time.

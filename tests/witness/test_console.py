@@ -1,7 +1,9 @@
 """The console in a real browser: what people see of a rollout, and the guarded emergency stop."""
 
 import contextlib
+import http.client
 import threading
+import time
 
 import pytest
 
@@ -116,6 +118,68 @@ def test_the_rollout_is_shown_and_the_guarded_stop_stops(browser, gateway):
     assert "by sre-1: it burns" in text and "served 0.00 %" in text, text
     page.screenshot("console-stopped-light")
     assert not page.errors, page.errors
+
+
+def ask_slowly(gateway, user, seconds):
+    """One message whose body comes so much later than its head; says which variant it was given."""
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", "/v1/publish/x")
+        connection.putheader("x-user", user)
+        connection.putheader("content-length", "2")
+        connection.endheaders()
+        time.sleep(seconds)
+        connection.send(b"{}")
+        answer = connection.getresponse()
+        answer.read()
+        return answer.getheader("x-arqon-variant")
+
+
+def test_a_breach_of_the_guard_is_an_alert_until_another_rollout(browser, arqon, tmp_path):
+    guard = 'guard = { window_seconds = 2, min_samples = 5, latency_factor = 2.0, action = "freeze" }'
+    made = Gateway(tmp_path, arqon, more=guard)
+    with contextlib.ExitStack() as ending:
+        ending.callback(made.stop)
+        gateway = made.start()
+        page = browser(f"http://127.0.0.1:{gateway.admin}/")
+        page.until("document.querySelector('#alert-list').innerText === 'Nothing needs you.'")
+        gateway.roll_out("p1", 50, 0, 50)
+        page.until(f"{SECTION}?.innerText.includes('runs: p1')")
+        users = [f"user-{n}" for n in range(24)]
+        given = {user: ask_slowly(gateway, user, 0) for user in users}
+        assert set(given.values()) == {"stable", "fast"}, given
+        # Whoever is given the variant waits half a second for every answer, and nobody else does.
+        over = threading.Event()
+
+        def ask(user):
+            while not over.is_set():
+                ask_slowly(gateway, user, 0.5 if given[user] == "fast" else 0)
+                over.wait(0.05)
+
+        asking = [threading.Thread(target=ask, args=[user]) for user in users]
+        ending.callback(lambda: [thread.join() for thread in asking])
+        ending.callback(over.set)
+        for thread in asking:
+            thread.start()
+        said = "The guard lowered a share: default"
+        page.until(f"document.querySelector('#alert-list').innerText.includes('{said}')")
+        page.until("document.title === '(1) Arqon'")
+        row = page.eval("(() => { const row = document.querySelector('#alert-list li'); return [row.className, row.innerText]; })()")
+        assert row[0] == "now" and "look at the figures, then stop or resume" in row[1], row
+        assert said in page.text("#alerts-said"), "told aloud too"
+        assert page.eval("document.querySelector('#alert-list a').getAttribute('href')") == "#rollouts"
+        of = gateway.scope()
+        assert of["guarded"] is True and of["guard"]["verdict"] in ("breach", "no_data"), of
+        page.until(f"{SECTION}.innerText.includes('lowered by the guard')")
+        page.screenshot("console-guard-breach-light")
+        over.set()
+        # Another rollout begins anew.
+        gateway.gov("stop", "--reason", "slow", key="sre-1")
+        page.until("document.querySelector('#alert-list').innerText.includes('Stopped: default')")
+        gateway.gov("resume")
+        gateway.roll_out("p2", 20, 0, 20)
+        page.until("document.querySelector('#alert-list').innerText === 'Nothing needs you.'")
+        assert not page.errors, page.errors
 
 
 def test_the_keyboard_is_enough_dark_is_dark_and_a_lost_gateway_is_said(browser, gateway):

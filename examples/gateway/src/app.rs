@@ -28,6 +28,7 @@ use tower::Layer;
 
 use crate::{
     admin::{self, Admin},
+    body::Times,
     brake, bus,
     control::ControlToken,
     edge::Edge,
@@ -39,7 +40,7 @@ use crate::{
     readiness::{Flips, Readiness},
     reload::{self, Reloader, Source},
     routes::{self, MessageService, Public},
-    server::{self, Limits},
+    server::{self, Door, Limits},
 };
 
 /// How often readiness is looked at, so that a flip is told on the bus.
@@ -195,7 +196,7 @@ impl Gateway {
             started: Instant::now(),
         });
         shared.sample();
-        let this = Self {
+        let mut this = Self {
             public: public.local_addr().map_err(|error| error.to_string())?,
             admin: operators.local_addr().map_err(|error| error.to_string())?,
             shared: Arc::clone(&shared),
@@ -287,7 +288,7 @@ impl Gateway {
     }
 
     fn serve(
-        &self,
+        &mut self,
         config: &Config,
         listeners: (TcpListener, TcpListener),
         public: routes::App,
@@ -299,31 +300,24 @@ impl Gateway {
             max_connections: gateway.max_connections,
             max_streams: gateway.max_streams,
             header_timeout: Duration::from_millis(gateway.header_timeout_ms),
-            body_idle_timeout: Duration::from_millis(gateway.body_idle_timeout_ms),
+            body: Times {
+                idle: Duration::from_millis(gateway.body_idle_timeout_ms),
+                whole: Duration::from_millis(gateway.request_timeout_ms),
+            },
             drain_bytes: gateway.max_body_bytes.saturating_mul(2),
             drain_timeout: self.drain_timeout,
         };
-        let serving = server::serve(listeners.0, public, limits, Some(edge), self.stop_public.clone());
-        let ended = self.edge_ended.clone().drop_guard();
-        let serving = async move {
-            serving.await;
-            drop(ended);
-        };
-        self.shared.tasks.run("edge", unfailing(serving));
+        let stop = self.stop_public.clone();
+        let door = Door::new(listeners.0, public, limits, Some(edge), stop);
+        self.edge_ended = door.keep("edge", &self.shared.tasks);
         // Event streams end with the feed; a reader that takes nothing any more is not waited for.
         let limits = Limits {
             listener: "admin",
             drain_timeout: ADMIN_DRAIN,
             ..limits
         };
-        let serving = server::serve(
-            listeners.1,
-            admin::router(admin),
-            limits,
-            None,
-            self.stop_admin.clone(),
-        );
-        self.shared.tasks.run("admin", unfailing(serving));
+        let stop = self.stop_admin.clone();
+        Door::new(listeners.1, admin::router(admin), limits, None, stop).keep("admin", &self.shared.tasks);
     }
 
     /// Hands facts to the readers of `/v1/events`.
@@ -429,11 +423,6 @@ async fn look(shared: Arc<Shared>, stop: CancellationToken, metrics: PrometheusH
             metrics.run_upkeep();
         }
     }
-}
-
-async fn unfailing(task: impl Future<Output = ()>) -> Result<(), String> {
-    task.await;
-    Ok(())
 }
 
 #[cfg(test)]

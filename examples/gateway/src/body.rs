@@ -12,17 +12,29 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::{Sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::guard::is_late;
 
 /// How long the rest of a refused body may take.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a body may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// Without a byte.
+    pub(crate) idle: Duration,
+    /// In all.
+    pub(crate) whole: Duration,
+}
+
 /// The body that the application gets.
 pub(crate) struct EdgeBody {
     shared: Arc<Mutex<Shared>>,
-    idle: Duration,
+    times: Times,
+    /// When it has to be whole; reckoned from when it was first waited for, which is when the request's own time begins.
+    ends: Option<Instant>,
+    waited: bool,
     /// Looks at a frame that was not there.
     looks: u8,
     /// Runs while we wait for a frame.
@@ -39,7 +51,7 @@ struct Shared {
 }
 
 impl EdgeBody {
-    pub(crate) fn new(body: Incoming, idle: Duration) -> (Self, Rest) {
+    pub(crate) fn new(body: Incoming, times: Times) -> (Self, Rest) {
         let shared = Arc::new(Mutex::new(Shared {
             body,
             polled: false,
@@ -48,7 +60,9 @@ impl EdgeBody {
         (
             Self {
                 shared: Arc::clone(&shared),
-                idle,
+                times,
+                ends: None,
+                waited: false,
                 looks: 0,
                 timer: None,
             },
@@ -85,7 +99,17 @@ impl Body for EdgeBody {
                 })
             }));
         }
-        if is_late(&mut this.looks, &mut this.timer, this.idle, cx) {
+        // Not at the first time: a clock costs more than another look.
+        if this.waited && this.ends.is_none() {
+            this.ends = Some(Instant::now() + this.times.whole);
+        }
+        this.waited = true;
+        let (ends, idle) = (this.ends, this.times.idle);
+        let clock = || {
+            let idle = Instant::now() + idle;
+            sleep_until(ends.map_or(idle, |ends| ends.min(idle)))
+        };
+        if is_late(&mut this.looks, &mut this.timer, clock, cx) {
             // Whoever asks again waits again.
             this.timer = None;
             shared.failed = true;

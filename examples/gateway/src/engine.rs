@@ -9,7 +9,7 @@ use std::{
 };
 
 use arqon::{
-    config::{Config, NatsConfig},
+    config::{Config, NatsConfig, NatsUserConfig},
     memory::{self, Broker},
     nats,
     observe::ObserveLayer,
@@ -65,8 +65,8 @@ pub(crate) async fn start(
     };
     let clients = nats::Clients {
         primary: connected(nats::connect_hearing(&settings.url, &settings.into(), hears).await)?,
-        mirror: connect(settings).await?,
-        control: connect(settings).await?,
+        mirror: connect(settings, settings.mirror.as_ref()).await?,
+        control: connect(settings, settings.control.as_ref()).await?,
         replicas: settings.replicas,
     };
     let publish = nats::Publish::new(clients.primary.clone())
@@ -77,6 +77,16 @@ pub(crate) async fn start(
         let client = clients.primary.clone();
         move || nats::connect::ready(&client)
     });
+    for (name, user, client) in [
+        ("nats_mirror", &settings.mirror, &clients.mirror),
+        ("nats_control", &settings.control, &clients.control),
+    ] {
+        // A user that the server does not know is to be seen; messages pass without it.
+        if user.is_some() {
+            let client = client.clone();
+            readiness.advise(name, move || nats::connect::ready(&client));
+        }
+    }
     // The server may come later: the stream is made once it is there, and readiness says so until then.
     let made = Arc::new(AtomicBool::new(false));
     readiness.add("stream", {
@@ -113,7 +123,12 @@ async fn make_stream(
             () = stop.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        match maker.create_stream(&stream).await {
+        // NATS may be away, and then the answer is waited for some seconds.
+        let created = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            created = maker.create_stream(&stream) => created,
+        };
+        match created {
             Ok(()) => {
                 made.store(true, Ordering::Relaxed);
                 return Ok(());
@@ -123,8 +138,9 @@ async fn make_stream(
     }
 }
 
-async fn connect(settings: &NatsConfig) -> Result<async_nats::Client, String> {
-    connected(nats::connect_as(&settings.url, &settings.into()).await)
+async fn connect(settings: &NatsConfig, user: Option<&NatsUserConfig>) -> Result<async_nats::Client, String> {
+    let (url, identity) = nats::Identity::of(settings, user);
+    connected(nats::connect_as(&url, &identity).await)
 }
 
 fn connected(client: Result<async_nats::Client, nats::ConnectError>) -> Result<async_nats::Client, String> {

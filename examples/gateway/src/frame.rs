@@ -1,5 +1,6 @@
 //! Frames of a WebSocket session, in both subprotocols (DESIGN 10): what a client sends, what it gets.
 
+mod id;
 mod json;
 mod proto;
 
@@ -9,7 +10,8 @@ use arqon::{Code, Problem, Subject, SubjectPattern, TenantId, edge::single, publ
 use axum::extract::ws::Message as WsMessage;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::Value;
+
+pub(crate) use self::id::FrameId;
 
 /// How many headers a frame may have.
 const HEADERS_MAX: usize = 64;
@@ -28,30 +30,30 @@ pub(crate) enum Dialect {
 pub(crate) enum Frame {
     /// A message to publish.
     Publish {
-        id: Value,
+        id: FrameId,
         subject: Subject,
         headers: HeaderMap,
         payload: Bytes,
     },
     /// A wish to get what is published.
-    Subscribe { id: Value, pattern: SubjectPattern },
+    Subscribe { id: FrameId, pattern: SubjectPattern },
 }
 
 /// What a client gets.
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// The message was taken: the body of the 202 answer.
-    Ack { id: Value, body: Bytes },
+    Ack { id: FrameId, body: Bytes },
     /// The frame was refused. Without an id it could not be read.
-    Nack { id: Value, problem: Problem },
+    Nack { id: FrameId, problem: Problem },
     /// Deliveries will come.
-    Subscribed { id: Value, pattern: SubjectPattern },
+    Subscribed { id: FrameId, pattern: SubjectPattern },
     /// A message that a subscription covers.
     Delivery(Message),
 }
 
 /// A frame that cannot be taken: the `id` to answer under, and why.
-pub(crate) type Refused = Box<(Value, Problem)>;
+pub(crate) type Refused = Box<(FrameId, Problem)>;
 
 impl Dialect {
     pub(crate) const ALL: [Self; 2] = [Self::Json, Self::Proto];
@@ -77,7 +79,7 @@ impl Dialect {
         let mut frame = match (self, message) {
             (Self::Json, WsMessage::Text(text)) => json::read(text, tenant),
             (Self::Proto, WsMessage::Binary(bytes)) => proto::read(bytes, tenant),
-            _ => Err(invalid(Value::Null, "the subprotocol has no such frames")),
+            _ => Err(invalid(FrameId::None, "the subprotocol has no such frames")),
         }?;
         if let Frame::Publish { id, headers, .. } = &mut frame {
             single::check(headers).map_err(|problem| Box::new((id.clone(), problem)))?;
@@ -95,15 +97,15 @@ impl Dialect {
     }
 }
 
-fn invalid(id: Value, detail: impl Into<Cow<'static, str>>) -> Refused {
+fn invalid(id: FrameId, detail: impl Into<Cow<'static, str>>) -> Refused {
     Box::new((id, Problem::new(Code::FrameInvalid, detail)))
 }
 
-fn subject(id: &Value, tenant: &TenantId, suffix: &str) -> Result<Subject, Refused> {
+fn subject(id: &FrameId, tenant: &TenantId, suffix: &str) -> Result<Subject, Refused> {
     Subject::for_tenant(tenant, suffix).map_err(|error| Box::new((id.clone(), Problem::from(error))))
 }
 
-fn pattern(id: &Value, tenant: &TenantId, suffix: &str) -> Result<SubjectPattern, Refused> {
+fn pattern(id: &FrameId, tenant: &TenantId, suffix: &str) -> Result<SubjectPattern, Refused> {
     SubjectPattern::for_tenant(tenant, suffix)
         .map_err(|error| Box::new((id.clone(), Problem::new(Code::SubjectInvalid, error.to_string()))))
 }

@@ -5,18 +5,21 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use arqon::{Code, Problem};
+use arqon::{Code, Problem, TenantId, TraceContext, observe::Story};
 use axum::body::Body;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower::{Layer, Service};
 
-use crate::routes;
+use crate::{request_id::X_REQUEST_ID, routes};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Makes [`Guarded`] of a service.
 #[derive(Clone, Copy, Debug)]
@@ -56,14 +59,74 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let asked = Asked::of(&request);
         // Layers decide in `call` too.
         let inner = catch_unwind(AssertUnwindSafe(|| self.inner.call(request))).ok();
         Guarding {
             inner,
+            asked,
             timeout: self.timeout,
             looks: 0,
             timer: None,
         }
+    }
+}
+
+/// In the extensions of an answer that was given because its request's time was up: whatever of its body is still to come is not
+/// waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Late;
+
+/// What names a request in an answer, kept while the request itself is in the layers' hands.
+struct Asked {
+    uri: Uri,
+    id: Option<HeaderValue>,
+    trace: Option<HeaderValue>,
+    context: Option<TraceContext>,
+    story: Option<Arc<Story>>,
+}
+
+impl Asked {
+    fn of<B>(request: &Request<B>) -> Self {
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let context = extensions.get::<TraceContext>().copied();
+        let trace = |headers: &HeaderMap| headers.get(TRACEPARENT).cloned();
+        Self {
+            uri: request.uri().clone(),
+            id: headers.get(X_REQUEST_ID).cloned(),
+            trace: if context.is_some() { None } else { trace(headers) },
+            context,
+            story: extensions.get().cloned(),
+        }
+    }
+
+    /// The answer to it.
+    fn refuse(&self, problem: Problem) -> Response<Body> {
+        let mut request = Request::new(());
+        *request.uri_mut() = self.uri.clone();
+        let named = [(X_REQUEST_ID, &self.id), (TRACEPARENT, &self.trace)];
+        for (name, value) in named {
+            if let Some(value) = value {
+                request.headers_mut().insert(name, value.clone());
+            }
+        }
+        if let Some(context) = self.context {
+            request.extensions_mut().insert(context);
+        }
+        let tenant = self.story.as_ref().and_then(|story| story.tenant());
+        if let Some(tenant) = tenant.and_then(|name| TenantId::new(name).ok()) {
+            request.extensions_mut().insert(tenant);
+        }
+        let (parts, ()) = request.into_parts();
+        routes::refuse(problem, &parts)
+    }
+
+    /// The panic's hook has written what it was.
+    fn panicked(&self) -> Response<Body> {
+        metrics::counter!("shield_gateway_panics_total").increment(1);
+        tracing::error!(component = "edge", "a request panicked");
+        let detail = "an internal error; it has been logged";
+        self.refuse(Problem::new(Code::Internal, detail))
     }
 }
 
@@ -73,6 +136,7 @@ pin_project! {
         // None: it panicked at once.
         #[pin]
         inner: Option<F>,
+        asked: Asked,
         timeout: Duration,
         looks: u8,
         timer: Option<Pin<Box<Sleep>>>,
@@ -85,19 +149,20 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Guarding
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(inner) = this.inner.as_pin_mut() else {
-            return Poll::Ready(Ok(panicked()));
+            return Poll::Ready(Ok(this.asked.panicked()));
         };
         match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
             Ok(Poll::Ready(answered)) => return Poll::Ready(answered),
             Ok(Poll::Pending) => {}
-            Err(_) => return Poll::Ready(Ok(panicked())),
+            Err(_) => return Poll::Ready(Ok(this.asked.panicked())),
         }
-        if !is_late(this.looks, this.timer, *this.timeout, cx) {
+        if !is_late(this.looks, this.timer, || sleep(*this.timeout), cx) {
             return Poll::Pending;
         }
         let detail = "the request was not answered in time; see gateway.request_timeout_ms";
-        let (parts, ()) = Request::new(()).into_parts();
-        Poll::Ready(Ok(routes::refuse(Problem::new(Code::Overloaded, detail), &parts)))
+        let mut response = this.asked.refuse(Problem::new(Code::Overloaded, detail));
+        response.extensions_mut().insert(Late);
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -106,7 +171,7 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Guarding
 pub(crate) fn is_late(
     looks: &mut u8,
     timer: &mut Option<Pin<Box<Sleep>>>,
-    time: Duration,
+    clock: impl FnOnce() -> Sleep,
     cx: &mut Context<'_>,
 ) -> bool {
     if *looks == 0 {
@@ -115,21 +180,10 @@ pub(crate) fn is_late(
         return false;
     }
     timer
-        .get_or_insert_with(|| Box::pin(sleep(time)))
+        .get_or_insert_with(|| Box::pin(clock()))
         .as_mut()
         .poll(cx)
         .is_ready()
-}
-
-/// The panic's hook has written what it was.
-fn panicked() -> Response<Body> {
-    metrics::counter!("shield_gateway_panics_total").increment(1);
-    tracing::error!(component = "edge", "a request panicked");
-    let (parts, ()) = Request::new(()).into_parts();
-    routes::refuse(
-        Problem::new(Code::Internal, "an internal error; it has been logged"),
-        &parts,
-    )
 }
 
 #[cfg(test)]
@@ -141,6 +195,14 @@ mod tests {
 
     use super::*;
 
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    /// Whether a problem says which request it was.
+    fn names_its_request(said: &str) -> bool {
+        let said: serde_json::Value = serde_json::from_str(said).expect("JSON");
+        said["instance"] == "/v1/publish/users" && said["request_id"] == "r-1" && said["trace_id"] == TRACE
+    }
+
     async fn answer(
         handler: fn() -> BoxFuture<'static, Result<Response<Body>, Infallible>>,
     ) -> (u16, String) {
@@ -148,7 +210,12 @@ mod tests {
             timeout: Duration::from_secs(60),
         };
         let service = guard.layer(service_fn(move |_: Request<()>| handler()));
-        let answer = service.oneshot(Request::new(())).await.expect("infallible");
+        let request = Request::builder()
+            .uri("/v1/publish/users?token=x")
+            .header("x-request-id", "r-1")
+            .header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"));
+        let request = request.body(()).expect("a request");
+        let answer = service.oneshot(request).await.expect("infallible");
         let status = answer.status().as_u16();
         let body = axum::body::to_bytes(answer.into_body(), 10_000)
             .await
@@ -160,6 +227,7 @@ mod tests {
     async fn a_panic_is_a_500_wherever_it_comes_from() {
         let (status, said) = answer(|| panic!("in call")).await;
         assert_eq!((status, said.contains("\"internal\"")), (500, true), "{said}");
+        assert!(names_its_request(&said), "{said}");
         let later = || {
             async {
                 tokio::task::yield_now().await;
@@ -167,7 +235,27 @@ mod tests {
             }
             .boxed()
         };
-        assert_eq!(answer(later).await.0, 500);
+        let (status, said) = answer(later).await;
+        assert!(status == 500 && names_its_request(&said), "{said}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_in_place_of_one_has_the_storys_ids() {
+        let panics = service_fn(|request: Request<()>| async move {
+            let named = request.extensions().get::<Arc<Story>>();
+            panic!("{named:?}")
+        });
+        let guard = GuardLayer {
+            timeout: Duration::from_secs(60),
+        };
+        let config = arqon::observe::ObserveConfig::new(true, None, None);
+        let service = arqon::observe::ObserveLayer::new(config).layer(guard.layer(panics));
+        let answer = service.oneshot(Request::new(())).await.expect("infallible");
+        let rejection = answer.extensions().get::<arqon::Rejection>().expect("typed");
+        let said = serde_json::to_value(rejection.problem()).expect("JSON");
+        for id in ["trace_id", "span_id", "request_id"] {
+            assert!(said[id].is_string(), "{id} of {said}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -179,6 +267,7 @@ mod tests {
             (503, true),
             "{said}"
         );
+        assert!(names_its_request(&said), "{said}");
         assert_eq!(started.elapsed().as_secs(), 60);
     }
 

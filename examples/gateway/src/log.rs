@@ -1,6 +1,7 @@
 //! The log: JSON or text, without credentials, and without floods.
 
 mod limit;
+mod tenants;
 
 use std::{
     fmt::{self, Write as _},
@@ -25,9 +26,12 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use self::limit::{Limit, policy_of};
+use self::{
+    limit::{Limit, policy_of},
+    tenants::Whose,
+};
 
-/// The target of the access log, which is never held back.
+/// The target of the access log, which only its tenants' own limits hold back.
 const ACCESS: &str = "access";
 /// Values of fields with these names are never written.
 const SECRET_FIELDS: &[&str] = &[
@@ -48,7 +52,7 @@ const CUT: &str = "\u{2026}";
 /// Starts logging to standard error; `RUST_LOG` filters, `info` is the default.
 pub(crate) fn start(config: &TelemetryConfig) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let limit = Limit::new(config.log_repeats_per_min);
+    let limit = Limit::new(config.log_repeats_per_min, config.log_tenant_per_min);
     let format = Redacted {
         json: config.log == arqon::config::LogFormat::Json,
         ansi: std::io::stderr().is_terminal(),
@@ -97,7 +101,8 @@ where
                 fields.entry(name).or_insert(value);
             }
         }
-        let held_back = self.limit.held_back(metadata, policy_of(event));
+        let of_tenant = Whose::line(event).map_or(0, |whose| self.limit.tenants.held_back(&whose));
+        let held_back = self.limit.held_back(metadata, policy_of(event)) + of_tenant;
         if held_back > 0 {
             fields.insert("held_back".to_owned(), held_back.into());
         }
@@ -258,7 +263,7 @@ mod tests {
 
     /// What is written while `act` runs.
     fn written(json: bool, per_min: u32, act: impl FnOnce()) -> Vec<String> {
-        let (lines, limit) = (Lines::default(), Limit::new(per_min));
+        let (lines, limit) = (Lines::default(), Limit::new(per_min, 5));
         let format = Redacted {
             json,
             ansi: false,
@@ -318,12 +323,28 @@ mod tests {
         let lines = written(true, 3, || {
             for n in 0..10 {
                 tracing::warn!(n, "again");
-                tracing::info!(target: "access", n, "request");
             }
             tracing::warn!("another place");
         });
         let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
-        assert_eq!((of("again"), of("request"), of("another place")), (3, 10, 1));
+        assert_eq!((of("again"), of("another place")), (3, 1));
+    }
+
+    #[test]
+    fn one_tenant_writes_so_many_lines_a_minute_and_others_go_on() {
+        let lines = written(true, 1_000, || {
+            for n in 0..10 {
+                tracing::info!(target: "access", n, tenant = Some("acme"), "request");
+                tracing::info!(target: "access", n, tenant = None::<&str>, "request of nobody");
+                tracing::warn!(n, tenant = %"acme", "refused");
+                tracing::warn!(n, "of our own");
+            }
+            tracing::info!(target: "access", tenant = "other", "request");
+        });
+        let of = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+        // Five each: those of one tenant wherever they are written.
+        assert_eq!((of("acme"), of("of nobody"), of("other")), (5, 5, 1), "{lines:?}");
+        assert_eq!(of("of our own"), 10);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod log;
 mod observe;
 mod readiness;
 mod reload;
+mod request_id;
 mod routes;
 mod server;
 mod tls;

@@ -104,7 +104,7 @@ fn describe() {
         ),
         (
             "shield_gateway_log_held_back_total",
-            "log lines over log_repeats_per_min",
+            "log lines over log_repeats_per_min and log_tenant_per_min",
         ),
         (
             "shield_gateway_panics_total",

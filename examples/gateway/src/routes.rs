@@ -9,10 +9,8 @@ use std::{
 };
 
 use arqon::{
-    Code, ConnectionId, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
-    edge::{reserved::ReservedHeadersLayer, single},
-    observe::ObserveLayer,
-    shadow::ShadowHandle,
+    Code, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
+    edge::reserved::ReservedHeadersLayer, observe::ObserveLayer, shadow::ShadowHandle,
 };
 use axum::{
     Extension, Router,
@@ -33,12 +31,12 @@ use tower::{
     Service, ServiceBuilder,
     util::{BoxCloneSyncService, MapRequestLayer},
 };
-use tower_http::{
-    cors::{AllowHeaders, AllowOrigin, CorsLayer},
-    request_id::{MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer},
-};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use crate::{edge::Edge, frame::Dialect, guard::GuardLayer, hub::Hub, server::Raised, ws::Session};
+use crate::{
+    edge::Edge, frame::Dialect, guard::GuardLayer, hub::Hub, request_id::RequestIdLayer, server::Raised,
+    ws::Session,
+};
 
 /// The whole message stack, with the publisher at its bottom.
 pub(crate) type MessageService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
@@ -97,12 +95,7 @@ pub(crate) fn app(public: Public) -> App {
     BoxCloneSyncService::new(
         ServiceBuilder::new()
             // The id is set before anything can log, and answered with.
-            .map_request(|mut request: http::Request<Body>| {
-                single::keep_short_request_id(request.headers_mut());
-                request
-            })
-            .layer(SetRequestIdLayer::x_request_id(NewId))
-            .layer(PropagateRequestIdLayer::x_request_id())
+            .layer(RequestIdLayer)
             // Every request is counted, and told where somebody asks for it.
             .layer(observe)
             // Answers a browser's question itself: no publish, no verdict.
@@ -111,17 +104,6 @@ pub(crate) fn app(public: Public) -> App {
             .layer(guard)
             .service(entry),
     )
-}
-
-/// Ids of requests that have none: as good as a UUID, and no call of the system for each.
-#[derive(Clone, Copy)]
-struct NewId;
-
-impl MakeRequestId for NewId {
-    fn make_request_id<B>(&mut self, _: &http::Request<B>) -> Option<RequestId> {
-        let digits = ConnectionId::mint().to_string();
-        HeaderValue::try_from(digits).ok().map(RequestId::new)
-    }
 }
 
 /// Where a request goes.

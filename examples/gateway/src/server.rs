@@ -1,4 +1,6 @@
-//! The accept loop: hyper-util with the limits that `axum::serve` does not set.
+//! Connections: hyper-util with the limits that `axum::serve` does not set. They come in by a [`Door`].
+
+mod door;
 
 use std::{
     convert::Infallible,
@@ -30,16 +32,18 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::OwnedSemaphorePermit,
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+pub(crate) use self::door::Door;
 use crate::{
-    body::EdgeBody,
+    body::{EdgeBody, Times},
     buffers::{Meter, Metered},
     edge::Edge,
+    guard::Late,
     head_timer::HeadTimer,
     routes::{self, Refused},
 };
@@ -52,7 +56,8 @@ pub(crate) struct Limits {
     pub(crate) max_connections: usize,
     pub(crate) max_streams: u32,
     pub(crate) header_timeout: Duration,
-    pub(crate) body_idle_timeout: Duration,
+    /// How long a body may take.
+    pub(crate) body: Times,
     /// How much of a refused body is read, in bytes, so that the answer arrives.
     pub(crate) drain_bytes: usize,
     /// How long open requests may take once the listener stops.
@@ -64,11 +69,6 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How much of a stream, and of a whole HTTP/2 connection, may be on its way unread, in bytes.
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// How long to wait after the system refused a connection, such as for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long clients that come are served, each with `Connection: close`, once the gateway drains: until then whoever sends them
-/// may not have heard of it (F30).
-const GRACE: Duration = Duration::from_secs(1);
 /// How long a connection that has asked for nothing yet may still ask when the listener is closed: its request may be on its way.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
@@ -84,114 +84,6 @@ impl<A> App for A where
         + Send
         + 'static
 {
-}
-
-/// Serves `app` until `stop`, then for a second more, closing behind each answer, and then lets open requests end, at most
-/// `drain_timeout`. Operators' listeners have no `edge`: nothing is shed there, and they close at once.
-pub(crate) async fn serve<A: App>(
-    listener: TcpListener,
-    app: A,
-    limits: Limits,
-    edge: Option<Edge>,
-    stop: CancellationToken,
-) {
-    let graceful = edge.is_some();
-    let door = Door {
-        app,
-        limits,
-        edge,
-        places: Arc::new(Semaphore::new(limits.max_connections)),
-        connections: TaskTracker::new(),
-        stop: stop.clone(),
-        closed: CancellationToken::new(),
-        accepted: metrics::counter!("shield_gateway_connections_total", "listener" => limits.listener),
-        open: metrics::gauge!("shield_gateway_connections", "listener" => limits.listener),
-    };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = door.admit(&listener) => {}
-    }
-    if graceful {
-        // Done early where nobody is left.
-        door.connections.close();
-        tokio::select! {
-            () = sleep(GRACE) => {}
-            () = door.connections.wait() => {}
-            () = door.admit(&listener) => {}
-        }
-        // Those that the system has taken already, and that would be reset.
-        let _ = timeout(Duration::ZERO, door.admit(&listener)).await;
-    }
-    drop(listener);
-    door.closed.cancel();
-    door.connections.close();
-    if timeout(limits.drain_timeout, door.connections.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            component = "edge",
-            "requests were still open when the drain's time was up"
-        );
-    }
-}
-
-/// Where connections come in.
-struct Door<A> {
-    app: A,
-    limits: Limits,
-    edge: Option<Edge>,
-    places: Arc<Semaphore>,
-    connections: TaskTracker,
-    /// Cancelled when the gateway drains.
-    stop: CancellationToken,
-    /// Cancelled when nobody is let in any more.
-    closed: CancellationToken,
-    accepted: metrics::Counter,
-    open: metrics::Gauge,
-}
-
-impl<A: App> Door<A> {
-    /// Lets in whoever comes, for ever.
-    async fn admit(&self, listener: &TcpListener) {
-        loop {
-            let place = Arc::clone(&self.places)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
-            match listener.accept().await {
-                Ok((stream, remote)) => self.open(stream, remote, place),
-                Err(error) => {
-                    metrics::counter!("shield_gateway_accept_errors_total").increment(1);
-                    tracing::warn!(component = "edge", error = %error, "a connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn open(&self, stream: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
-        let _ = stream.set_nodelay(true);
-        let held = Held {
-            meter: Arc::default(),
-            _place: Arc::new((Raised::of(&self.open), place)),
-        };
-        let peers = self.edge.as_ref().map(|edge| &edge.peers);
-        let connection = Connection {
-            app: Mutex::new(self.app.clone()),
-            trusted: peers.is_some_and(|peers| peers.contains(remote.ip())),
-            edge: self.edge.clone(),
-            id: ConnectionId::mint(),
-            remote,
-            limits: self.limits,
-            asked: AtomicBool::new(false),
-            stop: self.stop.clone(),
-            closed: self.closed.clone(),
-            held,
-        };
-        self.accepted.increment(1);
-        self.connections.spawn(Arc::new(connection).serve(stream));
-    }
 }
 
 /// What a connection has as long as it lives, or the session that it has become: its place among `max_connections`.
@@ -341,9 +233,12 @@ impl<A: App> Connection<A> {
         } else {
             let waits_for_continue = request.headers().contains_key(EXPECT);
             let (parts, body) = request.into_parts();
-            let (body, rest) = EdgeBody::new(body, limits.body_idle_timeout);
+            let (body, rest) = EdgeBody::new(body, limits.body);
             let response = self.ask(Request::from_parts(parts, Body::new(body))).await?;
-            rest.drain(limits.drain_bytes, waits_for_continue).await;
+            // Whose time is up is not waited for any more.
+            if response.extensions().get::<Late>().is_none() {
+                rest.drain(limits.drain_bytes, waits_for_continue).await;
+            }
             response
         };
         drop(place);
@@ -426,7 +321,7 @@ async fn turn_away(problem: Problem, request: Request<Incoming>, limits: Limits)
     let mut response = routes::refuse(problem, &parts);
     *response.version_mut() = parts.version;
     if !hyper::body::Body::is_end_stream(&body) {
-        let (unread, rest) = EdgeBody::new(body, limits.body_idle_timeout);
+        let (unread, rest) = EdgeBody::new(body, limits.body);
         drop(unread);
         rest.drain(limits.drain_bytes, waits_for_continue).await;
     }

@@ -19,7 +19,6 @@ use axum::{
     extract::ws::{CloseFrame, Message as WsMessage, Utf8Bytes, WebSocket, close_code},
 };
 use http::{Method, Request, Uri, request::Parts};
-use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tower::{Layer, ServiceExt};
@@ -27,7 +26,7 @@ use tower::{Layer, ServiceExt};
 pub(crate) use self::slow::Deliveries;
 use crate::{
     buffers::{Account, NO_ROOM},
-    frame::{Answer, Dialect, Frame},
+    frame::{Answer, Dialect, Frame, FrameId},
     guard::GuardLayer,
     routes::{self, Public},
     server::Held,
@@ -119,6 +118,10 @@ impl Session {
         let mut heard = Instant::now();
         let mut pinged = heard;
         loop {
+            // A client that pings us is never pinged.
+            if let Some(ending) = self.withdrawn() {
+                return Some(ending);
+            }
             let next_ping = heard.max(pinged) + ping;
             let wake = self
                 .ends()
@@ -146,8 +149,8 @@ impl Session {
                     }
                 }
                 () = sleep_until(wake) => {
-                    if !self.still_holds() {
-                        return Some(EXPIRED);
+                    if let Some(ending) = self.over() {
+                        return Some(ending);
                     }
                     if heard.elapsed() >= idle {
                         return Some((close_code::AWAY, "nothing was heard for too long"));
@@ -166,11 +169,8 @@ impl Session {
                 }
             }
             if ends {
-                return Some(if self.still_holds() {
-                    (close_code::POLICY, "a policy ended the session")
-                } else {
-                    EXPIRED
-                });
+                let of_policy = (close_code::POLICY, "a policy ended the session");
+                return Some(self.over().unwrap_or(of_policy));
             }
         }
     }
@@ -186,10 +186,20 @@ impl Session {
         Some(Instant::now() + Duration::from_secs(left.min(86_400)))
     }
 
-    fn still_holds(&self) -> bool {
-        self.verified
-            .as_ref()
-            .is_none_or(|verified| verified.holds_at(now()))
+    /// How a session ends whose token holds no longer.
+    fn over(&self) -> Option<Ending> {
+        let verified = self.verified.as_ref()?;
+        if verified.holds_at(now()) {
+            self.withdrawn()
+        } else {
+            Some(EXPIRED)
+        }
+    }
+
+    /// How a session ends whose token's key is no longer in force.
+    fn withdrawn(&self) -> Option<Ending> {
+        let (auth, verified) = (self.public.edge.auth.as_ref()?, self.verified.as_ref()?);
+        (!auth.has_key_of(verified)).then_some(WITHDRAWN)
     }
 
     /// The answer to one frame, and whether the session ends with it.
@@ -220,6 +230,11 @@ impl Session {
                 drop(place);
                 answered
             }
+            // A publish is held to the token by the stack.
+            Ok(Frame::Subscribe { id, .. }) if self.over().is_some() => {
+                let problem = Problem::new(Code::AuthInvalid, "the session's token holds no longer");
+                (self.refuse(id, problem), true)
+            }
             Ok(Frame::Subscribe { id, pattern }) => {
                 let limit = self
                     .public
@@ -247,7 +262,7 @@ impl Session {
     }
 
     /// The answer to a frame that no layer has seen: it is counted and told as those are that a layer refuses.
-    fn refuse(&self, id: Value, problem: Problem) -> Answer {
+    fn refuse(&self, id: FrameId, problem: Problem) -> Answer {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static("/v1/ws");
@@ -264,7 +279,7 @@ impl Session {
     }
 
     /// A frame is `POST /v1/publish/<suffix>` with the frame's headers only.
-    async fn publish(&self, id: Value, subject: Subject, mut request: Request<Body>) -> (Answer, bool) {
+    async fn publish(&self, id: FrameId, subject: Subject, mut request: Request<Body>) -> (Answer, bool) {
         *request.method_mut() = Method::POST;
         let path = format!(
             "/v1/publish/{}",
@@ -327,6 +342,7 @@ impl Session {
 
 const SLOW: Ending = (close_code::AGAIN, "the peer reads too slowly");
 const EXPIRED: Ending = (close_code::POLICY, "the token has expired");
+const WITHDRAWN: Ending = (close_code::POLICY, "the key of the token was withdrawn");
 
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

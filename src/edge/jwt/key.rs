@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
+    digest::{Context, SHA256},
     hmac,
     signature::{
         ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
@@ -44,8 +45,13 @@ impl Algorithm {
 /// One key, for one algorithm.
 pub(super) struct Key {
     pub(super) kid: Option<String>,
+    /// Tells it from every other key, one of the same `kid` too.
+    pub(super) print: Print,
     material: Material,
 }
+
+/// A key's digest.
+pub(super) type Print = [u8; 32];
 
 enum Material {
     Hmac(hmac::Key),
@@ -160,6 +166,19 @@ struct Jwk {
 }
 
 impl Jwk {
+    /// Of all that makes it the key that it is, as it is written.
+    fn print(&self) -> Print {
+        let mut digest = Context::new(&SHA256);
+        let parts = [&self.kid, &self.crv, &self.k, &self.n, &self.e, &self.x, &self.y];
+        for part in [Some(&self.kty)].into_iter().chain(parts.map(Option::as_ref)) {
+            // No two parts run into each other, and one that is absent is none that is empty.
+            let (length, text) = part.map_or((u64::MAX, ""), |text| (text.len() as u64, text));
+            digest.update(&length.to_be_bytes());
+            digest.update(text.as_bytes());
+        }
+        digest.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
     fn read(self, origin: Origin) -> Result<Key, Unusable> {
         use Unusable::{Bad, Other};
         if self.usage.as_deref().is_some_and(|usage| usage != "sig")
@@ -180,6 +199,7 @@ impl Jwk {
         {
             return Err(Bad(format!("has a kid that is not 1 to {KID_BYTES_MAX} bytes")));
         }
+        let print = self.print();
         let material = match (self.kty.as_str(), self.crv.as_deref()) {
             ("oct", _) if origin == Origin::Fetched => {
                 return Err(Other(
@@ -216,6 +236,7 @@ impl Jwk {
             }
         };
         let key = Key {
+            print,
             kid: self.kid,
             material,
         };

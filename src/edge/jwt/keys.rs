@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::Uri;
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use serde_json::Value;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,9 @@ pub(super) fn register_metrics() {
     }
 }
 
+/// Where generations come from: no two sets of issuers have the same.
+static GENERATIONS: AtomicU64 = AtomicU64::new(0);
+
 /// Everything that a token is judged by. The request path reads it, [`KeyRefresh`] writes it.
 pub(super) struct Issuers {
     limits: Limits,
@@ -61,7 +65,7 @@ pub(super) struct Issuers {
     refused: [Counter; Refused::ALL.len()],
 }
 
-struct Issuer {
+pub(super) struct Issuer {
     config: IssuerConfig,
     source: Option<(Uri, TlsConnector)>,
     keys: ArcSwap<Vec<Key>>,
@@ -104,7 +108,7 @@ impl Issuers {
             },
             issuers,
             cache: Cache::new(config.cache_entries),
-            generation: AtomicU64::new(0),
+            generation: AtomicU64::new(next_generation()),
             verified: result("verified"),
             remembered: result("remembered"),
             refused: Refused::ALL.map(|refused| result(refused.as_str())),
@@ -138,6 +142,7 @@ impl Issuers {
             audience: &issuer.config.audience,
             require: &issuer.config.require,
             keys: &keys,
+            generation,
         };
         let judged = token.verify(&rules, self.limits, now);
         if matches!(judged, Err(Refused::Key)) {
@@ -149,6 +154,26 @@ impl Issuers {
             self.cache.put(digest, generation, verified.clone());
         }
         Ok(verified)
+    }
+
+    /// Whether the key that a token was verified with is still one of its issuer's. No lock, and while no keys change one
+    /// comparison.
+    pub(super) fn has_key_of(&self, verified: &Verified) -> bool {
+        let generation = self.generation.load(Ordering::Acquire);
+        if verified.is_of(generation) {
+            return true;
+        }
+        let name = verified.claims().get("iss").and_then(Value::as_str);
+        let issuer = self
+            .issuers
+            .iter()
+            .find(|issuer| Some(issuer.config.issuer.as_str()) == name);
+        let is_there =
+            issuer.is_some_and(|issuer| issuer.keys.load().iter().any(|key| key.print == *verified.key()));
+        if is_there {
+            verified.seen_in(generation);
+        }
+        is_there
     }
 
     pub(super) fn count(&self, refused: Refused) {
@@ -167,12 +192,21 @@ impl Issuers {
         self.cache.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn issuers(&self) -> &[Issuer] {
+        &self.issuers
+    }
+
     /// Puts other keys in force; what was verified with the old ones counts no more.
-    fn swap(&self, issuer: &Issuer, keys: Vec<Key>) {
+    pub(super) fn swap(&self, issuer: &Issuer, keys: Vec<Key>) {
         issuer.count.set(keys.len() as f64);
         issuer.keys.store(Arc::new(keys));
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.generation.fetch_max(next_generation(), Ordering::AcqRel);
     }
+}
+
+fn next_generation() -> u64 {
+    GENERATIONS.fetch_add(1, Ordering::AcqRel)
 }
 
 impl Issuer {

@@ -65,13 +65,19 @@ impl JwtLayer {
             ends_session: false,
         };
         let verified = match parts.extensions.get::<Verified>() {
-            // A message of a session whose opening was verified: only the time has changed.
-            Some(verified) if verified.holds_at(now) => verified.clone(),
-            Some(_) => {
-                return Err(Refusal {
-                    refused: Refused::Expired,
+            // A message of a session whose opening was verified: only the time has changed, and maybe the keys.
+            Some(verified) => {
+                let ended = |refused| Refusal {
+                    refused,
                     ends_session: true,
-                });
+                };
+                if !verified.holds_at(now) {
+                    return Err(ended(Refused::Expired));
+                }
+                if !self.has_key_of(verified) {
+                    return Err(ended(Refused::Key));
+                }
+                verified.clone()
             }
             None => {
                 let token = bearer(&parts.headers).map_err(refused)?;

@@ -1,6 +1,9 @@
 //! What a token says, and whether it holds: a pure function of token, keys and time.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arqon_message::{Claims, TenantId};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -8,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{
     json,
-    key::{KID_BYTES_MAX, Key},
+    key::{KID_BYTES_MAX, Key, Print},
 };
 
 /// The claim that names the tenant (DESIGN 4).
@@ -28,9 +31,28 @@ struct Inner {
     not_before: u64,
     /// The last second, the leeway included, is the one before.
     ends: u64,
+    /// The key that it was verified with.
+    key: Print,
+    /// The last generation of keys that this one was seen among.
+    generation: AtomicU64,
 }
 
 impl Verified {
+    /// The print of its key.
+    pub(super) fn key(&self) -> &Print {
+        &self.0.key
+    }
+
+    /// Whether its key was seen among the keys of `generation`.
+    pub(super) fn is_of(&self, generation: u64) -> bool {
+        self.0.generation.load(Ordering::Relaxed) == generation
+    }
+
+    /// Its key was seen there.
+    pub(super) fn seen_in(&self, generation: u64) {
+        self.0.generation.store(generation, Ordering::Relaxed);
+    }
+
     /// The verified claims.
     #[must_use]
     pub fn claims(&self) -> &Claims {
@@ -113,6 +135,8 @@ pub(super) struct IssuerKeys<'a> {
     pub(super) audience: &'a [String],
     pub(super) require: &'a [String],
     pub(super) keys: &'a [Key],
+    /// Of these keys, or an older one.
+    pub(super) generation: u64,
 }
 
 /// What is taken from any issuer.
@@ -173,8 +197,8 @@ impl<'a> Jws<'a> {
         })
     }
 
-    /// Checks the signature with the one key that its `kid` names.
-    pub(super) fn check(&self, keys: &[Key]) -> Result<(), Refused> {
+    /// Checks the signature with the one key that its `kid` names, and says which it was.
+    pub(super) fn check<'k>(&self, keys: &'k [Key]) -> Result<&'k Key, Refused> {
         let key = match &self.kid {
             Some(kid) => keys.iter().find(|key| key.kid.as_ref() == Some(kid)),
             // Without a name there must be no choice.
@@ -187,7 +211,7 @@ impl<'a> Jws<'a> {
         if !key.holds(self.signed, &self.signature) {
             return Err(Refused::Signature);
         }
-        Ok(())
+        Ok(key)
     }
 }
 
@@ -217,7 +241,7 @@ impl<'a> Unverified<'a> {
         limits: Limits,
         now: u64,
     ) -> Result<Verified, Refused> {
-        self.jws.check(issuer.keys)?;
+        let key = self.jws.check(issuer.keys)?.print;
         let claims = self.claims;
         let time = |name: &str| {
             claims
@@ -261,6 +285,8 @@ impl<'a> Unverified<'a> {
             tenant,
             not_before,
             ends,
+            key,
+            generation: AtomicU64::new(issuer.generation),
         })))
     }
 }

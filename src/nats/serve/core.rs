@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arqon_message::{BoxError, SubjectPattern};
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, Subscriber, connection::State};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
@@ -45,7 +45,10 @@ where
     let deadline = Instant::now() + server.limits.drain_timeout;
     if stopped {
         let rest = async {
-            if messages.drain().await.is_ok() {
+            if server.client.connection_state() != State::Connected {
+                // No server hears of it, and what would come is not waited for: only what has come.
+                take_what_is_there(server, &mut messages, &mut working).await;
+            } else if messages.drain().await.is_ok() {
                 // What the server sent before it heard of it; the stream ends behind the last one.
                 take(server, &mut messages, &mut working, &CancellationToken::new()).await;
             }
@@ -54,6 +57,27 @@ where
     }
     server.end(working, deadline, "they get no reply").await;
     if stopped { Ok(()) } else { Err(ServeError::Closed) }
+}
+
+/// Works on what lies there already.
+async fn take_what_is_there<S, B>(
+    server: &Arc<Server<S>>,
+    messages: &mut Subscriber,
+    working: &mut JoinSet<()>,
+) where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<BoxError>,
+{
+    while let Some(Some(message)) = messages.next().now_or_never() {
+        while working.len() >= server.limits.in_flight_max {
+            working.join_next().await;
+        }
+        let server = Arc::clone(server);
+        working.spawn(async move { server.reply(message).await });
+    }
 }
 
 /// Works on what comes until `stop` (true), or until the subscription ends (false).

@@ -4,9 +4,8 @@
 use arqon::{TenantId, publish::Message};
 use http::HeaderMap;
 use prost::{Message as _, bytes::Bytes};
-use serde_json::Value;
 
-use super::{Answer, Frame, Refused, add, invalid, pattern, subject, suffix};
+use super::{Answer, Frame, FrameId, Refused, add, invalid, pattern, subject, suffix};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct ClientFrame {
@@ -116,8 +115,8 @@ struct Violation {
 /// Reads one binary frame; the subject and the pattern are the tenant's own.
 pub(super) fn read(bytes: &Bytes, tenant: &TenantId) -> Result<Frame, Refused> {
     let frame = ClientFrame::decode(bytes.clone())
-        .map_err(|error| invalid(Value::Null, format!("the frame cannot be read: {error}")))?;
-    let id = Value::String(frame.id);
+        .map_err(|error| invalid(FrameId::None, format!("the frame cannot be read: {error}")))?;
+    let id = FrameId::Text(frame.id);
     match frame.kind {
         Some(ClientKind::Publish(message)) => {
             let subject = subject(&id, tenant, &message.subject)?;
@@ -173,7 +172,7 @@ pub(super) fn write(answer: &Answer) -> Vec<u8> {
         Answer::Delivery(message) => (None, ServerKind::Delivery(carried(message))),
     };
     let frame = ServerFrame {
-        id: id.and_then(Value::as_str).map(str::to_owned),
+        id: id.cloned().and_then(FrameId::into_text),
         kind: Some(kind),
     };
     frame.encode_to_vec()

@@ -13,7 +13,10 @@ use tracing::{
 };
 use tracing_subscriber::layer::{Context, Filter};
 
-use super::ACCESS;
+use super::{
+    ACCESS,
+    tenants::{Tenants, Whose},
+};
 
 /// Policies that are told apart in the limit; those that come later share a place's lines.
 const POLICIES_MAX: usize = 256;
@@ -25,6 +28,8 @@ const POLICIES_MAX: usize = 256;
 pub(super) struct Limit {
     per_min: u32,
     places: Arc<Mutex<Places>>,
+    /// And how many lines each tenant may cause.
+    pub(super) tenants: Tenants,
 }
 
 #[derive(Default)]
@@ -75,10 +80,11 @@ struct Place {
 }
 
 impl Limit {
-    pub(super) fn new(per_min: u32) -> Self {
+    pub(super) fn new(per_min: u32, tenant_per_min: u32) -> Self {
         Self {
             per_min,
             places: Arc::default(),
+            tenants: Tenants::new(tenant_per_min),
         }
     }
 
@@ -128,7 +134,9 @@ impl<S: Subscriber> Filter<S> for Limit {
     }
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        self.takes(event.metadata(), policy_of(event), Instant::now())
+        let now = Instant::now();
+        self.takes(event.metadata(), policy_of(event), now)
+            && Whose::line(event).is_none_or(|whose| self.tenants.takes(&whose, now))
     }
 }
 
@@ -140,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_was_held_back_is_said_with_the_next_line() {
-        let limit = Limit::new(2);
+        let limit = Limit::new(2, 60);
         let known = || tracing::info_span!("any").metadata().expect("enabled");
         let metadata = tracing::subscriber::with_default(tracing_subscriber::registry(), known);
         let start = Instant::now();
@@ -156,7 +164,7 @@ mod tests {
 
     #[test]
     fn so_many_policies_are_told_apart_and_what_is_held_back_is_said_with_the_next_line_of_the_same() {
-        let limit = Limit::new(1);
+        let limit = Limit::new(1, 60);
         let known = || tracing::info_span!("any").metadata().expect("enabled");
         let metadata = tracing::subscriber::with_default(tracing_subscriber::registry(), known);
         let now = Instant::now();

@@ -13,7 +13,10 @@ const LIMITS: Limits = Limits {
     max_connections: 16,
     max_streams: 16,
     header_timeout: Duration::from_secs(10),
-    body_idle_timeout: Duration::from_secs(10),
+    body: Times {
+        idle: Duration::from_secs(10),
+        whole: Duration::from_secs(60),
+    },
     drain_bytes: 1_000,
     drain_timeout: Duration::from_secs(10),
 };
@@ -31,7 +34,7 @@ async fn start<A: App + Sync>(app: A) -> Running {
     let stop = CancellationToken::new();
     let tasks = Supervisor::new(Bus::new(16).expect("capacity"));
     let edge = Edge::new(&Config::default(), &Readiness::default(), &tasks, &stop).expect("an edge");
-    let ended = tokio::spawn(serve(listener, app, LIMITS, Some(edge), stop.clone()));
+    let ended = tokio::spawn(Door::new(listener, app, LIMITS, Some(edge), stop.clone()).serve());
     Running { address, stop, ended }
 }
 
@@ -108,4 +111,80 @@ async fn a_drain_answers_what_is_under_way_and_whoever_comes_meanwhile_and_close
         TcpStream::connect(server.address).await.is_err(),
         "nobody listens"
     );
+}
+
+/// An application whose next clone, which is made for a connection, panics once.
+struct Fragile<A> {
+    app: A,
+    panics: Arc<AtomicBool>,
+}
+
+impl<A: Clone> Clone for Fragile<A> {
+    fn clone(&self) -> Self {
+        assert!(
+            !self.panics.swap(false, Ordering::SeqCst),
+            "in the listener's task"
+        );
+        Self {
+            app: self.app.clone(),
+            panics: Arc::clone(&self.panics),
+        }
+    }
+}
+
+impl<A: App> Service<Request<Body>> for Fragile<A> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = A::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.app.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.app.call(request)
+    }
+}
+
+#[tokio::test]
+async fn a_listener_whose_task_died_is_started_again_and_its_connections_go_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (bus, stop) = (Bus::new(16).expect("capacity"), CancellationToken::new());
+    let mut facts = bus.subscribe();
+    let tasks = Supervisor::new(bus);
+    let edge = Edge::new(&Config::default(), &Readiness::default(), &tasks, &stop).expect("an edge");
+    let panics = Arc::new(AtomicBool::new(false));
+    let app = Fragile {
+        app: guarded(),
+        panics: Arc::clone(&panics),
+    };
+    let door = Door::new(listener, app, LIMITS, Some(edge), stop.clone());
+    let ended = door.keep("edge", &tasks);
+
+    let connect = async || TcpStream::connect(address).await.expect("connected");
+    let mut kept = connect().await;
+    assert_eq!(ask(&mut kept, "/").await, (200, false));
+    panics.store(true, Ordering::SeqCst);
+    let mut broken = connect().await;
+    let got = broken.read(&mut [0; 16]).await;
+    assert!(matches!(got, Ok(0) | Err(_)), "it went with the task: {got:?}");
+    let told = facts.recv().await.expect("open");
+    assert!(
+        matches!(&told, arqon::bus::Event::ServiceCrashed { service, .. } if service == "edge"),
+        "{told:?}"
+    );
+    assert!(tasks.alive(&["edge"]).is_err());
+    // Who comes meanwhile waits, and is served.
+    let mut next = connect().await;
+    assert_eq!(ask(&mut kept, "/").await, (200, false));
+    assert_eq!(ask(&mut next, "/").await, (200, false));
+    assert_eq!(tasks.alive(&["edge"]), Ok(()));
+    assert!(!ended.is_cancelled());
+    stop.cancel();
+    assert_eq!(ask(&mut kept, "/").await, (200, true), "it hears of the drain");
+    drop((kept, next));
+    ended.cancelled().await;
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
+    tasks.stop().await;
 }

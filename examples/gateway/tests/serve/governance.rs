@@ -17,3 +17,4 @@ mod spent;
 mod steering;
 mod stranger;
 mod told;
+mod users;

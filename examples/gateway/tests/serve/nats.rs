@@ -316,3 +316,16 @@ async fn a_drain_waits_for_open_requests_mirrors_them_and_says_not_ready_meanwhi
     drop(stream);
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_drain_waits_for_nothing_where_nats_was_never_reached() {
+    // More time than the test has: whatever asks NATS for something must not be waited for.
+    let config = "[gateway]\ndrain_timeout_ms = 120000\n[nats]\nurl = \"nats://127.0.0.1:1\"\nserve = {}\n\
+                  [platform.registry]\nkv_bucket = \"ARQON_SCHEMAS\"\n";
+    let gateway = Gateway::start(config, &[]);
+    gateway.becomes_ready(false).await;
+    let started = std::time::Instant::now();
+    let status = timeout(PATIENCE, gateway.terminate()).await.expect("in time");
+    println!("drained in {:?}", started.elapsed());
+    assert!(status.success(), "{status}");
+}

@@ -198,6 +198,62 @@ async fn a_session_is_held_to_its_tokens_time_and_needs_no_second_token() {
     );
 }
 
+#[test]
+fn a_session_ends_with_its_key_and_with_no_other() {
+    let layer = layer();
+    let verified = layer.0.judge(&token(&claims()), NOW).expect("holds");
+    let keys = |keys: Value| {
+        let set = json!({ "keys": keys }).to_string();
+        key::read_set(set.as_bytes(), key::Origin::Own).expect("a set").0
+    };
+    let issuer = &layer.0.issuers()[0];
+    assert!(layer.has_key_of(&verified));
+    layer
+        .0
+        .swap(issuer, keys(json!([secret("more", OTHER), secret("a", SECRET)])));
+    assert!(
+        layer.has_key_of(&verified) && layer.has_key_of(&verified),
+        "another came"
+    );
+    layer
+        .0
+        .swap(issuer, keys(json!([secret("a", OTHER), secret("b", SECRET)])));
+    assert!(
+        !layer.has_key_of(&verified),
+        "its name and its secret are those of two others"
+    );
+    layer.0.swap(issuer, keys(json!([secret("a", SECRET)])));
+    assert!(layer.has_key_of(&verified), "it is back");
+    let other = layer_with(AuthConfig {
+        issuers: vec![super::issuer(json!([secret("a", OTHER)]))],
+        ..AuthConfig::default()
+    });
+    assert!(!other.has_key_of(&verified), "another layer has keys of its own");
+}
+
+#[tokio::test]
+async fn a_frame_whose_key_was_withdrawn_ends_its_session() {
+    let layer = layer();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
+    let verified = layer.0.judge(&live_token(60), now.as_secs()).expect("holds now");
+    let frame = || {
+        Request::builder()
+            .extension(verified.clone())
+            .body(())
+            .expect("valid")
+    };
+    assert_eq!(ask(&layer, frame()).await.body(), "acme");
+    layer.0.swap(&layer.0.issuers()[0], Vec::new());
+    let answer = ask(&layer, frame()).await;
+    let rejection = answer.extensions().get::<Rejection>().expect("typed");
+    assert_eq!(
+        (rejection.problem().code, rejection.closes_session()),
+        (Code::AuthInvalid, true)
+    );
+}
+
 /// Looks until it holds: keys are replaced without a word that could be waited for.
 async fn until(holds: &(dyn Fn() -> bool + Sync)) {
     let looked = async {
