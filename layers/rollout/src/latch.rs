@@ -106,6 +106,15 @@ pub(crate) struct Waiting {
 /// How many more orders one latch keeps for a log that is away. One more holds on the node all the same.
 pub(crate) const MAX_WAITING: usize = 64;
 
+/// How many all latches of one tenant keep.
+const MAX_WAITING_TENANT: usize = 256;
+
+/// Whether the latches of a tenant keep so many orders that one more is not.
+pub(crate) fn is_crowded(latches: &Latches, tenant: &TenantId) -> bool {
+    let of = latches.iter().filter(|((of, ..), _)| of == tenant);
+    of.map(|(_, latch)| latch.waiting.len()).sum::<usize>() >= MAX_WAITING_TENANT
+}
+
 /// Most parts of one latch that are freed by themselves; of the next one nothing is.
 const MAX_FREED: usize = 64;
 
@@ -150,13 +159,14 @@ impl Latch {
     }
 
     /// One more order that it holds for, sent to this node at `now_us`: also for the parts that were resumed before it. Whether
-    /// there were any.
+    /// there were any. `crowded`: it is not kept.
     pub(crate) fn wait_for(
         &mut self,
         payload: Digest,
         own: bool,
         message: (Channel, Bytes),
         now_us: u64,
+        crowded: bool,
     ) -> bool {
         (self.last_us, self.saved) = (self.last_us.max(now_us), false);
         if self.payload == Some(payload) || self.waiting.iter().any(|of| of.payload == payload) {
@@ -164,7 +174,7 @@ impl Latch {
         }
         let freed = !std::mem::take(&mut self.freed).is_empty();
         // One too many holds all the same, and who sent it is told.
-        if self.waiting.len() >= MAX_WAITING {
+        if crowded || self.waiting.len() >= MAX_WAITING {
             return freed;
         }
         self.waiting.push(Waiting {

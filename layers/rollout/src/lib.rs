@@ -93,6 +93,7 @@ mod layer;
 mod live;
 mod log;
 mod metrics;
+mod moment;
 mod pin;
 mod ramp;
 mod reach;

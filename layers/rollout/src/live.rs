@@ -17,12 +17,13 @@ use crate::{
     event::{Change, Event},
     latch::{Brake, Latch, LatchKey, Latches},
     metrics::Metrics,
+    moment::on_the_beat,
     record::Record,
     refusal::Refusal,
     reports::Reports,
     snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
     spent::{Idle, Spent},
-    state::{Lane, MAX_ORDERS, Moment, Scope, State},
+    state::{Lane, MAX_ORDERS, Scope, State},
     stats::Stats,
     status::{DecisionStatus, History},
     table::Phase,
@@ -183,19 +184,6 @@ impl Live {
         }
     }
 
-    /// It is `log_us` or later where the log is kept; `fresh`: it was asked just now.
-    pub(crate) fn log_tells(&mut self, log_us: u64, now_us: u64, fresh: bool) {
-        self.latest_us = self.moment(now_us).ends_us;
-        let known_us = if fresh { 0 } else { self.late_us };
-        self.late_us = log_us.saturating_sub(now_us).max(known_us);
-    }
-
-    /// A moment of this node's clock, and by when what has an end is over.
-    pub(crate) fn moment(&self, now_us: u64) -> Moment {
-        let ends_us = now_us.saturating_add(self.late_us).max(self.latest_us);
-        Moment { now_us, ends_us }
-    }
-
     pub(crate) fn verdict(&mut self, seq: u64, verdict: Result<(), Refusal>) {
         if self.verdicts.len() >= VERDICTS {
             self.verdicts.pop_front();
@@ -297,13 +285,8 @@ impl Live {
             .watches
             .get(&(tenant.clone(), scope.clone()))
             .map_or(100.0, Watch::limit);
-        let at = self.moment(now_us);
-        let at = Moment {
-            now_us: on_the_beat(at.now_us),
-            ends_us: on_the_beat(at.ends_us),
-        };
-        let contact_us = on_the_beat(contact_us);
-        lane.served_at(at, contact_us).min(limit).min(paused)
+        let served = lane.served_at(self.moment(now_us).on_the_beat(), on_the_beat(contact_us));
+        served.min(limit).min(paused)
     }
 
     /// What a paused scope without a rollout of its own is held at, of which scope's: no more than what that serves.
@@ -444,12 +427,6 @@ impl Live {
 pub(crate) fn alone(latches: &Latches, tenant: &TenantId) -> usize {
     let of = |((of, ..), latch): &(&LatchKey, &Latch)| of == tenant && latch.refused.is_some();
     latches.iter().filter(of).count()
-}
-
-/// The last beat of the clock: nodes that publish a few milliseconds apart publish the same share.
-fn on_the_beat(now_us: u64) -> u64 {
-    const BEAT_US: u64 = 250_000;
-    now_us - now_us % BEAT_US
 }
 
 fn pins(state: &State) -> HashMap<VariantId, Arc<Variant>> {

@@ -12,6 +12,7 @@ use crate::{
     digest::Digest,
     keys::KeySet,
     latch::Brake,
+    moment::Moment,
     record::NodeId,
     refusal::Refusal,
     table::Phase,
@@ -333,24 +334,6 @@ impl Lane {
             (_, Some(promoted)) if is_known(promoted) => promoted.variant.clone(),
             _ => catalog.baseline(),
         }
-    }
-}
-
-/// A time on a node: shares grow by its own clock, what has an end ends by the later of that and the log's. So a clock that is
-/// behind never serves more than a right one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Moment {
-    /// By the node's clock.
-    pub(crate) now_us: u64,
-    /// By the later one; never before `now_us`.
-    pub(crate) ends_us: u64,
-}
-
-impl From<u64> for Moment {
-    /// On a clock that is right.
-    fn from(now_us: u64) -> Self {
-        let ends_us = now_us;
-        Self { now_us, ends_us }
     }
 }
 

@@ -340,6 +340,26 @@ async fn every_stop_of_one_scope_in_an_outage_gets_to_the_log_or_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tenant_s_stops_that_wait_are_bounded_and_the_first_of_a_scope_is_always_kept() {
+    let (node, away) = start().await;
+    away.store(true, Ordering::SeqCst);
+    let before = node.log.records().len();
+    for scope in 0..4 {
+        for _ in 0..=KEPT {
+            let stop = stop_of(&node, &format!("in.t.default.s{scope}.>"));
+            node.submit(stop, &node.sre).await.unwrap();
+        }
+    }
+    let again = async || {
+        let stop = stop_of(&node, "in.t.default.s9.>");
+        node.submit(stop, &node.sre).await.map(|told| told.seq)
+    };
+    assert_eq!((again().await, again().await), (Ok(None), Err(Reason::Crowded)));
+    heal(&node, &away).await;
+    assert_eq!(node.log.records().len(), before + 4 * (KEPT + 1) + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_log_had_when_it_was_last_read_does_not_make_a_stop_needless() {
     let (node, away) = start().await;
     let stop = || node.control(enforce(EnforcementAction::EmergencyStop));

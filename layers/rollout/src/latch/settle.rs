@@ -170,8 +170,9 @@ impl Live {
         (reason, by): (&str, &[String]),
         now_us: u64,
     ) -> bool {
+        let crowded = is_crowded(&self.latches, &key.0);
         if let Some(latch) = self.latches.get_mut(&key).filter(|latch| latch.local) {
-            return latch.wait_for(payload, false, message, now_us);
+            return latch.wait_for(payload, false, message, now_us, crowded);
         }
         let since_us = self.latches.get(&key).map_or(now_us, |latch| latch.since_us);
         let mut latch = Latch {
@@ -191,7 +192,7 @@ impl Live {
             by: by.to_vec(),
             saved: false,
         };
-        let _nothing_freed = latch.wait_for(payload, false, message, now_us);
+        let _nothing_freed = latch.wait_for(payload, false, message, now_us, crowded);
         self.latches.insert(key, latch);
         true
     }

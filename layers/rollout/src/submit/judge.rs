@@ -14,7 +14,7 @@ use crate::{
     envelope::{Control, Envelope, MAX_ENVELOPE_BYTES, Message},
     executor::{FETCH_TIMEOUT, no_rollout},
     handle::Shared,
-    latch::{Brake, Latch},
+    latch::{self, Brake, Latch},
     live::Live,
     record::{Channel, Record},
     refusal::{Reason, Refusal},
@@ -395,6 +395,7 @@ impl Shared {
             let waits = (order.payload, message);
             return live.latch_crowded(key, waits, (reason, &order.signed_by), now_us);
         }
+        let many = latch::is_crowded(&live.latches, &key.0);
         let known = live.latches.get_mut(&key);
         let since_us = known.as_ref().map_or(now_us, |latch| latch.since_us);
         match known {
@@ -406,7 +407,7 @@ impl Shared {
             // The first one is what was braked at; a later one that the log has not judged either adds nothing to it here,
             // but goes on when the first one is judged.
             Some(latch) if local && latch.local && latch.floor.is_none() => {
-                return latch.wait_for(order.payload, true, message, now_us);
+                return latch.wait_for(order.payload, true, message, now_us, many);
             }
             // What was sent here holds whatever becomes of what the log has.
             Some(latch) if !local && latch.local => return false,
