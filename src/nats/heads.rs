@@ -1,6 +1,10 @@
-//! The heads of audit trails in NATS KV: what was cut off the end of a file is noticed by its head kept elsewhere.
+//! The heads of audit trails in NATS KV: what was cut off the end of a file is noticed by its head kept elsewhere. Beside it stands with
+//! which keys the node begins: nodes of one log that begin with others make two states of it.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use arqon_message::BoxError;
 use arqon_rollout::NodeId;
@@ -12,6 +16,7 @@ use async_nats::{
         kv::{self, Store},
     },
 };
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::time::{interval, timeout};
 
@@ -24,6 +29,8 @@ pub const BUCKET: &str = "ARQON_AUDIT";
 const HISTORY: i64 = 64;
 /// How often a head that has moved is exported.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often the others' keys are compared.
+const COMPARED_EVERY: Duration = Duration::from_secs(60);
 /// How long one export may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,6 +41,9 @@ pub struct ExportedHead {
     pub lines: u64,
     /// The last `h`.
     pub hash: String,
+    /// The digest of the key set with which the node begins, as its configuration has it; None of one that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_keys: Option<String>,
 }
 
 impl From<Head> for ExportedHead {
@@ -41,6 +51,7 @@ impl From<Head> for ExportedHead {
         Self {
             lines: head.lines,
             hash: head.to_hex(),
+            first_keys: None,
         }
     }
 }
@@ -57,34 +68,62 @@ pub async fn exported(client: &Client, node: &NodeId) -> Result<Option<ExportedH
     }
 }
 
-/// Exports the head of `trail` whenever it has moved, until dropped. The first thing it does is to compare what was
-/// exported before with the file: `cut_off` is told when lines are missing. Call it before anything is appended: what the
-/// log gives again would mend the trail unseen.
+/// Exports the head of `trail` whenever it has moved, with `first_keys`, until dropped. The first thing it does is to compare what was
+/// exported before with the file: `told` hears when lines are missing. Call it before anything is appended: what the
+/// log gives again would mend the trail unseen. Then, and once a minute, it compares the keys that the other nodes begin with, and tells
+/// of each that has others.
 pub fn export(
     client: Client,
     replicas: usize,
     node: NodeId,
     trail: AuditLog,
-    cut_off: impl Fn(String) + Send + Sync + 'static,
+    first_keys: String,
+    told: impl Fn(String) + Send + Sync + 'static,
 ) -> impl Future<Output = Result<(), BoxError>> + Send + 'static {
     let opened = trail.head();
-    follow(client, replicas, node, trail, opened, cut_off)
+    follow(client, replicas, (node, first_keys), trail, opened, told)
 }
 
 async fn follow(
     client: Client,
     replicas: usize,
-    node: NodeId,
+    (node, first_keys): (NodeId, String),
     trail: AuditLog,
     opened: Head,
-    cut_off: impl Fn(String) + Send + Sync,
+    told: impl Fn(String) + Send + Sync,
 ) -> Result<(), BoxError> {
     let mut ticks = interval(EVERY);
     let (mut bucket, mut compared, mut last) = (None, false, None);
+    let (mut looked, mut apart) = (None::<Instant>, BTreeSet::new());
     loop {
         ticks.tick().await;
         let head = trail.head();
-        if client.connection_state() != State::Connected || (compared && last == Some(head)) {
+        if client.connection_state() != State::Connected {
+            continue;
+        }
+        if looked.is_none_or(|at| at.elapsed() >= COMPARED_EVERY)
+            && let Some(store) = &bucket
+        {
+            looked = Some(Instant::now());
+            match timeout(TIMEOUT, others(store, &node, &first_keys)).await {
+                Ok(Ok(found)) => {
+                    for (name, keys) in found.difference(&apart) {
+                        told(format!(
+                            "node `{name}` begins with other keys than this one ({keys} and not {first_keys}): of one log they make two states; make `keys`, `stop_keys`, `node_keys` and `threshold` the same, or delete `{name}` from the bucket {BUCKET} if it is gone"
+                        ));
+                    }
+                    apart = found;
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(component = "audit", %error, "the keys of other nodes could not be compared")
+                }
+                Err(_) => tracing::warn!(
+                    component = "audit",
+                    "the keys of other nodes were not read in time"
+                ),
+            }
+        }
+        if compared && last == Some(head) {
             continue;
         }
         let step = async {
@@ -99,7 +138,7 @@ async fn follow(
                     // The whole trail is read: off the async threads.
                     let held = tokio::task::spawn_blocking(move || reader.holds(lines, &hash)).await?;
                     if before.lines > opened.lines || !held {
-                        cut_off(format!(
+                        told(format!(
                             "the audit trail had {} lines at start, but {} were exported before: its end was cut off or replaced",
                             opened.lines, before.lines
                         ));
@@ -107,7 +146,11 @@ async fn follow(
                 }
                 compared = true;
             }
-            let json = serde_json::to_vec(&ExportedHead::from(head))?;
+            let exported = ExportedHead {
+                first_keys: Some(first_keys.clone()),
+                ..head.into()
+            };
+            let json = serde_json::to_vec(&exported)?;
             store.put(node.as_str(), json.into()).await?;
             Ok::<Store, BoxError>(store)
         };
@@ -122,6 +165,30 @@ async fn follow(
             ),
         }
     }
+}
+
+/// The other nodes that begin with other keys, with the digest of those.
+async fn others(
+    store: &Store,
+    node: &NodeId,
+    first_keys: &str,
+) -> Result<BTreeSet<(String, String)>, BoxError> {
+    let mut found = BTreeSet::new();
+    let names: Vec<String> = store.keys().await?.try_collect().await?;
+    for name in names.into_iter().filter(|name| name != node.as_str()) {
+        let Some(bytes) = store.get(&name).await? else {
+            continue;
+        };
+        // What somebody else put there is not a node's.
+        let head = serde_json::from_slice::<ExportedHead>(&bytes).ok();
+        if let Some(keys) = head
+            .and_then(|head| head.first_keys)
+            .filter(|keys| keys != first_keys)
+        {
+            found.insert((name, keys));
+        }
+    }
+    Ok(found)
 }
 
 async fn open(client: &Client, replicas: usize) -> Result<Store, BoxError> {

@@ -50,8 +50,9 @@ pub(super) fn start(
             log.clone(),
             handle.clone(),
         );
-        let cut_off = move |message| told.alert(AlertSeverity::Critical, message);
-        let export = heads::export(client, replicas, node, log, cut_off);
+        let first_keys = handle.status().first_keys;
+        let told = move |message| told.alert(AlertSeverity::Critical, message);
+        let export = heads::export(client, replicas, node, log, first_keys, told);
         tasks.run("audit head", async move {
             export.await.map_err(|error| error.to_string())
         });

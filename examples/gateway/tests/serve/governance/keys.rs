@@ -1,6 +1,7 @@
 //! Keys that are replaced by the log, and a gateway that begins with other ones.
 
 use arqon_test_support::NatsServer;
+use serde_json::Value;
 
 use super::{
     orders::said,
@@ -85,7 +86,8 @@ async fn keys_are_replaced_by_the_log_on_every_gateway_and_one_that_begins_with_
         &format!("keys = {operators}"),
         1,
     );
-    let other = Gateway::ready(&others, &[]).await;
+    let other = Gateway::logged(&others).await;
+    other.becomes_ready(true).await;
     let differ = compared(&other).await;
     assert!(
         differ.code == 1
@@ -93,4 +95,17 @@ async fn keys_are_replaced_by_the_log_on_every_gateway_and_one_that_begins_with_
             && differ.out.matches(&admin(&other)).count() == 2,
         "{differ:?}"
     );
+    // And people are told without asking.
+    let told = eventually(async || {
+        let lines = other.log_lines();
+        let found = lines
+            .iter()
+            .map(Value::to_string)
+            .filter(|line| line.contains("begins with other keys"));
+        let found: Vec<String> = found.collect();
+        (found.iter().any(|line| line.contains("`gw-1`")) && found.iter().any(|line| line.contains("`gw-2`")))
+            .then_some(found)
+    })
+    .await;
+    assert!(told.iter().all(|line| !line.contains("`gw-3`")), "{told:?}");
 }

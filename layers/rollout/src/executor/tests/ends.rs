@@ -148,16 +148,78 @@ fn what_has_ended_by_the_log_s_time_does_not_begin_again_when_that_goes_back() {
     assert_eq!(served(&live, now_us + 90 * SECOND_US).0, Phase::Forced);
 }
 
+/// A node on a clock, and what it tells people.
+fn told_by(clock: &ManualClock) -> (Executor, Arc<std::sync::Mutex<Vec<String>>>) {
+    let alerts = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = alerts.clone();
+    let executor = Executor::builder(&config())
+        .catalog(executor().state(&tenant()).unwrap().catalog().clone())
+        .clock(clock.clone())
+        .node_key(KeyPair::from_seed("node", [7; 32]))
+        .on_event(move |event| {
+            if let Event::Alert { message, .. } = event {
+                kept.lock().unwrap().push(message);
+            }
+        })
+        .build()
+        .unwrap();
+    (executor, alerts)
+}
+
+/// The log has nothing new, and says what time it is.
+fn told(log_time_us: u64) -> Batch {
+    Batch {
+        log_time_us: Some(log_time_us),
+        ..Batch::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_found_to_be_ahead_takes_back_what_it_has_raised_until_the_log_says_that_it_is_right()
+{
+    let clock = ManualClock::new(START_US + 300 * SECOND_US);
+    let (executor, _) = told_by(&clock);
+    let percent = || executor.handle().status().scope("t", "").unwrap().percent;
+    let mut state = executor.state(&tenant()).unwrap();
+    approved(&mut state, 1, START_US, (10.0, 10.0, 100.0), None);
+    let asked = |at_us: u64| executor.shared.lock().asking_us = at_us;
+    {
+        let mut live = executor.shared.lock();
+        live.states.insert(tenant(), state);
+        live.seq = 2;
+    }
+    // Nobody has said what time it is.
+    asked(clock.now_us());
+    executor.take(Batch::default()).await;
+    assert!((percent() - 60.0).abs() < 0.1, "{}", percent());
+    // It is five minutes earlier, as the log says.
+    asked(clock.now_us());
+    executor.take(told(START_US)).await;
+    assert!((percent() - 10.0).abs() < 0.1, "{}", percent());
+    // A record that was stored long after the question does not show that anything is right.
+    clock.advance(Duration::from_secs(1));
+    let junk = Record {
+        seq: 3,
+        received_at_us: clock.now_us(),
+        channel: Channel::Down(tenant()),
+        envelope: "x".into(),
+        catalog: None,
+    };
+    asked(clock.now_us());
+    executor.take(batch(&[junk])).await;
+    assert!((percent() - 10.0).abs() < 0.1, "{}", percent());
+    assert!(executor.handle().status().hold.is_some());
+    // The log's own word does.
+    asked(clock.now_us());
+    executor.take(told(clock.now_us())).await;
+    assert_eq!(executor.handle().status().hold, None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_goes_by_the_log_s_time_also_while_it_is_cut_off_and_records_of_before_do_not_turn_it_back() {
     for behind_us in [SECOND_US, 29 * SECOND_US, 31 * SECOND_US, SHIFT_US] {
         let clock = ManualClock::new(START_US - behind_us);
-        let executor = Executor::builder(&config())
-            .catalog(executor().state(&tenant()).unwrap().catalog().clone())
-            .clock(clock.clone())
-            .node_key(KeyPair::from_seed("node", [7; 32]))
-            .build()
-            .unwrap();
+        let (executor, alerts) = told_by(&clock);
         let enforce = DownstreamMessage::Enforce {
             action: EnforcementAction::SetVariant(42),
             reason: String::new(),
@@ -166,15 +228,21 @@ async fn a_node_goes_by_the_log_s_time_also_while_it_is_cut_off_and_records_of_b
         control.effective_until_us = Some(START_US + 60 * SECOND_US);
         let force = record(1, START_US, &control, &keys().0);
         executor.take(batch(std::slice::from_ref(&force))).await;
-        let told = |log_time_us: u64| Batch {
-            log_time_us: Some(log_time_us),
-            ..Batch::default()
-        };
         executor.take(told(START_US)).await;
         let phase = || executor.handle().status().scope("t", "").unwrap().phase;
         assert_eq!(phase(), Phase::Forced);
-        let is_told = executor.shared.lock().clock_behind;
-        assert_eq!(is_told, behind_us > STEP_ALERT.as_micros() as u64);
+        executor.take(told(START_US)).await;
+        let of_clock = alerts
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|of| of.contains("behind"))
+            .count();
+        assert_eq!(
+            of_clock,
+            usize::from(behind_us > STEP_ALERT.as_micros() as u64),
+            "once"
+        );
         // What was stored long ago says nothing of now.
         let junk = Record {
             seq: 2,
