@@ -14,8 +14,8 @@ use std::{
 
 use arqon_message::Subject;
 use arqon_rollout::{
-    Appended, Batch, Channel, Control, ControlLog, EnforcementAction, Executor, KeyPair, LogError, LogFuture,
-    MAX_ORDERS, MemoryLog, Phase, UpstreamMessage,
+    Appended, Batch, Channel, Control, ControlLog, EnforcementAction, Envelope, Executor, KeyPair, LogError,
+    LogFuture, MAX_ORDERS, MemoryLog, Phase, UpstreamMessage,
 };
 use arqon_rollout::{Reason, RolloutLayer};
 use bytes::Bytes;
@@ -357,6 +357,40 @@ async fn a_tenant_s_stops_that_wait_are_bounded_and_the_first_of_a_scope_is_alwa
     assert_eq!((again().await, again().await), (Ok(None), Err(Reason::Crowded)));
     heal(&node, &away).await;
     assert_eq!(node.log.records().len(), before + 4 * (KEPT + 1) + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_of_what_the_log_has_judged_leaves_what_waits_for_it() {
+    let (node, away) = start().await;
+    stop_all_there_is_room_for(&node).await;
+    away.store(true, Ordering::SeqCst);
+    let resume = || node.control(enforce(EnforcementAction::ResumeAdaptation));
+    // The log has a later resume before the tenant's stop, so refuses that; then one more, and not the stop that waits.
+    let whole = node.control(enforce(EnforcementAction::EmergencyStop));
+    node.submit(whole.clone(), &node.sre).await.unwrap();
+    put(&node, resume(), &node.ops).await;
+    put(&node, whole, &node.sre).await;
+    node.submit(stop_of(&node, "in.t.default.y.>"), &node.sre)
+        .await
+        .unwrap();
+    put(&node, resume(), &node.ops).await;
+    let before = node.log.records().len();
+    heal(&node, &away).await;
+    let more = node.log.records().split_off(before);
+    let scopes: Vec<_> = more
+        .iter()
+        .map(|record| {
+            Envelope::parse(&record.envelope)
+                .unwrap()
+                .control()
+                .unwrap()
+                .scope
+        })
+        .collect();
+    assert!(
+        scopes.contains(&Some("in.t.default.y.>".to_owned())),
+        "{scopes:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
