@@ -9,14 +9,13 @@ use arqon_message::TenantId;
 use tokio::time::Instant;
 
 use crate::{
-    apply::Accepted,
     catalog_source::FetchError,
     envelope::{Control, Envelope, Message},
     latch::Brake,
     live::Live,
     record::{Record, Recovered},
     refusal::{Reason, Refusal},
-    state::{Scope, State},
+    state::State,
     submit::{catalog_wanted, judge::precheck},
 };
 
@@ -62,6 +61,8 @@ pub(crate) struct Wait {
     told: bool,
     /// Whether its records are being folded right now.
     pub(crate) busy: bool,
+    /// Whether keys are replaced behind it: who may sign a stop now is not known here.
+    pub(crate) rotates: bool,
 }
 
 /// Nobody here knows what others have: only baselines are served of a tenant.
@@ -71,12 +72,6 @@ pub(crate) struct Unsure {
     pub(crate) seq: u64,
     /// Why, and what to do.
     pub(crate) why: String,
-    /// The catalog that was missed: one that is newer has to be in force on all before they can agree again.
-    pub(crate) version: Option<u64>,
-    /// Whether a stop of the whole tenant makes the nodes agree: it does not where they go by other keys.
-    pub(crate) curable: bool,
-    /// Whether there was one since.
-    pub(crate) stopped: bool,
 }
 
 /// What a record of the log comes to.
@@ -127,6 +122,7 @@ impl Wait {
             backoff: ASK.0,
             told: false,
             busy: false,
+            rotates: false,
         }
     }
 
@@ -167,14 +163,14 @@ impl Wait {
 }
 
 impl Live {
-    /// The last contact, and its position, as far as a tenant is concerned: nothing is known of one that is `unsure`, and no more
-    /// than before of one that waits.
+    /// The last contact, and its position, as far as a tenant is concerned: nothing is known of one that is `unsure`, or that waits with
+    /// other keys behind it, and no more than before of another that waits.
     pub(crate) fn contact_of(&self, tenant: &TenantId) -> (u64, u64) {
-        if self.unsure.contains_key(tenant) {
+        let wait = self.waits.get(tenant);
+        if self.unsure.contains_key(tenant) || wait.is_some_and(|wait| wait.rotates) {
             return (0, 0);
         }
         let (us, seq) = (self.contact_us, self.contact_seq);
-        let wait = self.waits.get(tenant);
         wait.map_or((us, seq), |wait| {
             (us.min(wait.contact.0), seq.min(wait.contact.1))
         })
@@ -202,10 +198,15 @@ impl Live {
         }
         let wait = self.waits.get(tenant)?;
         Some(format!(
-            "catalog {} of tenant `{tenant}`, announced at position {}, is not here yet ({}): its shares are held",
+            "catalog {} of tenant `{tenant}`, announced at position {}, is not here yet ({}): {}",
             wait.version,
             wait.seq(),
-            wait.why
+            wait.why,
+            if wait.rotates {
+                "keys are replaced behind it, so only baselines are served"
+            } else {
+                "its shares are held"
+            }
         ))
     }
 
@@ -259,11 +260,12 @@ impl Live {
             if self.is_full() {
                 return Place::Full;
             }
-            let queued = queued(self);
+            let (queued, rotates) = (queued(self), self.rotates(record));
             self.seq = self.seq.max(record.seq);
-            self.waits
-                .entry(tenant.clone())
-                .and_modify(|wait| wait.queue.push_back(queued));
+            self.waits.entry(tenant.clone()).and_modify(|wait| {
+                wait.queue.push_back(queued);
+                wait.rotates |= rotates;
+            });
             return Place::Queued;
         }
         let folded = self.states.get(tenant).map_or(self.recovered_seq, State::seq);
@@ -285,6 +287,12 @@ impl Live {
         Place::Waits
     }
 
+    /// Whether a record replaces the keys, by those of before the wait.
+    fn rotates(&self, record: &Record) -> bool {
+        let order = precheck(self, record);
+        order.is_ok_and(|order| matches!(order.control.message, Message::Rotation(_)))
+    }
+
     fn is_full(&self) -> bool {
         let queued = || self.waits.values().flat_map(|wait| &wait.queue);
         let records = self.waits.values().map(|wait| wait.queue.len()).sum::<usize>();
@@ -301,14 +309,21 @@ impl Live {
             known: Some(known.clone()),
             backlog: false,
         };
-        if let Some(wait) = self.waits.get_mut(&tenant) {
-            wait.queue.push_back(queued);
+        if self.waits.contains_key(&tenant) {
+            let rotates = self.rotates(&queued.record);
+            self.waits.entry(tenant).and_modify(|wait| {
+                wait.queue.push_back(queued);
+                wait.rotates |= rotates;
+            });
             return true;
         }
-        let missed = known.verdict.as_ref().is_some_and(|verdict| {
-            verdict
-                .as_ref()
-                .is_err_and(|reason| reason == Reason::Catalog.as_str())
+        // Others may have taken it: it was not here, its tenant was not served here, or its keys were not known.
+        let refused = known.verdict.as_ref().and_then(|verdict| verdict.as_ref().err());
+        let missed = refused.is_some_and(|reason| {
+            let elsewhere = [Reason::Catalog, Reason::WrongTenant];
+            Reason::ALL
+                .iter()
+                .any(|of| of.as_str() == reason && (elsewhere.contains(of) || is_of_keys(*of)))
         });
         let Some(control) = missed.then(|| self.lacks_bytes(&known.record)).flatten() else {
             return false;
@@ -332,35 +347,10 @@ impl Live {
         due.map(|(tenant, _)| tenant.clone()).collect()
     }
 
-    /// From `unsure.seq` on nobody here knows what others have of a tenant.
+    /// From `unsure.seq` on nobody here knows what others have of a tenant. Nothing in the log ends that: what was missed may have
+    /// made them accept or refuse anything behind it.
     pub(crate) fn be_unsure(&mut self, tenant: &TenantId, unsure: Unsure) {
-        match self.unsure.get_mut(tenant) {
-            None => drop(self.unsure.insert(tenant.clone(), unsure)),
-            Some(known) => {
-                (known.seq, known.stopped) = (known.seq.max(unsure.seq), false);
-                (known.version, known.curable) =
-                    (known.version.max(unsure.version), known.curable && unsure.curable);
-            }
-        }
-    }
-
-    /// What an accepted record means for a tenant that is `unsure`. A stop of the whole tenant leaves nothing of what was missed
-    /// before it, once a newer catalog than the missed one is there and no proposal of before waits; true if all agree again.
-    pub(crate) fn agrees_again(&mut self, record: &Record, accepted: &Accepted) -> bool {
-        let tenant = record.channel.tenant();
-        let (Some(unsure), Some(state)) = (self.unsure.get_mut(tenant), self.states.get(tenant)) else {
-            return false;
-        };
-        let scope = Scope::of_order(accepted.control.scope.as_deref(), tenant);
-        let stops = Brake::of(&accepted.control).is_some_and(|(brake, _)| brake == Brake::Stop);
-        unsure.stopped |= stops && scope.is_ok_and(|scope| scope == Scope::TENANT) && record.seq > unsure.seq;
-        let clean = state.pending().is_empty() && state.lanes().values().all(|lane| !lane.is_used());
-        let newer = unsure.version.is_none_or(|missed| newest(state) > missed);
-        let agrees = unsure.curable && unsure.stopped && clean && newer;
-        if agrees {
-            self.unsure.remove(tenant);
-        }
-        agrees
+        self.unsure.entry(tenant.clone()).or_insert(unsure);
     }
 
     /// A stop or a pause of before this node's first contact that it refuses for the keys of its configuration: others may have it in
@@ -405,34 +395,18 @@ pub(crate) fn newest(state: &State) -> u64 {
 
 /// What is made of a tenant by a refused record of its own audit trail or of its log.
 pub(crate) fn unsure_of(record: &Record, refusal: &Refusal) -> Unsure {
-    let control = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
-    let control = control.ok();
-    let version = control.as_ref().and_then(catalog_wanted).map(|of| of.version);
-    let rotates = control.is_none_or(|control| matches!(control.message, Message::Rotation(_)));
     let (seq, gone) = (record.seq, refusal.reason == Reason::KeyGone);
-    let curable = gone || !(rotates || is_of_keys(refusal.reason));
-    let cure = if curable {
-        ", or stop the whole tenant and resume it: then all agree again"
-    } else {
-        ""
-    };
     let why = if gone {
         format!(
-            "position {seq} of the log is {refusal}: other nodes may have it in force; put the key back and start again{cure}"
+            "position {seq} of the log is {refusal}: other nodes may have it in force; put the key back and start again"
         )
     } else {
         format!(
             "the audit trail has position {seq} as accepted, and this configuration refuses it ({refusal}): put back what it was \
-             accepted with and start again{cure}"
+             accepted with and start again"
         )
     };
-    Unsure {
-        seq,
-        why,
-        version,
-        curable,
-        stopped: false,
-    }
+    Unsure { seq, why }
 }
 
 pub(crate) type Waits = BTreeMap<TenantId, Wait>;

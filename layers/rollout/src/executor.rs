@@ -379,7 +379,6 @@ impl Executor {
         if let Ok(accepted) = verdict {
             live.decided(record, accepted);
         }
-        let agrees = verdict.is_ok_and(|accepted| live.agrees_again(record, accepted));
         let tenant = record.channel.tenant();
         let apart = lost.and_then(|unsure| {
             live.be_unsure(tenant, unsure);
@@ -387,11 +386,6 @@ impl Executor {
         });
         live.verdict(record.seq, verdict.map(drop).map_err(Clone::clone));
         drop(live);
-        if agrees {
-            let message =
-                format!("tenant `{tenant}` is the same on all nodes again: the whole of it was stopped");
-            self.shared.alert(AlertSeverity::Info, message);
-        }
         if let Some(apart) = apart {
             self.shared.alert(AlertSeverity::Critical, apart);
         }

@@ -14,7 +14,7 @@ use arqon_rollout::{
     Appended, AuditConfig, AuditEntry, AuditFuture, AuditSink, Batch, CatalogFuture, CatalogSource,
     CatalogWanted, Channel, Config, Control, ControlLog, Digest, DownstreamMessage, EnforcementAction,
     Executor, FetchError, KeyPair, LogFuture, MAX_WAITING_RECORDS, MemoryLog, Phase, Reason, Record,
-    Recovered, UpstreamMessage,
+    Recovered, Rotation, UpstreamMessage,
 };
 use bytes::Bytes;
 
@@ -384,31 +384,26 @@ async fn a_tenant_that_goes_on_from_a_newer_catalog_serves_baselines_until_it_ha
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_of_the_whole_tenant_makes_nodes_agree_that_missed_a_catalog() {
-    let site = Site::start().await;
+async fn neither_a_stop_nor_a_resume_makes_up_for_a_catalog_that_was_missed() {
+    let mut site = Site::start().await;
     site.shelf.put(5, &with(5));
     site.update(2, None).await;
-    // Of a scope it is not enough.
     site.update(5, None).await;
     site.pass(100).await;
-    assert!(site.hold().contains("baselines"), "{}", site.hold());
-    let mut part = site.first.control(enforce(EnforcementAction::EmergencyStop));
-    part.scope = Some("in.t.default.part.>".to_owned());
-    site.first.submit(part, &site.first.sre).await.unwrap();
-    site.pass(1).await;
-    assert!(site.hold().contains("baselines"), "{}", site.hold());
     let stop = site.first.control(enforce(EnforcementAction::EmergencyStop));
     site.first.submit(stop, &site.first.sre).await.unwrap();
     site.pass(1).await;
-    assert_eq!(site.hold(), "");
     site.first
         .enforce(EnforcementAction::ResumeAdaptation)
         .await
         .unwrap();
-    site.pass(1).await;
-    site.are_alike();
     site.first.roll_out("p2", (20.0, 10.0, 100.0)).await;
     site.pass(60).await;
+    assert!(site.hold().contains("baselines"), "{}", site.hold());
+    assert!(site.second.cohort().await.is_empty(), "baselines alone");
+    site.shelf.put(2, &without(2));
+    site.restart().await;
+    site.pass(40).await;
     site.are_alike();
     assert!(site.percents().1 > 20.0);
 }
@@ -457,6 +452,38 @@ async fn other_tenants_go_on_and_stops_act_while_one_waits() {
         .await;
     site.are_alike();
     assert_eq!(site.second.phase(), Phase::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_waits_serves_baselines_once_keys_are_replaced_behind_the_catalog() {
+    let site = Site::start().await;
+    site.update(2, None).await;
+    assert!(site.percents().1 > 0.0, "held, and no more");
+    let named = |key: &KeyPair| {
+        let of = (key.keyid().to_owned(), key.public().to_config().ed25519);
+        BTreeMap::from([of])
+    };
+    let stop_key = KeyPair::from_seed("sre-2", [21; 32]);
+    let rotation = Rotation {
+        threshold: 1,
+        keys: named(&site.first.ops),
+        stop_keys: named(&stop_key),
+        node_keys: BTreeMap::new(),
+    };
+    let at_us = site
+        .first
+        .control(enforce(EnforcementAction::EmergencyStop))
+        .issued_at_us;
+    let rotation = Control::new("default", at_us, 60_000_000, rotation);
+    site.first.submit(rotation, &site.first.ops).await.unwrap();
+    site.pass(1).await;
+    // What the new key stops on the others cannot be read here.
+    assert!(site.hold().contains("keys are replaced"), "{}", site.hold());
+    assert_eq!(site.percents().1.to_bits(), 0.0_f64.to_bits());
+    assert!(site.second.cohort().await.is_empty());
+    site.shelf.put(2, &without(2));
+    site.pass(40).await;
+    site.are_alike();
 }
 
 #[tokio::test(start_paused = true)]

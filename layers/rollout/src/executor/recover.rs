@@ -133,7 +133,6 @@ impl Executor {
             let _told_before = latch::settle(&mut live.latches, record, verdict.as_ref());
             if let Ok(accepted) = &verdict {
                 live.decided(record, accepted);
-                live.agrees_again(record, accepted);
             }
             if let Said::Lost(refusal) = &said {
                 live.be_unsure(tenant, unsure_of(record, refusal));

@@ -109,19 +109,20 @@ impl Executor {
     /// tenant is. Then nobody here knows what the others have made of it, and only baselines are served.
     async fn do_without(&self, tenant: &TenantId, (error, version): (&FetchError, u64), tell: bool) -> bool {
         let shared = &self.shared;
-        let (told, given_up, behind) = {
+        let (told, given_up, behind, rotates) = {
             let mut live = shared.lock();
             let Some(wait) = live.waits.get_mut(tenant) else {
                 return false;
             };
             let told = wait.missed(error, version, tell);
             let behind: Vec<Record> = wait.queue.iter().skip(1).map(|of| of.record.clone()).collect();
+            let rotates = wait.rotates;
             let why = told.then(|| live.apart(tenant)).flatten();
             let given_up = live
                 .waits
                 .get(tenant)
                 .is_some_and(crate::apart::Wait::is_given_up);
-            (why, given_up, behind)
+            (why, given_up, behind, rotates)
         };
         if let Some(why) = told {
             let message = format!(
@@ -132,7 +133,7 @@ impl Executor {
         if !given_up {
             return false;
         }
-        let Some(newer) = self.newer_one(&behind, version).await else {
+        let Some(newer) = self.newer_one(&behind, version, rotates).await else {
             return false;
         };
         let mut live = shared.lock();
@@ -147,15 +148,9 @@ impl Executor {
         }
         let why = format!(
             "catalog {version} of position {seq} never came here, and what it did is not known ({error}): put it there and start \
-             again, or stop the whole tenant and resume it: then all agree again"
+             again"
         );
-        let unsure = Unsure {
-            seq,
-            why,
-            version: Some(version),
-            curable: true,
-            stopped: false,
-        };
+        let unsure = Unsure { seq, why };
         live.be_unsure(tenant, unsure);
         let why = live.apart(tenant).unwrap_or_default();
         shared.publish(live);
@@ -177,10 +172,12 @@ impl Executor {
         }
     }
 
-    /// The first update among records that is newer than `version` and whose catalog is there: its position, and the bytes.
-    async fn newer_one(&self, records: &[Record], version: u64) -> Option<(u64, Bytes)> {
+    /// The first update among records that is newer than `version` and whose catalog is there: its position, and the bytes. Behind a
+    /// rotation its keys are not asked: only baselines are served already, and the fold judges it.
+    async fn newer_one(&self, records: &[Record], version: u64, rotates: bool) -> Option<(u64, Bytes)> {
         for record in records {
-            let Some(control) = update(record).filter(|_| self.shared.precheck(record).is_ok()) else {
+            let Some(control) = update(record).filter(|_| rotates || self.shared.precheck(record).is_ok())
+            else {
                 continue;
             };
             let Some(wanted) = catalog_wanted(&control).filter(|of| of.version > version) else {
