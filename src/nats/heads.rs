@@ -94,17 +94,18 @@ async fn follow(
 ) -> Result<(), BoxError> {
     let mut ticks = interval(EVERY);
     let (mut bucket, mut compared, mut last) = (None, false, None);
-    let (mut looked, mut apart) = (None::<Instant>, BTreeSet::new());
+    let (mut due, mut apart) = (Instant::now(), BTreeSet::new());
     loop {
         ticks.tick().await;
         let head = trail.head();
         if client.connection_state() != State::Connected {
             continue;
         }
-        if looked.is_none_or(|at| at.elapsed() >= COMPARED_EVERY)
+        if Instant::now() >= due
             && let Some(store) = &bucket
         {
-            looked = Some(Instant::now());
+            // What failed is tried again at the next tick.
+            let looked = Instant::now();
             match timeout(TIMEOUT, others(store, &node, &first_keys)).await {
                 Ok(Ok(found)) => {
                     for (name, keys) in found.difference(&apart) {
@@ -112,7 +113,7 @@ async fn follow(
                             "node `{name}` begins with other keys than this one ({keys} and not {first_keys}): of one log they make two states; make `keys`, `stop_keys`, `node_keys` and `threshold` the same, or delete `{name}` from the bucket {BUCKET} if it is gone"
                         ));
                     }
-                    apart = found;
+                    (apart, due) = (found, looked + COMPARED_EVERY);
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(component = "audit", %error, "the keys of other nodes could not be compared")
