@@ -1,5 +1,6 @@
 //! The log: JSON or text, without credentials, and without floods.
 
+mod bucket;
 mod limit;
 mod tenants;
 

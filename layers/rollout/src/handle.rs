@@ -262,7 +262,8 @@ impl Shared {
     pub(crate) fn emit(&self, event: Event) {
         match &event {
             Event::Refused { tenant, seq, refusal } => {
-                tracing::warn!(component = "rollout", tenant_id = %tenant, seq, %refusal, "control message refused");
+                let Refusal { reason, detail, .. } = refusal;
+                tracing::warn!(component = "rollout", tenant_id = %tenant, seq, %reason, detail, "control message refused");
             }
             Event::Changed(change) => tracing::info!(
                 component = "rollout", tenant_id = %change.tenant, scope = change.scope, from = %change.from,
@@ -306,7 +307,8 @@ impl Shared {
         live.metrics.refused(refusal.reason);
         let Some(tenant) = tenant else {
             drop(live);
-            tracing::warn!(component = "rollout", seq, %refusal, "control message refused");
+            let Refusal { reason, detail, .. } = refusal;
+            tracing::warn!(component = "rollout", seq, %reason, detail, "control message refused");
             return;
         };
         if live.states.contains_key(tenant) {

@@ -59,13 +59,8 @@ fn configured(node: &Node, config: &Config, shelf: Shelf, clock: &ManualClock) -
         .build()
         .unwrap();
     Node {
-        handle: executor.handle(),
-        run: tokio::spawn(executor.run()),
         clock: clock.clone(),
-        log: node.log.clone(),
-        ops: node.ops.clone(),
-        sre: node.sre.clone(),
-        config: config.clone(),
+        ..node.beside(executor, config.clone())
     }
 }
 

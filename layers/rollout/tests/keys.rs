@@ -19,15 +19,7 @@ fn join(node: &Node, config: &arqon_rollout::Config) -> Node {
         .silent()
         .build()
         .unwrap();
-    Node {
-        handle: executor.handle(),
-        run: tokio::spawn(executor.run()),
-        clock: node.clock.clone(),
-        log: node.log.clone(),
-        ops: node.ops.clone(),
-        sre: node.sre.clone(),
-        config: config.clone(),
-    }
+    node.beside(executor, config.clone())
 }
 
 fn named(keys: &[&KeyPair]) -> std::collections::BTreeMap<String, String> {

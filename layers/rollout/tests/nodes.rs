@@ -69,13 +69,8 @@ fn cluster() -> Vec<(Node, watch::Sender<bool>)> {
             .build()
             .unwrap();
         let node = Node {
-            handle: executor.handle(),
-            run: tokio::spawn(executor.run()),
-            clock: first.clock.clone(),
             log: log.clone(),
-            ops: first.ops.clone(),
-            sre: first.sre.clone(),
-            config,
+            ..first.beside(executor, config)
         };
         (node, cut)
     };

@@ -29,15 +29,7 @@ fn beside(first: &Node) -> Node {
         .silent()
         .build()
         .unwrap();
-    Node {
-        handle: executor.handle(),
-        run: tokio::spawn(executor.run()),
-        clock: first.clock.clone(),
-        log: first.log.clone(),
-        ops: first.ops.clone(),
-        sre: first.sre.clone(),
-        config,
-    }
+    first.beside(executor, config)
 }
 
 fn bytes(node: &Node, control: &Control) -> String {

@@ -15,6 +15,7 @@ use tracing_subscriber::layer::{Context, Filter};
 
 use super::{
     ACCESS,
+    bucket::Bucket,
     tenants::{Tenants, Whose},
 };
 
@@ -35,7 +36,7 @@ pub(super) struct Limit {
 #[derive(Default)]
 struct Places {
     /// By place, and by policy where it is one's line: as many as there are places in the code, times [`POLICIES_MAX`].
-    places: HashMap<(tracing::callsite::Identifier, String), Place>,
+    places: HashMap<(tracing::callsite::Identifier, String), Bucket>,
     policies: HashSet<String>,
 }
 
@@ -72,13 +73,6 @@ pub(super) fn policy_of(event: &Event<'_>) -> String {
     module.0
 }
 
-#[derive(Clone, Copy)]
-struct Place {
-    tokens: f64,
-    at: Instant,
-    held_back: u64,
-}
-
 impl Limit {
     pub(super) fn new(per_min: u32, tenant_per_min: u32) -> Self {
         Self {
@@ -97,26 +91,16 @@ impl Limit {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let policy = places.policy(policy);
         let key = (metadata.callsite(), policy);
-        let place = places.places.entry(key.clone()).or_insert(Place {
-            tokens: full,
-            at: now,
-            held_back: 0,
-        });
-        let passed = now.saturating_duration_since(place.at).as_secs_f64();
-        place.tokens = (place.tokens + passed * full / 60.0).min(full);
-        place.at = now;
-        if place.tokens >= 1.0 {
-            place.tokens -= 1.0;
-            true
-        } else {
-            place.held_back += 1;
+        let place = places.places.entry(key.clone());
+        let takes = place.or_insert_with(|| Bucket::new(full, now)).takes(full, now);
+        if !takes {
             match key.1 {
                 policy if policy.is_empty() => metrics::counter!("shield_gateway_log_held_back_total"),
                 policy => metrics::counter!("shield_gateway_log_held_back_total", "module" => policy),
             }
             .increment(1);
-            false
         }
+        takes
     }
 
     /// How many lines of a place, and of this policy there, were held back since it was asked last.
@@ -124,7 +108,7 @@ impl Limit {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let policy = places.policy(policy);
         let place = places.places.get_mut(&(metadata.callsite(), policy));
-        place.map_or(0, |place| std::mem::take(&mut place.held_back))
+        place.map_or(0, Bucket::held_back)
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::{
     field::{Field, Visit},
 };
 
-use super::ACCESS;
+use super::{ACCESS, bucket::Bucket};
 
 /// Tenants that are told apart at once; what the others cause is one tenant's.
 const TENANTS_MAX: usize = 4_096;
@@ -24,21 +24,6 @@ const NOBODY: &str = "";
 pub(super) struct Tenants {
     per_min: f64,
     buckets: Arc<Mutex<HashMap<String, Bucket>>>,
-}
-
-#[derive(Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-    held_back: u64,
-}
-
-impl Bucket {
-    fn fill(&mut self, full: f64, now: Instant) {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.tokens = (self.tokens + passed * full / 60.0).min(full);
-        self.at = now;
-    }
 }
 
 impl Tenants {
@@ -57,10 +42,7 @@ impl Tenants {
         if !buckets.contains_key(name) {
             if buckets.len() >= TENANTS_MAX {
                 // Who has all of it back, and nothing to be told, is as good as new.
-                buckets.retain(|_, bucket| {
-                    bucket.fill(full, now);
-                    bucket.tokens < full || bucket.held_back > 0
-                });
+                buckets.retain(|_, bucket| !bucket.is_rested(full, now));
             }
             if buckets.len() >= TENANTS_MAX {
                 name = NOBODY;
@@ -68,22 +50,14 @@ impl Tenants {
         }
         // Names are only copied for those who are new.
         if !buckets.contains_key(name) {
-            let new = Bucket {
-                tokens: full,
-                at: now,
-                held_back: 0,
-            };
-            buckets.insert(name.to_owned(), new);
+            buckets.insert(name.to_owned(), Bucket::new(full, now));
         }
         let bucket = buckets.get_mut(name).expect("it is there by now");
-        bucket.fill(full, now);
-        if bucket.tokens >= 1.0 {
-            bucket.tokens -= 1.0;
-            return true;
+        let takes = bucket.takes(full, now);
+        if !takes {
+            metrics::counter!("shield_gateway_log_held_back_total").increment(1);
         }
-        bucket.held_back += 1;
-        metrics::counter!("shield_gateway_log_held_back_total").increment(1);
-        false
+        takes
     }
 
     /// How many lines of a tenant were held back since it was asked last.
@@ -91,9 +65,7 @@ impl Tenants {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let name = whose.name();
         let name = if buckets.contains_key(name) { name } else { NOBODY };
-        buckets
-            .get_mut(name)
-            .map_or(0, |bucket| std::mem::take(&mut bucket.held_back))
+        buckets.get_mut(name).map_or(0, Bucket::held_back)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Policies whose file changes while requests run.
 
-use std::{convert::Infallible, fs, sync::Arc, time::Duration};
+use std::{convert::Infallible, fs, path::Path, sync::Arc, time::Duration};
 
-use arqon_overseer::{Event, OverseerConfig, OverseerLayer, PolicyConfig};
+use arqon_overseer::{Event, OverseerConfig, OverseerHandle, OverseerLayer, PolicyConfig};
 use axum::body::Body;
 use http::{Request, Response};
 use tokio::sync::mpsc;
@@ -26,6 +26,19 @@ async fn status(layer: &OverseerLayer) -> u16 {
         .as_u16()
 }
 
+/// The policies `p` and, behind it, `sign`, of files in a folder; and what is told of them.
+fn signed(folder: &Path) -> (OverseerLayer, OverseerHandle, mpsc::Receiver<Event>) {
+    let mut config = small([
+        PolicyConfig::from_path("p", "p.wat"),
+        PolicyConfig::from_path("sign", "sign.wat"),
+    ]);
+    config.resolve_paths(folder);
+    let (events, told) = mpsc::channel(64);
+    let events = Arc::new(move |event| events.try_send(event).unwrap());
+    let (layer, handle) = OverseerLayer::channel_with(config, events).unwrap();
+    (layer, handle, told)
+}
+
 fn answers(code: u16) -> String {
     on_request(&format!(
         "(call $host_reject (i32.const {code}) (i32.const 0) (i32.const 0)) (i32.const 0)"
@@ -39,14 +52,7 @@ async fn a_changed_file_takes_over_and_one_that_does_not_load_leaves_the_last_go
     fs::write(&path, answers(410)).unwrap();
     // Behind it stands one that allows: when it is loaded anew, the one before has been looked at too.
     fs::write(folder.path().join("sign.wat"), on_request("(i32.const 0)")).unwrap();
-    let mut config = small([
-        PolicyConfig::from_path("p", "p.wat"),
-        PolicyConfig::from_path("sign", "sign.wat"),
-    ]);
-    config.resolve_paths(folder.path());
-    let (events, mut told) = mpsc::channel(64);
-    let events = Arc::new(move |event| events.try_send(event).unwrap());
-    let (layer, handle) = OverseerLayer::channel_with(config, events).unwrap();
+    let (layer, handle, mut told) = signed(folder.path());
     let watching = {
         let handle = handle.clone();
         tokio::spawn(async move { handle.watch(EVERY).await })
@@ -117,14 +123,7 @@ async fn an_upload_stays_when_watching_begins_after_it() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("p.wat"), answers(410)).unwrap();
     fs::write(folder.path().join("sign.wat"), on_request("(i32.const 0)")).unwrap();
-    let mut config = small([
-        PolicyConfig::from_path("p", "p.wat"),
-        PolicyConfig::from_path("sign", "sign.wat"),
-    ]);
-    config.resolve_paths(folder.path());
-    let (events, mut told) = mpsc::channel(64);
-    let events = Arc::new(move |event| events.try_send(event).unwrap());
-    let (layer, handle) = OverseerLayer::channel_with(config, events).unwrap();
+    let (layer, handle, mut told) = signed(folder.path());
     handle.replace("p", answers(411).into()).await.unwrap();
     assert!(matches!(told.recv().await, Some(Event::PolicyReloaded { name, .. }) if name == "p"));
     // Looked at after the first: once it is loaded anew, so would the other be.

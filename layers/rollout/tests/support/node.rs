@@ -66,6 +66,19 @@ impl Node {
         }
     }
 
+    /// Another one of the same operator, clock and log.
+    pub(crate) fn beside(&self, executor: Executor, config: Config) -> Self {
+        Self {
+            handle: executor.handle(),
+            run: tokio::spawn(executor.run()),
+            clock: self.clock.clone(),
+            log: self.log.clone(),
+            ops: self.ops.clone(),
+            sre: self.sre.clone(),
+            config,
+        }
+    }
+
     /// One whose every decision goes to that trail.
     pub(crate) fn audited(trail: impl AuditSink) -> Self {
         let source = Self::start();

@@ -348,7 +348,7 @@ async fn by_the_log_the_command_claims_only_what_it_has_judged() {
         Site::new().await,
         NatsServer::start_own().await.expect("a nats-server"),
     );
-    let gateway = Gateway::ready(&site.config(Some(server.url()), "gw-1", &site.catalog()), &[]).await;
+    let gateway = Gateway::logged(&site.config(Some(server.url()), "gw-1", &site.catalog())).await;
     let config = gateway.path("gateway.toml").display().to_string();
     let eve = site.file("eve.key");
     site.arqon(&["gov", "keygen", "--key", &eve]).await;
@@ -387,6 +387,18 @@ async fn by_the_log_the_command_claims_only_what_it_has_judged() {
         (1, &false.into(), &"unknown_key".into()),
         "{said}"
     );
+    // The log says it in words: nothing in them is taken for a secret.
+    eventually(async || {
+        let mut lines = gateway.log_lines().into_iter();
+        lines.find(|line| {
+            let detail = line["detail"].as_str().unwrap_or_default();
+            line["message"] == "control message refused"
+                && line["reason"] == "unknown_key"
+                && detail.contains("eve")
+                && !detail.contains("redacted")
+        })
+    })
+    .await;
     let (code, said) = run(&[&["resume", "--key", &sre][..], &judged].concat()).await;
     assert_eq!(
         (code, &said["targets"][0]["reason"]),
@@ -432,11 +444,13 @@ async fn by_the_log_the_command_claims_only_what_it_has_judged() {
             .then_some(())
     })
     .await;
-    let metrics = String::from_utf8(gateway.get("/metrics").await.body.to_vec()).expect("text");
-    assert!(
-        metrics.contains("shield_rollout_refused_total{reason=\"wrong_tenant\"} 1"),
-        "{metrics}"
-    );
+    // Counted once it is in the trail.
+    eventually(async || {
+        let metrics = String::from_utf8(gateway.get("/metrics").await.body.to_vec()).expect("text");
+        let counted = metrics.contains("shield_rollout_refused_total{reason=\"wrong_tenant\"} 1\n");
+        counted.then_some(())
+    })
+    .await;
 
     // Every gateway that was named has to take it.
     let (admin, token, dead) = (
