@@ -441,6 +441,34 @@ def overload():
             stream.close()
 
 
+def refused_and_slow():
+    """Whoever is refused and goes on sending, slowly, takes no place from others: over HTTP/1 and over HTTP/2."""
+    keys = Keys()
+    # One body of unknown length is all that may be under way.
+    with Gateway(keys=keys, gateway="max_requests_bytes = 1_048_576") as gateway:
+        refused, token = 'shield_gateway_problems_total{code="auth.missing"}', keys.token()
+
+        def answered(count):
+            end = time.monotonic() + 30
+            while (gateway.metric(refused) or 0) < count and time.monotonic() < end:
+                time.sleep(0.02)
+            return (gateway.metric(refused) or 0) >= count
+
+        with socket.create_connection(("127.0.0.1", gateway.port)) as slow:
+            slow.sendall(post(b"Transfer-Encoding: chunked\r\n", b"1\r\nx\r\n"))
+            cases.check(answered(1), "refused without a token")
+            cases.same(gateway.publish(token=token)[0], 202, "a publish beside a refused body over HTTP/1")
+        with socket.create_connection(("127.0.0.1", gateway.port)) as slow:
+            client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+            client.initiate_connection()
+            stream = client.get_next_available_stream_id()
+            client.send_headers(stream, [(":method", "POST"), (":path", "/v1/publish/users"), (":scheme", "http"), (":authority", "x")])
+            client.send_data(stream, b"x")
+            slow.sendall(client.data_to_send())
+            cases.check(answered(2), "refused without a token over HTTP/2")
+            cases.same(gateway.publish(token=token)[0], 202, "a publish beside a refused body over HTTP/2")
+
+
 def tenants():
     """A rate and a concurrency for each tenant, frames too; others notice nothing."""
     keys = Keys()
@@ -663,6 +691,7 @@ def main():
         stop.set()
         listener.join()
     overload()
+    refused_and_slow()
     tenants()
     tls()
     drips()

@@ -229,19 +229,22 @@ impl<A: App> Connection<A> {
         };
         closes = closes || self.edge.as_ref().is_some_and(|edge| edge.load.is_high());
         let mut response = if hyper::body::Body::is_end_stream(request.body()) {
-            self.ask(request.map(Body::new)).await?
+            let response = self.ask(request.map(Body::new)).await?;
+            drop(place);
+            response
         } else {
             let waits_for_continue = request.headers().contains_key(EXPECT);
             let (parts, body) = request.into_parts();
             let (body, rest) = EdgeBody::new(body, limits.body);
             let response = self.ask(Request::from_parts(parts, Body::new(body))).await?;
+            // What is read from here on lies nowhere: a client that sends slowly what nobody wants takes no place from others.
+            drop(place);
             // Whose time is up is not waited for any more.
             if response.extensions().get::<Late>().is_none() {
                 rest.drain(limits.drain_bytes, waits_for_continue).await;
             }
             response
         };
-        drop(place);
         if closes || self.stop.is_cancelled() {
             close_after(&mut response);
         }

@@ -29,11 +29,15 @@ struct Running {
 }
 
 async fn start<A: App + Sync>(app: A) -> Running {
+    start_with(&Config::default(), app).await
+}
+
+async fn start_with<A: App + Sync>(config: &Config, app: A) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let stop = CancellationToken::new();
     let tasks = Supervisor::new(Bus::new(16).expect("capacity"));
-    let edge = Edge::new(&Config::default(), &Readiness::default(), &tasks, &stop).expect("an edge");
+    let edge = Edge::new(config, &Readiness::default(), &tasks, &stop).expect("an edge");
     let ended = tokio::spawn(Door::new(listener, app, LIMITS, Some(edge), stop.clone()).serve());
     Running { address, stop, ended }
 }
@@ -187,4 +191,30 @@ async fn a_listener_whose_task_died_is_started_again_and_its_connections_go_on()
     ended.cancelled().await;
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
     tasks.stop().await;
+}
+
+#[tokio::test]
+async fn an_answered_request_whose_body_is_still_read_takes_no_place() {
+    let mut config = Config::default();
+    config.gateway.max_requests = 1;
+    let (called, mut calls) = tokio::sync::mpsc::channel(8);
+    // It answers at once and looks at no body, as whatever refuses a token does.
+    let app = tower::util::BoxCloneSyncService::new(service_fn(move |request: Request<Body>| {
+        let shed = request.extensions().get::<Refused>().is_some();
+        let told = called.try_send(()).is_ok();
+        async move {
+            assert!(told, "somebody counts");
+            let status = if shed { 503 } else { 200 };
+            let answer = Response::builder().status(status).body(Body::from("fine!"));
+            Ok::<_, Infallible>(answer.expect("valid"))
+        }
+    }));
+    let server = start_with(&config, app).await;
+    let mut dripping = connect(&server).await;
+    let head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n";
+    dripping.write_all(head).await.expect("sent");
+    calls.recv().await.expect("called");
+    // In the same turn the answer was there; what is still to come is the rest of its body, for seconds.
+    assert_eq!(ask(&mut connect(&server).await, "/").await.0, 200);
+    server.stop.cancel();
 }
