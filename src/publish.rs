@@ -87,28 +87,16 @@ pub fn refuse(problem: Problem, parts: &Parts) -> Answer {
     Rejection::new(problem).into_response(parts)
 }
 
-/// The headers that are published: all but hop-by-hop ones (also those that `Connection` names), `host`,
-/// `content-length`, credentials, cookies, `accept-*` and `nats-*`. `x-arqon-*` goes along: what a client sent of it is
+/// The headers that are published: all but hop-by-hop ones (those that `Connection` names are gone at the edge, see
+/// [`edge::hop`](crate::edge::hop): here a client could name what a layer set), `host`, `content-length`, credentials, cookies, `accept-*` and `nats-*`. `x-arqon-*` goes along: what a client sent of it is
 /// gone at the edge, and what a layer wrote is meant to arrive. A client's `Nats-Msg-Id` is published as
 /// `<tenant>:<value>`, so that no tenant can shadow another's message; without a valid `traceparent` the key that decided
 /// is not invented into one. Where requests are observed ([`observe`](crate::observe)), the `traceparent` is our own span's.
 #[must_use]
 pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
-    let connection: Vec<&str> = parts
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
     let mut headers = HeaderMap::with_capacity(parts.headers.len());
     for (name, value) in &parts.headers {
-        let stays = is_private(name)
-            || connection
-                .iter()
-                .any(|token| token.eq_ignore_ascii_case(name.as_str()));
-        if !stays {
+        if !is_private(name) {
             // At the map's limit the rest is left behind: the request had as many, so this cannot happen.
             let _ = headers.try_append(name.clone(), value.clone());
         }
@@ -182,8 +170,7 @@ mod tests {
             ("Cookie", "a=b"),
             ("Accept", "*/*"),
             ("Accept-Encoding", "gzip"),
-            ("Connection", "close, X-Hop"),
-            ("X-Hop", "1"),
+            ("Connection", "close, x-custom"),
             ("Transfer-Encoding", "chunked"),
             ("Nats-Rollup", "all"),
             ("Nats-Expected-Stream", "X"),

@@ -3,8 +3,8 @@
 //! Headers beginning with `x-arqon-` carry decisions: the shadow marker, the variant, the schema revision. A client that
 //! could send them could make consumers skip side effects, or pick its own variant. [`ReservedHeadersLayer`] stands
 //! outermost at an untrusted edge and takes them out, however they are spelled: names are compared without regard to
-//! case, and with `_` and `.` read as `-`, because some consumers read them so. It also takes such names out of
-//! `Connection` and out of trailers. A signed `x-arqon-pin` moves into the extension [`Pin`]. Only on what a trusted peer sent
+//! case, and with `_` and `.` read as `-`, because some consumers read them so. It also takes such names out of `Trailer` and
+//! out of trailers, and takes off what `Connection` names ([`hop`]), before anything below sets a header. A signed `x-arqon-pin` moves into the extension [`Pin`]. Only on what a trusted peer sent
 //! ([`FromTrustedPeer`]) the shadow marker stays. `shield_reserved_headers_total` counts what was taken out.
 //!
 //! ```
@@ -21,16 +21,13 @@ use std::{
 
 pub use arqon_rollout::Pin;
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request,
-    header::{CONNECTION, TRAILER},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header::TRAILER};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::peers::FromTrustedPeer;
+use super::{hop, peers::FromTrustedPeer};
 
 /// What all reserved names begin with, normalised.
 const RESERVED_PREFIX: &str = "x-arqon-";
@@ -69,6 +66,7 @@ impl ReservedHeadersLayer {
     }
 
     pub(crate) fn strip(self, headers: &mut HeaderMap) -> Option<Pin> {
+        hop::strip(headers);
         let mut pin = None;
         if headers.keys().any(|name| is_reserved(name.as_str())) {
             pin = headers.get(PIN).cloned().map(Pin);
@@ -78,9 +76,7 @@ impl ReservedHeadersLayer {
                 headers.insert(arqon_shadow::SHADOW, HeaderValue::from_static("true"));
             }
         }
-        for list in [CONNECTION, TRAILER] {
-            strip_tokens(headers, &list);
-        }
+        strip_trailer_names(headers);
         pin
     }
 }
@@ -98,26 +94,26 @@ fn take_reserved(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes reserved names out of a header that lists names.
-fn strip_tokens(headers: &mut HeaderMap, list: &HeaderName) {
+/// Takes reserved names out of the list of trailers to come.
+fn strip_trailer_names(headers: &mut HeaderMap) {
     let reserved = |token: &str| is_reserved(token.trim());
     let names_one = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.split(',').any(reserved));
-    if !headers.get_all(list).iter().any(names_one) {
+    if !headers.get_all(TRAILER).iter().any(names_one) {
         return;
     }
     let kept: Vec<String> = headers
-        .get_all(list)
+        .get_all(TRAILER)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter(|token| !reserved(token))
         .map(|token| token.trim().to_owned())
         .collect();
-    headers.remove(list);
+    headers.remove(TRAILER);
     if let Ok(value) = HeaderValue::from_str(&kept.join(", "))
         && !kept.is_empty()
     {
-        headers.insert(list, value);
+        headers.insert(TRAILER, value);
     }
 }
 
@@ -236,14 +232,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connection_and_trailer_name_no_reserved_header() {
+    async fn a_header_that_connection_names_ends_here_and_trailer_names_no_reserved_one() {
         let request = Request::builder()
-            .header("connection", "keep-alive, X-Arqon-Shadow")
+            .header("connection", "keep-alive, X-Own, X-Arqon-Shadow, upgrade")
             .header("connection", "x_arqon_pin")
-            .header("trailer", "x-arqon-shadow");
+            .header("x-own", "1")
+            .header("trailer", "x-arqon-shadow, x-sum");
         let (headers, _) = seen(ReservedHeadersLayer::new(), request).await;
-        assert_eq!(headers.get(CONNECTION).expect("kept"), "keep-alive");
-        assert!(headers.get(TRAILER).is_none());
+        assert_eq!(headers.get("connection").expect("kept"), "upgrade");
+        assert_eq!(headers.get(TRAILER).expect("kept"), "x-sum");
+        assert_eq!(headers.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn connection_talks_no_message_out_of_its_marker() {
+        let request = Request::builder()
+            .extension(FromTrustedPeer)
+            .header("connection", "x-arqon-shadow")
+            .header("x-arqon-shadow", "true");
+        assert!(arqon_shadow::is_shadow(
+            &seen(ReservedHeadersLayer::new(), request).await.0
+        ));
     }
 
     #[tokio::test]

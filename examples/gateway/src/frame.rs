@@ -6,7 +6,11 @@ mod proto;
 
 use std::borrow::Cow;
 
-use arqon::{Code, Problem, Subject, SubjectPattern, TenantId, edge::single, publish::Message};
+use arqon::{
+    Code, Problem, Subject, SubjectPattern, TenantId,
+    edge::{hop, single},
+    publish::Message,
+};
 use axum::extract::ws::Message as WsMessage;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -82,6 +86,7 @@ impl Dialect {
             _ => Err(invalid(FrameId::None, "the subprotocol has no such frames")),
         }?;
         if let Frame::Publish { id, headers, .. } = &mut frame {
+            hop::strip(headers);
             single::check(headers).map_err(|problem| Box::new((id.clone(), problem)))?;
             single::keep_short_request_id(headers);
         }

@@ -1,4 +1,5 @@
-//! Ids of requests: one that a client sent and that is fit to be one, else one of ours; each answer has its request's.
+//! Ids of requests: one that a client sent and that is fit to be one, else one of ours; each answer has its request's. Nothing
+//! reads or sets a header before: what the client's `Connection` names is gone from here on.
 
 use std::{
     future::Future,
@@ -6,7 +7,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use arqon::{ConnectionId, edge::single};
+use arqon::{
+    ConnectionId,
+    edge::{hop, single},
+};
 use http::{HeaderName, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -51,6 +55,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let headers = request.headers_mut();
+        hop::strip(headers);
         single::keep_short_request_id(headers);
         let id = match headers.get(X_REQUEST_ID) {
             Some(id) => id.clone(),
@@ -101,6 +106,24 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
+
+    #[tokio::test]
+    async fn connection_takes_off_the_clients_id_and_not_ours() {
+        let service = RequestIdLayer.layer(service_fn(|request: Request<()>| async move {
+            Ok::<_, Infallible>(Response::new(request.headers().clone()))
+        }));
+        let request = Request::builder()
+            .header("connection", "x-request-id, x-own")
+            .header("x-request-id", "theirs")
+            .header("x-own", "1");
+        let answer = service
+            .oneshot(request.body(()).expect("valid"))
+            .await
+            .expect("infallible");
+        let seen = answer.body();
+        assert_eq!((seen.len(), seen[X_REQUEST_ID].len()), (1, 32), "{seen:?}");
+        assert_eq!(answer.headers()[X_REQUEST_ID], seen[X_REQUEST_ID]);
+    }
 
     #[tokio::test]
     async fn a_request_has_one_id_and_its_answer_the_same() {

@@ -16,6 +16,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
@@ -41,6 +42,16 @@ const ADMINS: &str = r#"(module
   (data (i32.const 0) "role")
   (func (export "on_request") (result i32)
     (i32.ne (call $claim (i32.const 0) (i32.const 4) (i32.const 0) (i32.const 0)) (i32.const 5))))"#;
+
+/// Sets `x-role: guest`.
+const GUESTS: &str = r#"(module
+  (import "arqon_host_v1" "host_set_header" (func $set (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (global (export "arqon_abi_v1") i32 (i32.const 1))
+  (data (i32.const 0) "x-role")
+  (data (i32.const 16) "guest")
+  (func (export "on_request") (result i32)
+    (drop (call $set (i32.const 0) (i32.const 6) (i32.const 16) (i32.const 5))) (i32.const 0)))"#;
 
 /// A gateway's routes, whose connections have the claim `role` of their query. Messages go to `stack` where it is given, else
 /// past `policies` to a broker.
@@ -159,5 +170,46 @@ async fn a_frame_that_panics_is_nacked_and_its_session_goes_on() {
             "{reply}"
         );
     }
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_clients_connection_header_takes_off_nothing_that_a_policy_or_the_edge_set() {
+    let policy = PolicyConfig {
+        methods: vec!["POST".to_owned()],
+        ..PolicyConfig::from_module("guests", GUESTS)
+    };
+    let (address, server) = serve(vec![policy], None).await;
+    let mut socket = session(address, "any").await;
+    let frame = json!({ "id": 0, "subscribe": ">" }).to_string();
+    socket.send(Message::text(frame)).await.expect("sent");
+    let mut next = async || {
+        let reply = socket.next().await.expect("open").expect("a frame");
+        serde_json::from_str::<Value>(reply.to_text().expect("text")).expect("JSON")
+    };
+    assert!(next().await["ack"].is_object());
+
+    let names = "close, X-Role, x-own, x-request-id, content-type";
+    let head = format!(
+        "POST /v1/publish/users HTTP/1.1\r\nHost: x\r\nConnection: {names}\r\nX-Role: admin\r\nX-Own: 1\r\n\
+         X-Request-Id: theirs\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi"
+    );
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("closed");
+    let heard = next().await["headers"].take();
+    assert_eq!(heard["x-role"], "guest", "{heard}");
+    let id = heard["x-request-id"].as_str().expect("an id");
+    assert!(answer.contains(&format!("x-request-id: {id}\r\n")), "{answer}");
+    let mut left: Vec<_> = heard.as_object().expect("headers").keys().collect();
+    left.sort_unstable();
+    assert_eq!(left, ["x-request-id", "x-role"], "what was named is gone");
+
+    let headers = json!({ "connection": "x-role, x-own", "x-role": "admin", "x-own": "1" });
+    let frame = json!({ "id": 1, "subject": "users", "headers": headers, "payload": "aGk=" }).to_string();
+    let mut publisher = session(address, "any").await;
+    publisher.send(Message::text(frame)).await.expect("sent");
+    assert_eq!(next().await["headers"], json!({ "x-role": "guest" }));
     server.abort();
 }
