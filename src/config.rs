@@ -30,7 +30,7 @@ use figment::{
 use serde::Serialize;
 use serde_json::Value;
 
-pub(crate) use self::nats::{user_of, without_user};
+pub(crate) use self::nats::{shown_url, user_of, without_user};
 pub use self::{
     auth::{AuthConfig, IssuerConfig},
     edge::{RateLimitConfig, TlsConfig, WebSocketConfig},

@@ -18,7 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub(crate) use self::redact::redacted;
-pub use self::redact::without_credentials;
+pub use self::redact::{visible, without_credentials};
 pub use self::wire::{Audience, WireEvent};
 
 /// A layer that puts a [`Bus`] into every request's extensions, those of WebSocket frames too. So any

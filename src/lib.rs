@@ -30,6 +30,7 @@ pub mod audit;
 pub mod config;
 pub mod edge;
 pub mod events;
+pub mod files;
 pub mod memory;
 pub mod observe;
 #[cfg(any(feature = "jwt", feature = "otlp"))]

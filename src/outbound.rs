@@ -19,6 +19,8 @@ use tokio_rustls::{
     },
 };
 
+use crate::files;
+
 /// TLS to a server, trusting the authorities of `ca_file`, else the system's.
 ///
 /// # Errors
@@ -29,7 +31,8 @@ pub(crate) fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, String> 
         Some(path) => {
             let unreadable =
                 |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
+            let pem = files::read(path, files::KEYS_BYTES_MAX).map_err(|error| unreadable(&error))?;
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
                 roots
                     .add(certificate.map_err(|error| unreadable(&error))?)
                     .map_err(|error| unreadable(&error))?;

@@ -178,7 +178,10 @@ impl IssuerConfig {
         {
             refuse(
                 "jwks_url",
-                format!("{url:?} is not https://host/path (http:// only on 127.0.0.1, [::1] or localhost)"),
+                format!(
+                    "{:?} is not https://host/path (http:// only on 127.0.0.1, [::1] or localhost)",
+                    super::shown_url(url)
+                ),
             );
         }
         if !(10..=86_400).contains(&self.refresh_seconds) {
@@ -327,6 +330,17 @@ mod tests {
             let found = keys_of(|auth| auth.issuers[0].jwks_url = Some(url.to_owned()));
             assert_eq!(found.is_empty(), fits, "{url}: {found:?}");
         }
+        let secret = "https://u:one@id.example/keys?key=two";
+        let auth = AuthConfig {
+            issuers: vec![IssuerConfig {
+                jwks_url: Some(secret.to_owned()),
+                ..IssuerConfig::of("https://id.example", "arqon", "{}")
+            }],
+            ..AuthConfig::default()
+        };
+        let said = format!("{:?}", auth.validate());
+        assert!(said.contains("https://id.example/keys?[redacted]"), "{said}");
+        assert!(!said.contains("one@") && !said.contains("two"), "{said}");
     }
 
     #[test]

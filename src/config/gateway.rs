@@ -10,7 +10,7 @@ use ron_bus::BusConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{Finding, RateLimitConfig, TlsConfig, WebSocketConfig};
-use crate::edge::peers::TrustedPeers;
+use crate::{edge::peers::TrustedPeers, files};
 
 /// `[gateway]`: the listeners and their limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,7 +205,7 @@ fn is_origin(text: &str) -> bool {
 /// # Errors
 /// One sentence that names the file and the fix.
 pub fn control_token(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path)
+    let text = files::read_text(path, files::TOKEN_BYTES_MAX)
         .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     let token = text.trim();
     if (16..=1_024).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -358,7 +358,7 @@ impl TelemetryConfig {
         if let Some(endpoint) = &self.otlp
             && let Err(why) = crate::observe::otlp::traces_url(endpoint)
         {
-            let shown = super::without_user(endpoint);
+            let shown = super::shown_url(endpoint);
             findings.push(Finding::new(
                 "telemetry.otlp",
                 format!("{shown:?} cannot be used: {why}"),

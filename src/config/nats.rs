@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::user::NatsUserConfig;
 use super::Finding;
+use crate::files;
 
 /// `[nats]`: the distributed engine. Absent: embedded, in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +101,7 @@ impl NatsConfig {
         if !matches!(scheme, Some("nats" | "tls")) {
             let message = format!(
                 "{:?} is not a NATS URL: write nats://host:port or tls://host:port",
-                without_user(&self.url)
+                shown_url(&self.url)
             );
             refuse("url", message);
         }
@@ -178,7 +179,7 @@ fn validate_credentials([creds, nkey, token]: [&Option<PathBuf>; 3], refuse: &mu
                 format!("{first} is given too: a connection has one identity, keep one of them"),
             ),
         }
-        match std::fs::read_to_string(path) {
+        match files::read_text(path, files::TOKEN_BYTES_MAX) {
             Err(error) => refuse(key, format!("{} cannot be read: {error}", path.display())),
             Ok(text) => {
                 if let Err(why) = check(&text) {
@@ -191,7 +192,7 @@ fn validate_credentials([creds, nkey, token]: [&Option<PathBuf>; 3], refuse: &mu
 
 fn validate_pem(key: &str, path: Option<&Path>, label: &str, refuse: &mut impl FnMut(&str, String)) {
     let Some(path) = path else { return };
-    match std::fs::read_to_string(path) {
+    match files::read_text(path, files::KEYS_BYTES_MAX) {
         Err(error) => refuse(key, format!("{} cannot be read: {error}", path.display())),
         Ok(text) if !holds_pem(&text, label) => {
             let message = format!("{} has no PEM block {label}: convert it to PEM", path.display());
@@ -283,7 +284,7 @@ pub(crate) fn user_of(url: &str) -> Option<(&str, Option<&str>)> {
     })
 }
 
-/// The URL as it may be shown.
+/// The URL without user and password.
 pub(crate) fn without_user(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, rest)) => format!(
@@ -291,6 +292,15 @@ pub(crate) fn without_user(url: &str) -> String {
             rest.rsplit_once('@').map_or(rest, |(_, host)| host)
         ),
         None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
+    }
+}
+
+/// The URL as it may be shown: with neither a user nor a query, which both may hold secrets.
+pub(crate) fn shown_url(url: &str) -> String {
+    let shown = without_user(url);
+    match shown.split_once(['?', '#']) {
+        Some((before, _)) => format!("{before}?[redacted]"),
+        None => shown,
     }
 }
 

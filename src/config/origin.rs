@@ -108,8 +108,8 @@ fn shown(path: &str, value: &Value) -> Value {
         return Value::from("[redacted]");
     }
     match value {
-        Value::String(text) if text.contains("://") && text.contains('@') => {
-            Value::from(super::without_user(text))
+        Value::String(text) if text.contains("://") && text.contains(['@', '?', '#']) => {
+            Value::from(super::shown_url(text))
         }
         other => other.clone(),
     }

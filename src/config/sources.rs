@@ -10,6 +10,7 @@ use figment::{
 #[cfg(feature = "cli")]
 use super::flags;
 use super::{Finding, InvalidConfig, Override, Place, origin};
+use crate::files;
 
 fn environment() -> Env {
     Env::prefixed("ARQON_").split("__")
@@ -19,7 +20,7 @@ fn environment() -> Env {
 pub(super) fn figment(file: Option<&Path>, flags: &[Override]) -> Result<Figment, InvalidConfig> {
     let mut figment = Figment::new();
     if let Some(file) = file {
-        if let Err(error) = std::fs::metadata(file) {
+        if let Err(error) = files::read(file, files::CONFIG_BYTES_MAX) {
             return Err(InvalidConfig(vec![Finding::new(
                 file.display().to_string(),
                 format!("cannot be read: {error}"),

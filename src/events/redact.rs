@@ -7,6 +7,8 @@ mod plain;
 mod tests;
 mod words;
 
+use std::borrow::Cow;
+
 use self::plain::plain;
 
 /// The longest reason, in characters.
@@ -79,6 +81,23 @@ pub fn without_credentials(text: &str) -> String {
         shown.truncate(shown.floor_char_boundary(shown.len().saturating_sub(LOG_BYTES_UNSURE)));
     }
     shown + CUT
+}
+
+/// A text whose invisible characters, such as those that turn the direction of reading, are written as `\u{202e}`.
+#[must_use]
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(plain::is_invisible) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if plain::is_invisible(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    Cow::Owned(shown)
 }
 
 fn clean_lines(text: &str) -> String {

@@ -9,7 +9,10 @@ use std::{
 use async_nats::{Client, ConnectOptions, connection::State};
 use percent_encoding::percent_decode_str;
 
-use crate::config::{NatsConfig, NatsUserConfig, user_of, without_user};
+use crate::{
+    config::{NatsConfig, NatsUserConfig, shown_url, user_of, without_user},
+    files,
+};
 
 /// The oldest server that works: an older one cannot create KV buckets for this client.
 pub const SERVER_VERSION_MIN: (u32, u32) = (2, 10);
@@ -159,10 +162,10 @@ pub async fn connect_hearing(
         options = options.credentials_file(path).await.map_err(unreadable)?;
     }
     if let Some(path) = &identity.nkey_file {
-        options = options.nkey(secret("nkey_file", path).await?);
+        options = options.nkey(secret("nkey_file", path)?);
     }
     if let Some(path) = &identity.token_file {
-        options = options.token(secret("token_file", path).await?);
+        options = options.token(secret("token_file", path)?);
     }
     if let Some(path) = &identity.ca_file {
         options = options.add_root_certificates(path.clone()).require_tls(true);
@@ -176,7 +179,7 @@ pub async fn connect_hearing(
         .connect(url)
         .await
         .map_err(|source| ConnectError::Refused {
-            url: without_user(url),
+            url: shown_url(url),
             source,
         })
 }
@@ -192,8 +195,8 @@ fn pause(attempts: usize) -> Duration {
     doubled - doubled.mul_f64(chance as f64 / 1_024.0)
 }
 
-async fn secret(key: &'static str, path: &Path) -> Result<String, ConnectError> {
-    let text = tokio::fs::read_to_string(path).await;
+fn secret(key: &'static str, path: &Path) -> Result<String, ConnectError> {
+    let text = files::read_text(path, files::TOKEN_BYTES_MAX);
     text.map(|text| text.trim().to_owned())
         .map_err(|source| unreadable(key, path, source))
 }
@@ -280,6 +283,10 @@ mod tests {
     #[test]
     fn a_password_in_a_url_is_not_shown() {
         assert_eq!(without_user("nats://a:b@host:4222"), "nats://host:4222");
+        assert_eq!(
+            shown_url("nats://a:b@host:4222?token=c#d"),
+            "nats://host:4222?[redacted]"
+        );
         assert_eq!(without_user("host:4222"), "host:4222");
     }
 

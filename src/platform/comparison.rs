@@ -1,7 +1,8 @@
 //! `[platform.mirroring.compare]` made into a sink: copies that are compared go to the candidate, the others where all went.
 
-use std::{future::Future, num::NonZeroUsize, pin::Pin, time::Duration};
+use std::{future::Future, num::NonZeroUsize, path::Path, pin::Pin, time::Duration};
 
+use arqon_schema::DESCRIPTOR_BYTES_MAX;
 use arqon_shadow::{
     CompareConfig, CopyBody, Delivery, HttpSink, ShadowCopy, Sink, SinkError,
     compare::{CompareSink, Comparison, Differ},
@@ -13,7 +14,7 @@ use hyper_util::{
 };
 use prost_reflect::DescriptorPool;
 
-use crate::config::Finding;
+use crate::{config::Finding, files};
 
 type Http = Client<HttpConnector, CopyBody>;
 
@@ -139,7 +140,8 @@ fn differ(config: &CompareConfig) -> Result<Differ, String> {
         differ = differ.unordered(path);
     }
     if let (Some(file), Some(name)) = (&config.descriptors, &config.message) {
-        let set = std::fs::read(file).map_err(|error| format!("{file} cannot be read: {error}"))?;
+        let set = files::read(Path::new(file), DESCRIPTOR_BYTES_MAX as u64)
+            .map_err(|error| format!("{file} cannot be read: {error}"))?;
         let pool = DescriptorPool::decode(set.as_slice())
             .map_err(|error| format!("{file} is no descriptor set: {error}"))?;
         let message = pool.get_message_by_name(name);

@@ -355,6 +355,25 @@ def places():
                 raw.send(message[-1:])
             answers.append(raw.next())
         cases.same(sorted(answer[0] for answer in answers), [TEXT, CLOSE], "the other one is answered")
+    with Gateway(gateway="request_timeout_ms = 1500") as gateway:
+        drips, pings = Raw(gateway), Raw(gateway)
+        drips.send(frame(TEXT, PUBLISH)[:-1])
+        # Pings do not keep a message alive that is not whole; a session without one they do.
+        end = time.monotonic() + 30
+        drips.socket.settimeout(0.3)
+        ended = None
+        while ended is None and time.monotonic() < end:
+            for raw in (drips, pings):
+                raw.send(frame(PING, b"x")) if raw is pings else raw.send(b"")
+            got = drips.next()
+            ended = got if got and got[0] == CLOSE else None
+        cases.same(int.from_bytes(ended[1][:2], "big") if ended else None, 1008, "a message that does not come whole in its time ends its session")
+        cases.check(ended and b"in time" in ended[1], f"and says so: {ended}")
+        pings.send(frame(TEXT, PUBLISH))
+        seen = [pings.next()]
+        while seen[-1] and seen[-1][0] != TEXT:
+            seen.append(pings.next())
+        cases.check(seen[-1] and b'"ack"' in seen[-1][1], "one that only pings stays")
     with Gateway() as gateway:
         raw = Raw(gateway)
         for n in range(65):
@@ -394,13 +413,20 @@ def slow_over_nats():
 
 
 def drains():
-    """SIGTERM closes every session with 1001."""
+    """SIGTERM closes every session with 1001, and waits for no connection that never asked for anything."""
     with Gateway() as gateway:
+        silent = socket.create_connection(("127.0.0.1", gateway.port), 20)
+        silent.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        cases.check(silent.recv(9), "HTTP/2 is spoken")
+        began = time.monotonic()
         sessions = [Raw(gateway) for _ in range(50)]
         gateway.process.send_signal(signal.SIGTERM)
         ended = [raw.end()[1] for raw in sessions]
         cases.same(set(ended), {1001}, "a drain")
         cases.same(gateway.process.wait(30), 0, "and an end")
+        took = time.monotonic() - began
+        cases.check(took < 20, f"before the 25 s of a drain are over: {took:.1f} s")
+        silent.close()
 
 
 def main():

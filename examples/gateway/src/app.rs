@@ -48,6 +48,10 @@ const READINESS_TICK: Duration = Duration::from_millis(250);
 
 /// How long the admin listener's open requests may take at the end of a drain.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
+/// How long a reload that is under way is waited for: its file may lie on a disk that does not answer.
+const RELOAD_DRAIN: Duration = Duration::from_secs(2);
+/// How long tasks may take to end once nothing comes any more.
+const TASKS_DRAIN: Duration = Duration::from_secs(3);
 
 /// How long NATS may take at the end of a drain to take what its clients hold.
 const NATS_DRAIN: Duration = Duration::from_secs(1);
@@ -382,7 +386,7 @@ impl Gateway {
         // A reload that is under way tells what it did before the readers' streams end.
         let reload = async {
             if let Some(ended) = &self.reload_ended {
-                ended.cancelled().await;
+                let _ = tokio::time::timeout(RELOAD_DRAIN, ended.cancelled()).await;
             }
         };
         let traffic = async {
@@ -404,7 +408,7 @@ impl Gateway {
             clients.drain(NATS_DRAIN).await;
         }
         self.stop_admin.cancel();
-        let _ = tokio::time::timeout(self.drain_timeout, self.shared.tasks.ended()).await;
+        let _ = tokio::time::timeout(TASKS_DRAIN, self.shared.tasks.ended()).await;
         self.shared.tasks.stop().await;
     }
 }

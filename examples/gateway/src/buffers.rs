@@ -1,18 +1,24 @@
 //! What sessions hold in memory besides the message that is being served: messages that are not whole yet, and deliveries
-//! that wait. All sessions share one budget, so that memory ends for whoever fills it before it ends for everybody.
+//! that wait. All sessions share one budget, and where there are tenants each has half of it at most, so that memory ends for
+//! whoever fills it before it ends for everybody.
 
 use std::{
+    collections::HashMap,
     io,
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
 };
 
+use arqon::TenantId;
 use metrics::{Counter, counter};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
 
 /// What one side of a session may hold whatever the others do, in bytes: who keeps up is not ended for who does not.
 const FREE_BYTES: usize = 16 * 1024;
@@ -26,48 +32,88 @@ pub(crate) struct Buffers(Arc<Budget>);
 
 struct Budget {
     max: usize,
+    /// What the sessions of one tenant may hold of it.
+    tenant_max: usize,
     held: AtomicUsize,
+    /// What those tenants hold that have sessions: as many as there are sessions, at most.
+    tenants: Mutex<HashMap<TenantId, Weak<AtomicUsize>>>,
     shed: Counter,
+}
+
+/// The budget as the sessions of one tenant have it.
+#[derive(Clone)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    held: Arc<AtomicUsize>,
 }
 
 /// What one side of one session holds; dropping it gives everything back.
 pub(crate) struct Account {
-    budget: Arc<Budget>,
+    share: Share,
     own: AtomicUsize,
     own_max: usize,
 }
 
 impl Buffers {
-    /// All sessions together may hold `max` bytes.
-    pub(crate) fn new(max: usize) -> Self {
+    /// All sessions together may hold `max` bytes, those of one tenant `tenant_max`.
+    pub(crate) fn new(max: usize, tenant_max: usize) -> Self {
         let shed = counter!("shield_edge_shed_total", "what" => "buffers");
         shed.increment(0);
         Self(Arc::new(Budget {
             max,
+            tenant_max,
             held: AtomicUsize::new(0),
+            tenants: Mutex::default(),
             shed,
         }))
     }
 
+    /// What sessions of `tenant` share.
+    pub(crate) fn share(&self, tenant: &TenantId) -> Share {
+        let mut tenants = self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = tenants.get(tenant).and_then(Weak::upgrade).unwrap_or_else(|| {
+            // Tenants come and go; those without a session hold nothing.
+            tenants.retain(|_, held| held.strong_count() > 0);
+            let held = Arc::default();
+            tenants.insert(tenant.clone(), Arc::downgrade(&held));
+            held
+        });
+        Share {
+            budget: Arc::clone(&self.0),
+            held,
+        }
+    }
+}
+
+impl Share {
     /// An account that may hold `own_max` bytes, or one thing that is larger.
     pub(crate) fn account(&self, own_max: usize) -> Account {
         Account {
-            budget: Arc::clone(&self.0),
+            share: self.clone(),
             own: AtomicUsize::new(0),
             own_max,
         }
     }
 }
 
+impl Share {
+    fn give(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 impl Account {
     /// Takes room for `bytes` more; false where there is none, and nothing is taken.
     pub(crate) fn take(&self, bytes: usize) -> bool {
-        let own = self.own.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let held = self.budget.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let fits = (own <= self.own_max || own == bytes) && (held <= self.budget.max || own <= FREE_BYTES);
+        let budget = &self.share.budget;
+        let grown = |held: &AtomicUsize| held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let (own, tenants, all) = (grown(&self.own), grown(&self.share.held), grown(&budget.held));
+        let has_room = tenants <= budget.tenant_max && all <= budget.max;
+        let fits = (own <= self.own_max || own == bytes) && (has_room || own <= FREE_BYTES);
         if !fits {
             self.give(bytes);
-            self.budget.shed.increment(1);
+            budget.shed.increment(1);
         }
         fits
     }
@@ -76,14 +122,12 @@ impl Account {
     pub(crate) fn give(&self, bytes: usize) {
         let less = |own: usize| Some(own.saturating_sub(bytes));
         let own = self.own.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        let given = own.map_or(0, |own| own.min(bytes));
-        self.budget.held.fetch_sub(given, Ordering::Relaxed);
+        self.share.give(own.map_or(0, |own| own.min(bytes)));
     }
 
     /// Gives everything back.
     pub(crate) fn clear(&self) {
-        let own = self.own.swap(0, Ordering::Relaxed);
-        self.budget.held.fetch_sub(own, Ordering::Relaxed);
+        self.share.give(self.own.swap(0, Ordering::Relaxed));
     }
 }
 
@@ -93,14 +137,56 @@ impl Drop for Account {
     }
 }
 
+/// What a session has read of a message that is not whole yet.
+pub(crate) struct Unread {
+    account: Account,
+    /// When its first byte came.
+    since: Mutex<Option<Instant>>,
+}
+
+impl Unread {
+    fn take(&self, bytes: usize) -> bool {
+        if bytes > 0 {
+            self.begun().get_or_insert_with(Instant::now);
+        }
+        self.account.take(bytes)
+    }
+
+    /// `bytes` of it were a control frame, which may stand between the frames of a message.
+    pub(crate) fn give(&self, bytes: usize) {
+        self.account.give(bytes);
+        if self.account.own.load(Ordering::Relaxed) == 0 {
+            *self.begun() = None;
+        }
+    }
+
+    /// The message is whole.
+    pub(crate) fn clear(&self) {
+        self.account.clear();
+        *self.begun() = None;
+    }
+
+    /// When the message began that is not whole yet.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        *self.begun()
+    }
+
+    fn begun(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Where a connection's reads are counted, once it has become a session.
 #[derive(Default)]
-pub(crate) struct Meter(OnceLock<Account>);
+pub(crate) struct Meter(OnceLock<Unread>);
 
 impl Meter {
     /// From now on what is read is counted, until it is cleared as a whole message.
-    pub(crate) fn begin(&self, buffers: &Buffers) -> &Account {
-        self.0.get_or_init(|| buffers.account(usize::MAX))
+    pub(crate) fn begin(&self, share: &Share) -> &Unread {
+        self.0.get_or_init(|| Unread {
+            account: share.account(usize::MAX),
+            since: Mutex::default(),
+        })
     }
 }
 
@@ -124,8 +210,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
-        if let Some(account) = self.meter.0.get()
-            && !account.take(into.filled().len() - before)
+        if let Some(unread) = self.meter.0.get()
+            && !unread.take(into.filled().len() - before)
         {
             return Poll::Ready(Err(io::Error::other(NO_ROOM)));
         }
@@ -165,10 +251,32 @@ mod tests {
 
     use super::*;
 
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).expect("a tenant")
+    }
+
+    #[test]
+    fn a_tenant_has_its_share_and_no_more_whatever_it_opens() {
+        let buffers = Buffers::new(100_000, 50_000);
+        let (one, other) = (buffers.share(&tenant("a")), buffers.share(&tenant("b")));
+        let (first, second) = (
+            one.account(usize::MAX),
+            buffers.share(&tenant("a")).account(usize::MAX),
+        );
+        assert!(first.take(30_000) && second.take(20_000));
+        assert!(!second.take(1), "one byte more");
+        assert!(other.account(usize::MAX).take(50_000), "the others have theirs");
+        drop((first, second, one, other));
+        buffers.share(&tenant("c"));
+        let tenants = buffers.0.tenants.lock().expect("no panic");
+        assert_eq!(tenants.len(), 1, "who has no session is not kept");
+    }
+
     #[test]
     fn the_budget_is_shared_and_a_small_account_is_never_refused() {
-        let buffers = Buffers::new(100_000);
-        let (large, small) = (buffers.account(usize::MAX), buffers.account(usize::MAX));
+        let buffers = Buffers::new(100_000, 100_000);
+        let share = buffers.share(&tenant("a"));
+        let (large, small) = (share.account(usize::MAX), share.account(usize::MAX));
         assert!(large.take(100_000));
         assert!(!large.take(1), "one byte more");
         assert!(small.take(FREE_BYTES) && !small.take(1));
@@ -182,8 +290,9 @@ mod tests {
 
     #[test]
     fn an_account_has_a_border_of_its_own_and_one_large_thing_always_has_room() {
-        let buffers = Buffers::new(usize::MAX / 2);
-        let account = buffers.account(50_000);
+        let account = Buffers::new(usize::MAX / 2, usize::MAX / 2)
+            .share(&tenant("a"))
+            .account(50_000);
         assert!(account.take(50_000) && !account.take(1));
         account.give(50_000);
         assert!(account.take(60_000), "it is alone");
@@ -198,14 +307,21 @@ mod tests {
         let mut bytes = vec![0; 40_000];
         peer.write_all(&bytes).await?;
         stream.read_exact(&mut bytes).await?;
-        let buffers = Buffers::new(40_000);
-        let account = meter.begin(&buffers);
+        let share = Buffers::new(40_000, 40_000).share(&tenant("a"));
+        let account = meter.begin(&share);
+        assert_eq!(account.since(), None, "what came before is no message");
+        let before = Instant::now();
         peer.write_all(&bytes).await?;
         stream.read_exact(&mut bytes).await?;
         peer.write_all(b"x").await?;
         let refused = stream.read_exact(&mut bytes[..1]).await.expect_err("no room");
         assert_eq!(refused.to_string(), NO_ROOM);
+        let since = account.since().expect("begun");
+        assert!(since >= before);
+        account.give(1);
+        assert_eq!(account.since(), Some(since), "a control frame in it ends nothing");
         account.clear();
+        assert_eq!(account.since(), None);
         peer.write_all(b"x").await?;
         stream.read_exact(&mut bytes[..1]).await?;
         Ok(())

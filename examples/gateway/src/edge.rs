@@ -71,6 +71,10 @@ impl Edge {
         let rate = gateway
             .rate_limit
             .and_then(|rate| Rate::new(rate.per_second, rate.burst));
+        let buffered_max = gateway.websocket.max_buffered_bytes;
+        // Without tokens there is one tenant only. A message always has room.
+        let half = (buffered_max / 2).max(gateway.websocket.max_message_bytes);
+        let tenant_max = auth.as_ref().map_or(buffered_max, |_| half);
         let peers = TrustedPeers::parse(&gateway.trusted_peers)
             .map_err(|(at, error)| format!("gateway.trusted_peers[{at}]: {error}"))?;
         Ok(Self {
@@ -78,7 +82,7 @@ impl Edge {
             limit: TenantLimitLayer::new(rate, gateway.tenant_concurrency),
             load: Load::new(gateway.max_requests, gateway.max_requests_bytes),
             sessions: TenantLimitLayer::new(None, gateway.websocket.tenant_sessions),
-            buffers: Buffers::new(gateway.websocket.max_buffered_bytes),
+            buffers: Buffers::new(buffered_max, tenant_max),
             tls,
             peers: Arc::new(peers),
             websocket: gateway.websocket,

@@ -10,7 +10,10 @@ use std::{
     time::SystemTime,
 };
 
-use arqon::{config::TelemetryConfig, events::without_credentials};
+use arqon::{
+    config::TelemetryConfig,
+    events::{visible, without_credentials},
+};
 use serde_json::{Map, Value};
 use tracing::{
     Event, Subscriber,
@@ -158,7 +161,7 @@ fn redact(name: &str, value: &mut Value) {
             text.truncate(text.floor_char_boundary(FIELD_BYTES_MAX));
             text.push_str(CUT);
         }
-        let clean = without_credentials(text);
+        let clean = visible(&without_credentials(text)).into_owned();
         if clean != *text {
             *text = clean;
         }
@@ -312,6 +315,13 @@ mod tests {
             (&"t".into(), &"r".into(), &7.into())
         );
         assert_eq!(line["url"], "[redacted]");
+        for json in [true, false] {
+            let turned = written(json, 60, || tracing::info!(path = "a\u{202e}b", "said"));
+            assert!(
+                turned[0].contains("a\\") && !turned[0].contains('\u{202e}'),
+                "{turned:?}"
+            );
+        }
         let text = written(false, 60, || tracing::info!(secret = "x", name = "a b", "said"));
         assert!(
             text[0].ends_with(" INFO said name=\"a b\" secret=[redacted]"),

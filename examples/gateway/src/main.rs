@@ -33,6 +33,7 @@ mod ws;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use arqon::{
@@ -101,15 +102,25 @@ impl Serve {
 /// What was given cannot be used: said before anything listens.
 const EXIT_USAGE: u8 = 2;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// How long reads that hang may hold up the end: a disk that is gone answers nobody.
+const LAST_READS: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command {
-        Some(Command::Demo) => demo::run().await,
-        Some(Command::Check { config, flags }) => check(&config, &flags).await,
-        Some(Command::Serve(serve)) => run(&serve).await,
-        None => run(&arguments.serve).await,
-    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse("not started", &format!("the system gives no threads: {error}")),
+    };
+    let ended = runtime.block_on(async {
+        match arguments.command {
+            Some(Command::Demo) => demo::run().await,
+            Some(Command::Check { config, flags }) => check(&config, &flags).await,
+            Some(Command::Serve(serve)) => run(&serve).await,
+            None => run(&arguments.serve).await,
+        }
+    });
+    runtime.shutdown_timeout(LAST_READS);
+    ended
 }
 
 /// What `serve` would say of the file before it listens: values, and what they name.
@@ -131,14 +142,17 @@ async fn check(file: &Path, flags: &ConfigFlags) -> ExitCode {
             println!("{}: ok", file.display());
             ExitCode::SUCCESS
         }
-        Err(findings) => refuse(&findings.to_string()),
+        Err(findings) => refuse(
+            &format!("{} does not hold", file.display()),
+            &findings.to_string(),
+        ),
     }
 }
 
 async fn run(serve: &Serve) -> ExitCode {
     let config = match Config::load(serve.config.as_deref(), &serve.flags.overrides()) {
         Ok(config) => config,
-        Err(findings) => return refuse(&findings.to_string()),
+        Err(findings) => return refuse("not started", &findings.to_string()),
     };
     log::start(&config.telemetry);
     for warning in config.warnings() {
@@ -146,14 +160,14 @@ async fn run(serve: &Serve) -> ExitCode {
     }
     let metrics = match observe::metrics() {
         Ok(metrics) => metrics,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse("not started", &error),
     };
     // Before the start: a SIGHUP must not end a process that is about to serve, and a SIGTERM not one that serves already.
     let reloads = observe::reload_signals();
     let stop = observe::stop_signal();
     let mut gateway = match app::Gateway::start(config, metrics).await {
         Ok(gateway) => gateway,
-        Err(findings) => return refuse(&findings),
+        Err(findings) => return refuse("not started", &findings),
     };
     eprintln!(
         "arqon-gateway: publish on http://{}, console on http://{}/",
@@ -168,9 +182,13 @@ async fn run(serve: &Serve) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A line each, but for a report on a policy: its heading and its facts are no findings.
+/// A line each, but for a report on a policy, whose heading and facts are no findings, and for a file that a parser gave up:
+/// what it draws of it and says below is all one.
 fn count(findings: &str) -> usize {
-    let lines: Vec<_> = findings.lines().collect();
+    let lines: Vec<_> = findings
+        .lines()
+        .take_while(|line| !reload::is_picture(line))
+        .collect();
     let is_finding = |at: usize| {
         let inner = |line: &&str| line.starts_with("  ");
         if inner(&lines[at]) {
@@ -184,12 +202,12 @@ fn count(findings: &str) -> usize {
     (0..lines.len()).filter(|at| is_finding(*at)).count()
 }
 
-fn refuse(findings: &str) -> ExitCode {
+fn refuse(what: &str, findings: &str) -> ExitCode {
     // One finding is one sentence; more are a line each.
     match (findings.lines().count(), count(findings)) {
-        (1, _) => eprintln!("arqon-gateway: not started: {findings}"),
-        (_, 1) => eprintln!("arqon-gateway: not started, 1 finding:\n{findings}"),
-        (_, count) => eprintln!("arqon-gateway: not started, {count} findings:\n{findings}"),
+        (1, _) => eprintln!("arqon-gateway: {what}: {findings}"),
+        (_, 1) => eprintln!("arqon-gateway: {what}, 1 finding:\n{findings}"),
+        (_, count) => eprintln!("arqon-gateway: {what}, {count} findings:\n{findings}"),
     }
     ExitCode::from(EXIT_USAGE)
 }

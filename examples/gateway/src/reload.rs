@@ -10,12 +10,13 @@ use std::{
 use arqon::{
     bus::Event,
     config::{Config, Override},
+    files,
 };
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Serialize;
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,8 @@ use crate::{
 
 /// How long a changed file has to be still before it is read: whoever writes it in place is not done at once.
 const SETTLE: Duration = Duration::from_millis(200);
+/// How long a read may take before it is told.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the file is looked at where the system tells no changes, such as on a network's file system.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -91,12 +94,14 @@ enum Asked {
     File,
 }
 
+/// Whether a line is of the picture that a parser draws of a file's text.
+pub(crate) fn is_picture(line: &str) -> bool {
+    let behind_number = line.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    behind_number.trim_start().starts_with('|')
+}
+
 /// Findings on one line; the picture that a parser draws of the file's text is left out.
 fn on_one_line(findings: &str) -> String {
-    let is_picture = |line: &str| {
-        let behind_number = line.trim_start_matches(|letter: char| letter.is_ascii_digit());
-        behind_number.trim_start().starts_with('|')
-    };
     let lines = findings.lines().map(str::trim);
     lines
         .filter(|line| !line.is_empty() && !is_picture(line))
@@ -167,18 +172,19 @@ impl Reloader {
                 // Nobody has to listen.
                 let _ = self.shared.bus.publish(Event::ConfigUpdated { version });
             }
-            Err(why) => {
-                let findings = on_one_line(&why);
-                tracing::error!(
-                    component = "config",
-                    findings,
-                    "the new configuration is refused, the running one stays"
-                );
-                metrics::counter!("shield_gateway_reloads_total", "result" => "refused").increment(1);
-                if self.shared.config.refuse(findings) {
-                    self.tell_health(false);
-                }
-            }
+            Err(why) => self.refuse(&on_one_line(&why)),
+        }
+    }
+
+    fn refuse(&self, findings: &str) {
+        tracing::error!(
+            component = "config",
+            findings,
+            "the new configuration is refused, the running one stays"
+        );
+        metrics::counter!("shield_gateway_reloads_total", "result" => "refused").increment(1);
+        if self.shared.config.refuse(findings.to_owned()) {
+            self.tell_health(false);
         }
     }
 
@@ -199,7 +205,14 @@ impl Reloader {
     /// Whether anything was taken over.
     async fn swap(&mut self, asked: Asked) -> Result<bool, String> {
         let source = self.source.clone();
-        let read = tokio::task::spawn_blocking(move || read(&source)).await;
+        let mut reading = tokio::task::spawn_blocking(move || read(&source));
+        let read = match timeout(READ_PATIENCE, &mut reading).await {
+            Ok(read) => read,
+            Err(_) => {
+                self.refuse("the file's disk does not answer: it is still being read");
+                reading.await
+            }
+        };
         let next = effective(read.map_err(|died| died.to_string())??);
         let keys = self.running.restart_keys(&next);
         if !keys.is_empty() {
@@ -223,6 +236,14 @@ impl Reloader {
         if let Some((control, token)) = control.zip(token) {
             control.take(token);
         }
+        let policies = |config: &Config| config.platform.overseer.policies.len();
+        if policies(&self.running) > 0 && policies(&next) == 0 {
+            // What a writer leaves that was stopped between two tables looks so.
+            tracing::warn!(
+                component = "config",
+                "no policy is left: every request is allowed"
+            );
+        }
         self.running = next;
         Ok(true)
     }
@@ -230,7 +251,7 @@ impl Reloader {
 
 fn read(source: &Source) -> Result<Config, String> {
     if let Some(file) = &source.file
-        && std::fs::read_to_string(file).is_ok_and(|text| text.trim().is_empty())
+        && files::read_text(file, files::CONFIG_BYTES_MAX).is_ok_and(|text| text.trim().is_empty())
     {
         // What a writer leaves that was stopped half way; as a configuration it would switch every layer off.
         return Err(format!("{}: is empty", file.display()));
@@ -299,9 +320,11 @@ impl FileWatch {
     }
 }
 
-/// Tells one text from another; `None` where there is no file.
+/// Tells one text from another; `None` where there is no file that can be read.
 async fn digest(file: &Path) -> Option<u64> {
-    let bytes = tokio::fs::read(file).await.ok()?;
+    let file = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || files::read(&file, files::CONFIG_BYTES_MAX));
+    let bytes = read.await.ok()?.ok()?;
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     Some(hasher.finish())

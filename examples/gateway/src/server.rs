@@ -195,7 +195,13 @@ impl<A: App> Connection<A> {
             () = leave => {}
         }
         serving.as_mut().graceful_shutdown();
-        told(serving.await);
+        let served = match timeout(LAST_WORD, &mut serving).await {
+            Ok(served) => served,
+            // Nothing is under way, and the peer does not say that it is gone.
+            Err(_) if !self.asked.load(Ordering::Relaxed) => return,
+            Err(_) => serving.await,
+        };
+        told(served);
     }
 
     /// Serves one request; before its answer goes out, what is left of its body is read, within bounds: a server that closes

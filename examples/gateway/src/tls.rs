@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use arqon::config::TlsConfig;
+use arqon::{
+    config::TlsConfig,
+    files::{self, KEYS_BYTES_MAX},
+};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::{
     TlsAcceptor,
@@ -88,7 +91,7 @@ async fn bytes_of(files: Arc<TlsConfig>) -> Vec<Option<Vec<u8>>> {
         let all = [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()];
         all.into_iter()
             .flatten()
-            .map(|path| std::fs::read(path).ok())
+            .map(|path| files::read(path, KEYS_BYTES_MAX).ok())
             .collect()
     });
     read.await.unwrap_or_default()
@@ -96,12 +99,11 @@ async fn bytes_of(files: Arc<TlsConfig>) -> Vec<Option<Vec<u8>>> {
 
 fn read(files: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
     let chain = certificates("gateway.tls.cert", &files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| {
-        format!(
-            "gateway.tls.key: {} holds no private key (PEM): {error}",
-            files.key.display()
-        )
-    })?;
+    let shown = files.key.display();
+    let key = files::read(&files.key, KEYS_BYTES_MAX)
+        .map_err(|error| format!("gateway.tls.key: {shown} cannot be read: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(&key)
+        .map_err(|error| format!("gateway.tls.key: {shown} holds no private key (PEM): {error}"))?;
     let provider = Arc::new(default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -136,8 +138,11 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     let wrong = |error: &dyn std::fmt::Display| {
         format!("{key}: {} holds no certificate (PEM): {error}", path.display())
     };
-    let all = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
-    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
+    let pem = files::read(path, KEYS_BYTES_MAX)
+        .map_err(|error| format!("{key}: {} cannot be read: {error}", path.display()))?;
+    let all: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(&error))?;
     if all.is_empty() {
         return Err(wrong(&"there is none in it"));
     }

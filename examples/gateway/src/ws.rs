@@ -25,7 +25,7 @@ use tower::{Layer, ServiceExt};
 
 pub(crate) use self::slow::Deliveries;
 use crate::{
-    buffers::{Account, NO_ROOM},
+    buffers::{NO_ROOM, Unread},
     frame::{Answer, Dialect, Frame, FrameId},
     guard::GuardLayer,
     routes::{self, Public},
@@ -106,9 +106,9 @@ impl Session {
 
     /// `None` when the peer has closed, or is not there any more.
     async fn serve(&self, socket: &mut WebSocket) -> Option<Ending> {
-        let buffers = &self.public.edge.buffers;
-        let mut deliveries = Deliveries::new(buffers);
-        let unread = self.held.as_ref().map(|held| held.meter().begin(buffers));
+        let share = self.public.edge.buffers.share(&self.tenant);
+        let mut deliveries = Deliveries::new(&share);
+        let unread = self.held.as_ref().map(|held| held.meter().begin(&share));
         let mut subscriptions = Vec::new();
         let limits = self.public.edge.websocket;
         let (ping, idle) = (
@@ -123,9 +123,14 @@ impl Session {
                 return Some(ending);
             }
             let next_ping = heard.max(pinged) + ping;
+            // A message has as long as a body has; one that begins meanwhile is looked at with the next ping.
+            let whole = unread
+                .and_then(Unread::since)
+                .map(|since| since + self.public.request_timeout);
             let wake = self
                 .ends()
                 .into_iter()
+                .chain(whole)
                 .fold(next_ping.min(heard + idle), Instant::min);
             let (message, ends) = tokio::select! {
                 () = self.public.stop.cancelled() => return Some((close_code::AWAY, "the gateway is going away")),
@@ -151,6 +156,9 @@ impl Session {
                 () = sleep_until(wake) => {
                     if let Some(ending) = self.over() {
                         return Some(ending);
+                    }
+                    if whole.is_some_and(|whole| whole <= Instant::now()) {
+                        return Some(DRIPS);
                     }
                     if heard.elapsed() >= idle {
                         return Some((close_code::AWAY, "nothing was heard for too long"));
@@ -341,6 +349,7 @@ impl Session {
 }
 
 const SLOW: Ending = (close_code::AGAIN, "the peer reads too slowly");
+const DRIPS: Ending = (close_code::POLICY, "a message did not come whole in time");
 const EXPIRED: Ending = (close_code::POLICY, "the token has expired");
 const WITHDRAWN: Ending = (close_code::POLICY, "the key of the token was withdrawn");
 
@@ -350,7 +359,7 @@ fn now() -> u64 {
 }
 
 /// What has come whole is no longer held as what has not.
-fn settle(unread: Option<&Account>, received: &Result<WsMessage, axum::Error>) {
+fn settle(unread: Option<&Unread>, received: &Result<WsMessage, axum::Error>) {
     let Some(unread) = unread else { return };
     match received {
         // It may stand between the frames of one message.

@@ -95,7 +95,7 @@ pub(crate) fn loader(mut parsed: Parsed) -> Result<(Loader, Parsed), BuildError>
 /// Reads the module from where the configuration says and loads it.
 pub(crate) fn read_and_load(loader: &Loader, spec: &PolicySpec) -> (LoadReport, Option<Loaded>) {
     let source = spec.source.name();
-    match spec.source.read() {
+    match spec.source.read(loader.limits.module_bytes_max) {
         Ok(bytes) => loader.load(spec, Role::Active, &source, &bytes),
         Err(error) => {
             let mut report = LoadReport::new(&spec.guest.name, &source);

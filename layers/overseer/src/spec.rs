@@ -1,6 +1,12 @@
 //! A policy as it is configured.
 
-use std::{borrow::Cow, io, path::PathBuf, sync::Arc};
+use std::{
+    borrow::Cow,
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -30,9 +36,10 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    pub(crate) fn read(&self) -> io::Result<Bytes> {
+    /// All of it; of a file at most a byte more than `max`, which loading refuses.
+    pub(crate) fn read(&self, max: usize) -> io::Result<Bytes> {
         match self {
-            Self::Path(path) => std::fs::read(path).map(Bytes::from),
+            Self::Path(path) => read_module(path, max),
             Self::Inline(module) => Ok(module.clone()),
         }
     }
@@ -44,4 +51,15 @@ impl Source {
             Self::Inline(_) => "inline".into(),
         }
     }
+}
+
+/// Reads at most a byte more than `max` of a regular file, or of what links to one: a pipe that nobody writes is never read.
+pub(crate) fn read_module(path: &Path, max: usize) -> io::Result<Bytes> {
+    if !fs::metadata(path)?.is_file() {
+        let why = "it is not a regular file";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(Bytes::from(bytes))
 }

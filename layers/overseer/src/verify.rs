@@ -121,11 +121,7 @@ impl Loader {
             report.error(
                 "module.too_large",
                 "module",
-                format!(
-                    "the module has {} bytes; {} are allowed",
-                    bytes.len(),
-                    self.limits.module_bytes_max
-                ),
+                format!("the module has more than {} bytes", self.limits.module_bytes_max),
                 "strip it (wasm-opt, --strip-all), or raise module_bytes_max",
             );
             return None;

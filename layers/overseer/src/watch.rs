@@ -12,14 +12,12 @@ use std::{
     time::SystemTime,
 };
 
-use bytes::Bytes;
-
 use crate::{
     chain::Snapshot,
     error::HandleError,
     place::{Origin, Place, place},
     shared::Shared,
-    spec::Source,
+    spec::{Source, read_module},
     verify::digest,
 };
 
@@ -107,7 +105,7 @@ impl Watch {
             if seen.path != *path {
                 *seen = Seen::new(path);
             }
-            if let Some(origin) = seen.changed(loaded.as_deref()) {
+            if let Some(origin) = seen.changed(loaded.as_deref(), snapshot.loader.limits.module_bytes_max) {
                 // What came of it has been told: as an event, in the metrics and in the log.
                 seen.findings = match place(shared, &name, &origin, Place::Active) {
                     Err(HandleError::Refused(report)) => report.errors().map(ToString::to_string).collect(),
@@ -159,7 +157,7 @@ impl Seen {
     }
 
     /// The file's content, if it is to be tried. `loaded` is the digest of what was last loaded from it.
-    fn changed(&mut self, loaded: Option<&str>) -> Option<Origin> {
+    fn changed(&mut self, loaded: Option<&str>, bytes_max: usize) -> Option<Origin> {
         let stamp = Stamp::of(&self.path);
         if self.stamp != stamp {
             self.stamp = stamp;
@@ -169,7 +167,7 @@ impl Seen {
         if self.read {
             return None;
         }
-        match fs::read(&self.path) {
+        match read_module(&self.path, bytes_max) {
             Ok(bytes) => {
                 (self.read, self.readable) = (true, true);
                 let sha256 = digest(&bytes);
@@ -181,7 +179,7 @@ impl Seen {
                 if self.refused.replace(sha256.clone()) == Some(sha256) {
                     return None;
                 }
-                Some(Origin::File(Bytes::from(bytes)))
+                Some(Origin::File(bytes))
             }
             // Loading says why; whoever interrupted us may try again.
             Err(error) => {
@@ -203,7 +201,7 @@ mod tests {
         let mut seen = Seen::new(&path);
         let mut tried = |loaded: &[u8]| {
             let loaded = digest(loaded);
-            match seen.changed(Some(&loaded)) {
+            match seen.changed(Some(&loaded), 5) {
                 None => "nothing".to_owned(),
                 Some(Origin::File(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
                 Some(origin) => format!("{origin:?}"),
@@ -240,6 +238,13 @@ mod tests {
         fs::write(folder.path().join("new"), "seven").unwrap();
         fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!((tried(b"one"), tried(b"one")), ("nothing".into(), "seven".into()));
+
+        fs::write(&path, "eleventh").unwrap();
+        assert_eq!(
+            (tried(b"one"), tried(b"one")),
+            ("nothing".into(), "eleven".into()),
+            "one byte more than may be is enough to refuse it"
+        );
 
         fs::remove_file(&path).unwrap();
         assert_eq!((tried(b"one"), tried(b"one")), ("nothing".into(), "Path".into()));

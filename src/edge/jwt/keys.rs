@@ -21,10 +21,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cache::Cache,
     fetch,
-    key::{Key, Origin, read_set},
+    key::{Key, Origin, SET_BYTES_MAX, read_set},
     token::{IssuerKeys, Limits, Refused, Unverified, Verified},
 };
-use crate::config::{AuthConfig, Finding, InvalidConfig, IssuerConfig};
+use crate::{
+    config::{AuthConfig, Finding, InvalidConfig, IssuerConfig},
+    files,
+};
 
 /// How often the task looks whether anything is to do.
 const TICK: Duration = Duration::from_secs(1);
@@ -218,7 +221,8 @@ impl Issuer {
         } else if let Some(path) = &config.jwks_file {
             let named = |error: String| ("jwks_file", format!("{} {error}", path.display()));
             seen = mark(path);
-            let json = std::fs::read(path).map_err(|error| named(format!("cannot be read: {error}")))?;
+            let json = files::read(path, SET_BYTES_MAX as u64)
+                .map_err(|error| named(format!("cannot be read: {error}")))?;
             keys = own(&config.issuer, &json).map_err(named)?;
         }
         let source = match &config.jwks_url {
@@ -345,7 +349,7 @@ impl KeyRefresh {
         let seen = state.seen;
         let read = tokio::task::spawn_blocking(move || {
             let now = mark(&path);
-            (now.is_some() && now != seen).then(|| (now, std::fs::read(&path)))
+            (now.is_some() && now != seen).then(|| (now, files::read(&path, SET_BYTES_MAX as u64)))
         });
         let Ok(Some((now, json))) = read.await else { return };
         state.seen = now;

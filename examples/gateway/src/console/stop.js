@@ -68,6 +68,8 @@ function fill(select, choices) {
   const before = select.value;
   select.replaceChildren(...choices.map(([value, label]) => new Option(label, value)));
   if (choices.some(([value]) => value === before)) select.value = before;
+  // What was confirmed is gone: the first choice stands in its place, and nobody has confirmed that.
+  else byId("confirm").value = "";
 }
 
 function guard() {

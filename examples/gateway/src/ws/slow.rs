@@ -6,7 +6,7 @@ use arqon::publish::Message;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::buffers::{Account, Buffers};
+use crate::buffers::{Account, Share};
 
 /// How many deliveries may wait for one session.
 const DELIVERIES_MAX: usize = 16_384;
@@ -31,11 +31,11 @@ pub(crate) struct Deliver {
 }
 
 impl Deliveries {
-    pub(crate) fn new(buffers: &Buffers) -> Self {
+    pub(crate) fn new(share: &Share) -> Self {
         let (queue, waiting) = mpsc::channel(DELIVERIES_MAX);
         let ours = Deliver {
             queue,
-            held: Arc::new(buffers.account(DELIVERY_BYTES_MAX)),
+            held: Arc::new(share.account(DELIVERY_BYTES_MAX)),
             lost: CancellationToken::new(),
         };
         Self { ours, waiting }
@@ -83,11 +83,16 @@ impl Deliver {
 
 #[cfg(test)]
 mod tests {
-    use arqon::Subject;
+    use arqon::{Subject, TenantId};
     use bytes::Bytes;
     use http::HeaderMap;
 
     use super::*;
+    use crate::buffers::Buffers;
+
+    fn share(max: usize) -> Share {
+        Buffers::new(max, max).share(&TenantId::new("default").expect("a tenant"))
+    }
 
     fn message(bytes: usize) -> Message {
         Message {
@@ -99,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn as_many_as_may_wait_are_delivered_and_one_more_ends_the_session() {
-        let buffers = Buffers::new(usize::MAX / 2);
+        let buffers = share(usize::MAX / 2);
         let mut deliveries = Deliveries::new(&buffers);
         let deliver = deliveries.end();
         for _ in 0..DELIVERIES_MAX {
@@ -113,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_have_a_border_too_and_a_large_message_may_wait_alone() {
-        let buffers = Buffers::new(usize::MAX / 2);
+        let buffers = share(usize::MAX / 2);
         let mut deliveries = Deliveries::new(&buffers);
         let deliver = deliveries.end();
         assert!(deliver.hand(message(2 * DELIVERY_BYTES_MAX)));
@@ -127,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_all_sessions_hold_ends_the_one_that_holds_much() {
-        let buffers = Buffers::new(1024 * 1024);
+        let buffers = share(1024 * 1024);
         let (hoarder, mut modest) = (Deliveries::new(&buffers), Deliveries::new(&buffers));
         let hoards = hoarder.end();
         while hoards.hand(message(10_000)) {}

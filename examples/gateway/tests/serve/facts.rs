@@ -233,3 +233,42 @@ async fn the_control_token_is_changed_by_a_reload_and_a_bad_one_is_refused() {
     refused(&gateway, "block_me").await;
     assert_eq!((status(TOKEN).await, status(next).await), (401, 200));
 }
+
+/// As a network's disk that is gone: whoever reads waits for ever (F30).
+#[cfg(unix)]
+#[tokio::test]
+async fn a_pipe_in_place_of_a_file_is_refused_and_holds_up_neither_reloads_nor_the_end() {
+    let gateway = Gateway::ready(CONFIG, &[]).await;
+    let pipe = |name: &str| {
+        let path = gateway.path(name);
+        std::fs::remove_file(&path).expect("removed");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo").success());
+    };
+    for name in ["gateway.toml", "control.token", "block_me.wat"] {
+        let kept = std::fs::read(gateway.path(name)).expect("there");
+        pipe(name);
+        gateway.signal("HUP");
+        refused(
+            &gateway,
+            if name == "block_me.wat" {
+                "is not a file"
+            } else {
+                "not a regular file"
+            },
+        )
+        .await;
+        std::fs::remove_file(gateway.path(name)).expect("removed");
+        std::fs::write(gateway.path(name), kept).expect("written");
+        gateway.signal("HUP");
+        eventually(async || {
+            let state = gateway.get("/v1/state").await.json();
+            state["config"]["refused"].is_null().then_some(())
+        })
+        .await;
+    }
+    pipe("gateway.toml");
+    gateway.signal("HUP");
+    refused(&gateway, "not a regular file").await;
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+}

@@ -127,6 +127,15 @@ fn check_says_ok_or_everything_that_is_wrong() {
         );
         assert!(said.contains("v1.events.user_created"), "{said}");
     }
+    // One mistake is one finding, however much of the file the parser draws.
+    std::fs::write(folder.path().join("drawn.toml"), "[gateway\nlisten = 1\n").expect("written");
+    let output = run(folder.path(), &["check", "--config", "drawn.toml"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.starts_with("arqon-gateway: drawn.toml does not hold, 1 finding:\n")
+            && said.contains("[gateway"),
+        "{said}"
+    );
     let output = run(folder.path(), &["check", "--config", "missing.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("missing.toml: cannot be read"));
