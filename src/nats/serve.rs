@@ -29,7 +29,7 @@
 //! | --- | --- | --- |
 //! | below 400 | reply: its headers and body | ack |
 //! | 4xx | reply with `Nats-Service-Error-Code` and `Nats-Service-Error`, the problem as payload | term: the same message would be refused again |
-//! | 408, 425, 429, 5xx, an error, a panic, no answer in time | the same | nak, with `Retry-After` or a growing delay |
+//! | 408, 425, 429, 5xx, an error, a panic, no answer in time | the same | nak, with a growing delay, or `Retry-After` where that is longer |
 //! | nothing: the message cannot be a request (subject, headers, size) | the same, 400 or 413 | term (poison) |
 //!
 //! A JetStream message that was delivered [`deliveries_max`](Serve::deliveries_max) times and failed is poison too: it is

@@ -124,6 +124,12 @@ fn pause(tries: u64) -> Duration {
     PAUSE_MIN.saturating_mul(1 << doubled).min(PAUSE_MAX)
 }
 
+/// What the answer asked for, and no less than what grows: a service that asks for a second each time would have spent all tries of a
+/// message while something it needs is away.
+fn again_after(asked: Option<Duration>, tries: u64) -> Duration {
+    asked.unwrap_or_default().max(pause(tries))
+}
+
 impl<S, B> Server<S>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -152,7 +158,7 @@ where
         self.count(answer.outcome);
         let kind = match answer.outcome {
             Outcome::Ok => AckKind::Ack,
-            Outcome::Failed => AckKind::Nak(Some(answer.retry_after.unwrap_or_else(|| pause(delivered)))),
+            Outcome::Failed => AckKind::Nak(Some(again_after(answer.retry_after, delivered))),
             Outcome::Refused | Outcome::Poison => AckKind::Term,
         };
         if answer.outcome == Outcome::Poison {
@@ -172,6 +178,16 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sixteen_tries_take_five_minutes_whatever_the_answers_ask_for() {
+        let second = Some(Duration::from_secs(1));
+        let waited: Duration = (1..16).map(|tries| again_after(second, tries)).sum();
+        assert!(waited > Duration::from_secs(240), "{waited:?}");
+        let minute = Duration::from_secs(60);
+        assert_eq!(again_after(Some(minute), 1), minute, "who asks for more gets it");
+        assert_eq!(again_after(None, 1), PAUSE_MIN);
+    }
 
     #[test]
     fn a_pause_doubles_and_ends_at_thirty_seconds() {
