@@ -210,6 +210,8 @@ def upgrades(gateway):
                             (["https://app.example/"], 403)):
         raw = Raw(gateway, [("Origin", origin) for origin in origins])
         cases.same(raw.status, status, f"the origin {origins}")
+        published = gateway.publish(headers=[("Origin", origin) for origin in origins])[0]
+        cases.same(published, 202 if status == 101 else status, f"a publish from {origins}")
     for protocol, status in (("arqon.v1.json", 101), ("arqon.v1.proto", 101), ("x, arqon.v1.proto, y", 101), ("", 400), ("arqon.v2.json", 400), ("ARQON.V1.JSON", 400),
                              ("arqon.v1", 400), ("arqon.v1.json arqon.v1.proto", 400)):
         raw = Raw(gateway, protocol=protocol)

@@ -97,7 +97,7 @@ impl Edge {
         stack.limit = self.limit.clone();
     }
 
-    /// Whether a page may open a WebSocket: a browser says where the page is from, anybody else says nothing.
+    /// Whether a page may open a WebSocket, or publish without a token: a browser says where the page is from, anybody else says nothing.
     pub(crate) fn allows_origin(&self, headers: &HeaderMap) -> bool {
         let mut origins = headers.get_all(ORIGIN).iter();
         match (origins.next(), origins.next()) {

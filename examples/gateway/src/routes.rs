@@ -89,7 +89,11 @@ pub(crate) fn app(public: Public) -> App {
     };
     let entry = Entry {
         publish: public.stack.clone(),
-        tenant: public.edge.auth.is_none().then(|| public.tenant.clone()),
+        open: public
+            .edge
+            .auth
+            .is_none()
+            .then(|| (public.tenant.clone(), public.edge.clone())),
         routes: router(public),
     };
     BoxCloneSyncService::new(
@@ -110,8 +114,8 @@ pub(crate) fn app(public: Public) -> App {
 #[derive(Clone)]
 struct Entry {
     publish: MessageService,
-    /// Whose everything is where nobody is authenticated.
-    tenant: Option<TenantId>,
+    /// Whose everything is where nobody is authenticated, and which pages may publish then.
+    open: Option<(TenantId, Edge)>,
     routes: Router,
 }
 
@@ -136,7 +140,14 @@ impl Service<http::Request<Body>> for Entry {
         if request.method() != Method::POST || !is_publish(request.uri().path()) {
             return Either::Right(Either::Right(self.routes.call(request)));
         }
-        if let Some(tenant) = &self.tenant {
+        if let Some((tenant, edge)) = &self.open {
+            // No token says that it is not a stranger's page in an operator's browser; it needs no preflight for plain text.
+            if !edge.allows_origin(request.headers()) {
+                let detail = "pages of this origin may not publish; see gateway.cors_origins";
+                let problem = Problem::new(Code::FrameInvalid, detail).with_status(StatusCode::FORBIDDEN);
+                let (parts, _) = request.into_parts();
+                return Either::Right(Either::Left(std::future::ready(Ok(refuse(problem, &parts)))));
+            }
             request.extensions_mut().insert(tenant.clone());
         }
         Either::Left(self.publish.call(request))
