@@ -60,19 +60,16 @@ impl Edits {
     }
 
     /// The first value of `name` as a policy sees it: the message's own, amended by the edits so far.
+    #[inline]
     pub(crate) fn first<'a>(
         &'a self,
         headers: &'a HeaderMap,
-        name: &str,
+        name: &[u8],
         response: bool,
     ) -> Option<&'a HeaderValue> {
-        let mut value = headers.get(name);
+        let mut value = first(headers, name);
         let mut touched = response;
-        for edit in self
-            .0
-            .iter()
-            .filter(|edit| edit.name().as_str().eq_ignore_ascii_case(name))
-        {
+        for edit in self.0.iter().filter(|edit| is(edit.name(), name)) {
             value = match edit {
                 Edit::Add(_, added) if !touched => Some(added),
                 Edit::Add(_, added) => value.or(Some(added)),
@@ -106,6 +103,25 @@ impl Edits {
         }
         Ok(())
     }
+}
+
+/// Names that are compared one by one; more are looked up by their hash, which takes as long as this many.
+const COMPARED: usize = 12;
+
+/// Whether `known` is called `name`, in any case.
+fn is(known: &HeaderName, name: &[u8]) -> bool {
+    let known = known.as_str().as_bytes();
+    known.len() == name.len() && known.eq_ignore_ascii_case(name)
+}
+
+/// The first value of `name`, in any case.
+#[inline]
+fn first<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a HeaderValue> {
+    if headers.keys_len() > COMPARED {
+        return std::str::from_utf8(name).ok().and_then(|name| headers.get(name));
+    }
+    let known = headers.keys().find(|known| is(known, name))?;
+    headers.get(known)
 }
 
 /// Headers no policy may edit: they belong to the connection, the framing, the caller's identity or to Arqon.
@@ -182,7 +198,7 @@ mod tests {
             Edit::Add(NAME, value("editor")),
         ]);
         let mut headers = client();
-        assert_eq!(edits.first(&headers, "X-Role", false), Some(&value("user")));
+        assert_eq!(edits.first(&headers, b"X-Role", false), Some(&value("user")));
         edits.apply(&mut headers, false).unwrap();
         assert_eq!(all(&headers), ["user", "editor"]);
     }
@@ -191,7 +207,7 @@ mod tests {
     fn an_addition_after_a_removal_stands_alone() {
         let edits = Edits(vec![Edit::Remove(NAME), Edit::Add(NAME, value("user"))]);
         let mut headers = client();
-        assert_eq!(edits.first(&headers, "x-role", false), Some(&value("user")));
+        assert_eq!(edits.first(&headers, b"x-role", false), Some(&value("user")));
         edits.apply(&mut headers, false).unwrap();
         assert_eq!(all(&headers), ["user"]);
     }
@@ -200,7 +216,7 @@ mod tests {
     fn on_a_response_an_addition_keeps_the_handlers_values() {
         let edits = Edits(vec![Edit::Add(NAME, value("user"))]);
         let mut headers = client();
-        assert_eq!(edits.first(&headers, "x-role", true), Some(&value("forged")));
+        assert_eq!(edits.first(&headers, b"x-role", true), Some(&value("forged")));
         edits.apply(&mut headers, true).unwrap();
         assert_eq!(all(&headers), ["forged", "twice", "user"]);
     }

@@ -139,9 +139,15 @@ impl Lent {
     }
 
     /// The request; what else there is goes.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn into_request(mut self) -> request::Parts {
         let request = self.request.take().expect(LENT);
+        self.keep();
+        request
+    }
+
+    /// For the next request of this thread.
+    fn keep(mut self) {
         self.body = None;
         self.response = None;
         self.logs = None;
@@ -155,7 +161,6 @@ impl Lent {
                 spare.push(self);
             }
         });
-        request
     }
 }
 

@@ -260,8 +260,18 @@ pub(crate) fn consult(
 }
 
 /// The request that goes on.
-#[inline]
-pub(crate) fn onward<B>(mut exchange: Lent, payload: Payload<B>) -> Request<MessageBody<B>> {
+#[inline(always)]
+pub(crate) fn onward<B>(exchange: Lent, payload: Payload<B>) -> Request<MessageBody<B>> {
+    match payload {
+        Payload::Streaming(body) if !exchange.rewritten && exchange.awaiting.is_none() => {
+            Request::from_parts(exchange.into_request(), MessageBody::streaming(body))
+        }
+        payload => amended(exchange, payload),
+    }
+}
+
+#[inline(never)]
+fn amended<B>(mut exchange: Lent, payload: Payload<B>) -> Request<MessageBody<B>> {
     let rewritten = if exchange.rewritten {
         exchange.body.take()
     } else {

@@ -72,7 +72,7 @@ fn lookup(
     mut caller: Caller<'_, State>,
     key: Slice,
     buffer: Slice,
-    find: impl for<'a> FnOnce(&'a State, &str) -> Found<'a>,
+    find: impl for<'a> FnOnce(&'a State, &[u8]) -> Found<'a>,
     masked_as: impl for<'a> FnOnce(&'a str) -> Option<&'a str>,
 ) -> wasmtime::Result<i32> {
     let (memory, _) = split(&mut caller)?;
@@ -83,20 +83,14 @@ fn lookup(
         let mut copy = [0; SHORT];
         copy[..bytes].copy_from_slice(&memory[key]);
         charge(&mut caller, bytes as u64)?;
-        let Ok(key) = std::str::from_utf8(&copy[..bytes]) else {
-            return Ok(BAD_ARGUMENT);
-        };
-        return Ok(find(caller.data(), key).map_or_else(|code| code, |value| length(value.len())));
+        return Ok(find(caller.data(), &copy[..bytes]).map_or_else(|code| code, |value| length(value.len())));
     }
     charge(&mut caller, bytes as u64)?;
     let (memory, state) = split(&mut caller)?;
     if bytes > KEY_BYTES_MAX {
         return Ok(OVER_LIMIT);
     }
-    let Ok(key_text) = std::str::from_utf8(&memory[key]) else {
-        return Ok(BAD_ARGUMENT);
-    };
-    let value = match find(state, key_text) {
+    let value = match find(state, &memory[key.clone()]) {
         Ok(value) => value,
         Err(code) => return Ok(code),
     };
@@ -107,7 +101,9 @@ fn lookup(
         .is_some_and(|exchange| exchange.masked.is_some());
     if is_record && len <= buffer.len() && len > 0 {
         let value = value.into_owned();
-        let name = masked_as(key_text).map(str::to_owned);
+        // What names a value is text.
+        let name = std::str::from_utf8(&memory[key]).ok();
+        let name = name.and_then(masked_as).map(str::to_owned);
         memory[buffer.start..buffer.start + len].copy_from_slice(&value);
         let masked = state
             .exchange
@@ -168,11 +164,11 @@ const TOKEN: [bool; 256] = {
 };
 
 /// Whether it is a `token`.
-pub(super) fn is_token(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| TOKEN[usize::from(byte)])
+pub(super) fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
 
-fn header<'a>(state: &'a State, name: &str) -> Found<'a> {
+fn header<'a>(state: &'a State, name: &[u8]) -> Found<'a> {
     if !is_token(name) {
         return Err(BAD_ARGUMENT);
     }
@@ -182,14 +178,19 @@ fn header<'a>(state: &'a State, name: &str) -> Found<'a> {
         .ok_or(ABSENT)
 }
 
-fn first<'a>(exchange: &'a Exchange, headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+fn first<'a>(exchange: &'a Exchange, headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
     exchange
         .edits
         .first(headers, name, exchange.response.is_some())
         .map(http::HeaderValue::as_bytes)
 }
 
-fn claim<'a>(state: &'a State, key: &str) -> Found<'a> {
+fn text(key: &[u8]) -> Result<&str, i32> {
+    std::str::from_utf8(key).map_err(|_| BAD_ARGUMENT)
+}
+
+fn claim<'a>(state: &'a State, key: &[u8]) -> Found<'a> {
+    let key = text(key)?;
     let claims = exchange(state)?
         .request()
         .extensions
@@ -206,7 +207,8 @@ fn claim<'a>(state: &'a State, key: &str) -> Found<'a> {
     }
 }
 
-fn property<'a>(state: &'a State, name: &str) -> Found<'a> {
+fn property<'a>(state: &'a State, name: &[u8]) -> Found<'a> {
+    let name = text(name)?;
     if name == "module" {
         return Ok(Cow::Borrowed(state.guest.name.as_bytes()));
     }
@@ -243,7 +245,7 @@ fn property<'a>(state: &'a State, name: &str) -> Found<'a> {
             Some(response.status.as_u16().to_string().into())
         }
         _ => {
-            let value = first(exchange, exchange.headers(), CONTENT_TYPE.as_str());
+            let value = first(exchange, exchange.headers(), CONTENT_TYPE.as_str().as_bytes());
             return value.map(Cow::Borrowed).ok_or(ABSENT);
         }
     };

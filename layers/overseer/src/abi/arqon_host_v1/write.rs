@@ -88,7 +88,7 @@ fn make_edit(
     }
     let name = std::str::from_utf8(name)
         .ok()
-        .filter(|name| is_token(name))
+        .filter(|name| is_token(name.as_bytes()))
         .ok_or(BAD_ARGUMENT)?;
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| BAD_ARGUMENT)?;
     let value = HeaderValue::from_bytes(value).map_err(|_| BAD_ARGUMENT)?;
