@@ -122,14 +122,21 @@ const SPARE_MAX: usize = 32;
 const LENT: &str = "an exchange has a request until it is taken out";
 
 impl Lent {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn request(request: request::Parts, body: Option<Bytes>) -> Self {
+        let mut lent = Self::spare();
+        // There is none in it. An assignment would drop one, and for that copy the new one twice.
+        lent.request.get_or_insert_with(|| request);
+        if body.is_some() {
+            lent.body = body;
+        }
+        lent
+    }
+
+    fn spare() -> Self {
         let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
         // None left, or the thread is ending.
-        let mut lent = spare.ok().flatten().unwrap_or_else(|| Self(Box::default()));
-        lent.request = Some(request);
-        lent.body = body;
-        lent
+        spare.ok().flatten().unwrap_or_else(|| Self(Box::default()))
     }
 
     pub(crate) fn response(request: request::Parts, response: response::Parts) -> Self {
@@ -139,15 +146,20 @@ impl Lent {
     }
 
     /// The request; what else there is goes.
-    #[inline(always)]
     pub(crate) fn into_request(mut self) -> request::Parts {
-        let request = self.request.take().expect(LENT);
-        self.keep();
+        let request = self.take_request();
+        drop(Back::of(self));
         request
     }
 
-    /// For the next request of this thread.
+    /// The request. What is left may be dropped, or go [`Back`].
+    #[inline(always)]
+    pub(crate) fn take_request(&mut self) -> request::Parts {
+        self.request.take().expect(LENT)
+    }
+
     fn keep(mut self) {
+        self.request = None;
         self.body = None;
         self.response = None;
         self.logs = None;
@@ -161,6 +173,41 @@ impl Lent {
                 spare.push(self);
             }
         });
+    }
+}
+
+/// An exchange whose request is taken out: once that was handed on, the next one of this thread has the box.
+#[derive(Debug)]
+pub(crate) struct Back(Option<Lent>);
+
+impl Back {
+    #[inline(always)]
+    pub(crate) const fn of(lent: Lent) -> Self {
+        Self(Some(lent))
+    }
+}
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        if let Some(lent) = self.0.take() {
+            lent.keep();
+        }
+    }
+}
+
+impl Deref for Back {
+    type Target = Lent;
+
+    #[inline(always)]
+    fn deref(&self) -> &Lent {
+        self.0.as_ref().expect(LENT)
+    }
+}
+
+impl DerefMut for Back {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Lent {
+        self.0.as_mut().expect(LENT)
     }
 }
 

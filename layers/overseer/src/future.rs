@@ -24,7 +24,7 @@ use crate::{
     chain::{Matching, Snapshot},
     edit,
     engine::Gate,
-    exchange::Lent,
+    exchange::{Back, Lent},
 };
 
 pin_project! {
@@ -179,7 +179,7 @@ where
                     }
                     match consult(&snapshot, matching, exchange, entered) {
                         (exchange, Ok(after)) => State::Inner {
-                            future: ready.call(onward(exchange, payload)),
+                            future: ready.call(amended(&mut Back::of(exchange), payload)),
                             after,
                         },
                         (exchange, Err(rejection)) => State::Refused {
@@ -259,19 +259,22 @@ pub(crate) fn consult(
     (exchange, after)
 }
 
-/// The request that goes on.
+/// Hands the request on. It is moved once, into the place where the next service takes it from: each way has its own call.
 #[inline(always)]
-pub(crate) fn onward<B>(exchange: Lent, payload: Payload<B>) -> Request<MessageBody<B>> {
-    match payload {
-        Payload::Streaming(body) if !exchange.rewritten && exchange.awaiting.is_none() => {
-            Request::from_parts(exchange.into_request(), MessageBody::streaming(body))
-        }
-        payload => amended(exchange, payload),
+pub(crate) fn onward<S, B>(inner: &mut S, exchange: Lent, body: B) -> S::Future
+where
+    S: Service<Request<MessageBody<B>>>,
+{
+    let mut exchange = Back::of(exchange);
+    if exchange.rewritten || exchange.awaiting.is_some() {
+        inner.call(amended(&mut exchange, Payload::Streaming(body)))
+    } else {
+        inner.call(Request::from_parts(exchange.take_request(), MessageBody::streaming(body)))
     }
 }
 
 #[inline(never)]
-fn amended<B>(mut exchange: Lent, payload: Payload<B>) -> Request<MessageBody<B>> {
+fn amended<B>(exchange: &mut Lent, payload: Payload<B>) -> Request<MessageBody<B>> {
     let rewritten = if exchange.rewritten {
         exchange.body.take()
     } else {
@@ -292,7 +295,7 @@ fn amended<B>(mut exchange: Lent, payload: Payload<B>) -> Request<MessageBody<B>
             MessageBody::whole(rewritten, trailers)
         }
     };
-    Request::from_parts(exchange.into_request(), body)
+    Request::from_parts(exchange.take_request(), body)
 }
 
 fn too_many_headers() -> Rejection {

@@ -42,6 +42,7 @@ pub(crate) fn instantiate(
 }
 
 /// Lends a ready instance the exchange, calls it and hands it back to be dropped.
+#[inline(always)]
 pub(crate) fn call(
     mut ready: Ready<State>,
     phase: Phase,

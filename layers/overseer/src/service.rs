@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::{
     chain::Snapshot,
     exchange::Lent,
-    future::{Held, Payload, ResponseFuture, State, consult, onward},
+    future::{Held, ResponseFuture, State, consult, onward},
     shared::Shared,
 };
 
@@ -93,12 +93,12 @@ where
     match consult(snapshot, matching, exchange, true) {
         (exchange, Ok(None)) => ResponseFuture {
             state: State::Pass {
-                future: inner.call(onward(exchange, Payload::Streaming(body))),
+                future: onward(inner, exchange, body),
             },
         },
         (exchange, Ok(after)) => ResponseFuture {
             state: State::Inner {
-                future: inner.call(onward(exchange, Payload::Streaming(body))),
+                future: onward(inner, exchange, body),
                 after,
             },
         },

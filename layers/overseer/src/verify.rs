@@ -285,6 +285,7 @@ impl Loader {
     }
 
     /// As [`Loader::call`]; hands the instance on, to be retired.
+    #[inline(always)]
     pub(crate) fn call_and_keep(
         &self,
         budget: Budget,

@@ -183,6 +183,7 @@ impl<T: Host> Ready<T> {
     /// Calls the entry point under `budget`: what it returned or ended in, and the fuel it used.
     ///
     /// Fuel and deadline count from here, so an instance made ready long ago behaves as one made now.
+    #[inline(always)]
     pub(crate) fn call(&mut self, budget: Budget) -> (wasmtime::Result<i32>, u64) {
         self.store.set_epoch_deadline(budget.ticks);
         let result = match self.store.set_fuel(budget.fuel) {

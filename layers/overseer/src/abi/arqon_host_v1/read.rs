@@ -63,7 +63,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// A key that is copied to ask for it.
+/// A key that is looked for before it is charged.
 const SHORT: usize = 64;
 
 /// Finds what `key` names and writes it into `buffer` if it fits. In a record, `masked_as` is the name under which it may be
@@ -75,15 +75,15 @@ fn lookup(
     find: impl for<'a> FnOnce(&'a State, &[u8]) -> Found<'a>,
     masked_as: impl for<'a> FnOnce(&'a str) -> Option<&'a str>,
 ) -> wasmtime::Result<i32> {
-    let (memory, _) = split(&mut caller)?;
+    let (memory, state) = split(&mut caller)?;
     let (key, buffer) = (key.range(memory)?, buffer.range(memory)?);
     let bytes = key.len();
     if buffer.is_empty() && bytes <= SHORT {
-        // The usual question: is it there, how long is it. Only the key is needed of the guest's memory.
-        let mut copy = [0; SHORT];
-        copy[..bytes].copy_from_slice(&memory[key]);
+        // The usual question: is it there, how long is it. So short a key is looked for before it is charged: the memory is
+        // found once.
+        let answer = find(state, &memory[key]).map_or_else(|code| code, |value| length(value.len()));
         charge(&mut caller, bytes as u64)?;
-        return Ok(find(caller.data(), &copy[..bytes]).map_or_else(|code| code, |value| length(value.len())));
+        return Ok(answer);
     }
     charge(&mut caller, bytes as u64)?;
     let (memory, state) = split(&mut caller)?;
