@@ -32,6 +32,9 @@ use crate::{
 
 /// How long the thread sleeps: what an unfinished batch waits for at most.
 const REST: Duration = Duration::from_millis(250);
+/// How long the thread stands back when modules were replaced: whoever did it answers first. It would take the core from
+/// them, for all the instances that are to be dropped and made.
+const STAND_BACK: Duration = Duration::from_millis(1);
 /// Modules that left the chain and wait to be dropped.
 const LEFT_MAX: usize = 8;
 /// Used instances that are worth a turn, and instances made in one turn: some 30 microseconds.
@@ -81,6 +84,8 @@ pub(crate) struct Refill {
 struct Keeper {
     stop: AtomicBool,
     asleep: AtomicBool,
+    /// Whether modules were replaced since the thread looked.
+    replaced: AtomicBool,
 }
 
 /// Every module of the chain, and those that left it and are still there. What leaves the chain is held here to the end, so that neither a request
@@ -192,6 +197,7 @@ impl Refill {
                 .map(|(module, budget)| (Arc::downgrade(module), *budget))
                 .collect();
         }
+        self.keeper.replaced.store(true, Ordering::Release);
         // Whether or not it sleeps: in the middle of a turn it would not see them.
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
@@ -290,6 +296,9 @@ async fn take_turns(called: Called) {
 
 fn work(shops: &[Arc<Shop>], keeper: &Keeper) {
     while !keeper.stop.load(Ordering::Acquire) {
+        if keeper.replaced.swap(false, Ordering::Acquire) {
+            thread::park_timeout(STAND_BACK);
+        }
         let mut more = false;
         for shop in shops {
             shop.sweep();

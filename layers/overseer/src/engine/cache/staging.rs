@@ -125,10 +125,18 @@ impl Staging {
         };
         let place = || {
             let folder = self.modules.join(&entry.folder);
-            fs::create_dir_all(&folder)?;
-            let temporary = self.folder().join(format!("{name}.{}", next()));
+            let (temporary, path) = (
+                self.folder().join(format!("{name}.{}", next())),
+                folder.join(name),
+            );
             fs::write(&temporary, &entry.bytes)?;
-            fs::rename(temporary, folder.join(name))
+            match fs::rename(&temporary, &path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(&folder)?;
+                    fs::rename(temporary, path)
+                }
+                renamed => renamed,
+            }
         };
         if place().is_err() {
             self.remove(name);
