@@ -126,7 +126,7 @@ impl Lent {
     pub(crate) fn request(request: request::Parts, body: Option<Bytes>) -> Self {
         let mut lent = Self::spare();
         // There is none in it. An assignment would drop one, and for that copy the new one twice.
-        lent.request.get_or_insert_with(|| request);
+        lent.request.get_or_insert(request);
         if body.is_some() {
             lent.body = body;
         }

@@ -269,7 +269,10 @@ where
     if exchange.rewritten || exchange.awaiting.is_some() {
         inner.call(amended(&mut exchange, Payload::Streaming(body)))
     } else {
-        inner.call(Request::from_parts(exchange.take_request(), MessageBody::streaming(body)))
+        inner.call(Request::from_parts(
+            exchange.take_request(),
+            MessageBody::streaming(body),
+        ))
     }
 }
 

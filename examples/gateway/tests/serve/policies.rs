@@ -1,6 +1,6 @@
 //! Policies changed while the gateway serves: by file, by upload, as candidates, and what each session is told.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use futures_util::{SinkExt, StreamExt};
 use http::Method;
@@ -110,6 +110,13 @@ async fn policy(gateway: &Gateway) -> Value {
     gateway.get("/v1/state").await.json()["overseer"]["policies"][0].clone()
 }
 
+/// Puts a file in the place of another, whole from the beginning: one that is written in place may be looked at before.
+fn put(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).expect("written");
+    fs::rename(new, file).expect("renamed");
+}
+
 #[tokio::test]
 async fn a_changed_file_is_obeyed_a_broken_one_is_told_and_nothing_fails_meanwhile() {
     let gateway = Gateway::ready(&config("nack"), &[]).await;
@@ -118,7 +125,7 @@ async fn a_changed_file_is_obeyed_a_broken_one_is_told_and_nothing_fails_meanwhi
     assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 403);
     let file = gateway.path("block_me.wat");
 
-    fs::write(&file, "(module").expect("written");
+    put(&file, "(module");
     assert_eq!(reloaded(&mut told).await, ("block_me".to_owned(), false));
     assert_eq!(
         status(&gateway, &[("x-block-me", "1")]).await,
@@ -129,7 +136,7 @@ async fn a_changed_file_is_obeyed_a_broken_one_is_told_and_nothing_fails_meanwhi
     // Whatever comes while modules are swapped has the verdict of one of them.
     let mut answered = 0;
     for code in [451, 410, 451, 410] {
-        fs::write(&file, answers(code)).expect("written");
+        put(&file, &answers(code));
         let mut swapped = std::pin::pin!(reloaded(&mut told));
         loop {
             tokio::select! {
@@ -177,9 +184,9 @@ async fn refused(gateway: &Gateway, wrong: bool) -> String {
 async fn the_state_says_that_a_file_is_not_what_runs_until_it_is() {
     let gateway = Gateway::ready(&config("nack"), &[]).await;
     let file = gateway.path("block_me.wat");
-    let good = fs::read(&file).expect("read");
+    let good = fs::read_to_string(&file).expect("read");
     refused(&gateway, false).await;
-    fs::write(&file, "(module").expect("written");
+    put(&file, "(module");
     let broken = refused(&gateway, true).await;
     fs::remove_file(&file).expect("removed");
     let gone = eventually(async || {
@@ -188,12 +195,12 @@ async fn the_state_says_that_a_file_is_not_what_runs_until_it_is() {
     })
     .await;
     assert!(gone.contains("cannot be read"), "{gone}");
-    fs::write(&file, good).expect("written");
+    put(&file, &good);
     refused(&gateway, false).await;
     assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 403);
-    fs::write(&file, "(module").expect("written");
+    put(&file, "(module");
     refused(&gateway, true).await;
-    fs::write(&file, ALLOW).expect("written");
+    put(&file, ALLOW);
     refused(&gateway, false).await;
     assert_eq!(status(&gateway, &[("x-block-me", "1")]).await, 202);
 }

@@ -1,6 +1,13 @@
 //! Policies whose file changes while requests run.
 
-use std::{convert::Infallible, fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fs::{self, OpenOptions},
+    io::Write,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use arqon_overseer::{Event, OverseerConfig, OverseerHandle, OverseerLayer, PolicyConfig};
 use axum::body::Body;
@@ -45,6 +52,14 @@ fn answers(code: u16) -> String {
     ))
 }
 
+/// Puts a file in the place of another, whole from the beginning, as careful editors and volumes of Kubernetes do: one that is
+/// written in place may be looked at before.
+fn put(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, path).unwrap();
+}
+
 #[tokio::test]
 async fn a_changed_file_takes_over_and_one_that_does_not_load_leaves_the_last_good_one() {
     let folder = tempfile::tempdir().unwrap();
@@ -65,11 +80,11 @@ async fn a_changed_file_takes_over_and_one_that_does_not_load_leaves_the_last_go
     };
     assert_eq!(status(&layer).await, 410);
 
-    fs::write(&path, answers(411)).unwrap();
+    put(&path, &answers(411));
     assert!(matches!(next().await, Event::PolicyReloaded { name, .. } if name == "p"));
     assert_eq!(status(&layer).await, 411);
 
-    fs::write(&path, "(module").unwrap();
+    put(&path, "(module");
     assert!(
         matches!(next().await, Event::PolicyRefused { name, findings } if name == "p" && findings[0].contains("module.text"))
     );
@@ -81,27 +96,24 @@ async fn a_changed_file_takes_over_and_one_that_does_not_load_leaves_the_last_go
     );
     assert_eq!(status(&layer).await, 411);
 
-    // Put there by renaming, as careful editors and volumes of Kubernetes do.
-    fs::write(folder.path().join("new.wat"), answers(413)).unwrap();
-    fs::rename(folder.path().join("new.wat"), &path).unwrap();
+    put(&path, &answers(413));
     assert!(matches!(next().await, Event::PolicyReloaded { .. }));
     assert_eq!(status(&layer).await, 413);
 
     // What an operator uploads stays while the file is what it was, and the file wins when it changes.
     handle.replace("p", answers(414).into()).await.unwrap();
     assert!(matches!(next().await, Event::PolicyReloaded { .. }));
-    fs::write(&path, answers(413)).unwrap();
-    fs::write(
-        folder.path().join("sign.wat"),
-        on_request("(i32.const 0) (; changed ;)"),
-    )
-    .unwrap();
+    put(&path, &answers(413));
+    put(
+        &folder.path().join("sign.wat"),
+        &on_request("(i32.const 0) (; changed ;)"),
+    );
     assert!(
         matches!(next().await, Event::PolicyReloaded { name, .. } if name == "sign"),
         "the file of `p` was written, and holds what it held"
     );
     assert_eq!(status(&layer).await, 414);
-    fs::write(&path, answers(415)).unwrap();
+    put(&path, &answers(415));
     assert!(matches!(next().await, Event::PolicyReloaded { .. }));
     assert_eq!(status(&layer).await, 415);
 
@@ -112,9 +124,49 @@ async fn a_changed_file_takes_over_and_one_that_does_not_load_leaves_the_last_go
     handle.reconfigure(config).await.unwrap();
     assert!(matches!(next().await, Event::Reconfigured { .. }));
     assert_eq!(status(&layer).await, 416);
-    fs::write(folder.path().join("q.wat"), answers(417)).unwrap();
+    put(&folder.path().join("q.wat"), &answers(417));
     assert!(matches!(next().await, Event::PolicyReloaded { .. }));
     assert_eq!(status(&layer).await, 417);
+    watching.abort();
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_in_place_bit_by_bit_runs_once_it_is_whole_and_the_last_good_one_until_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("p.wat");
+    fs::write(&path, answers(410)).unwrap();
+    let mut config = small([PolicyConfig::from_path("p", "p.wat")]);
+    config.resolve_paths(folder.path());
+    let (events, mut told) = mpsc::channel(64);
+    let events = Arc::new(move |event| events.try_send(event).unwrap());
+    let (layer, handle) = OverseerLayer::channel_with(config, events).unwrap();
+    let watching = tokio::spawn(async move { handle.watch(EVERY).await });
+
+    let whole = answers(411);
+    let (begin, rest) = whole.split_at(whole.len() / 2);
+    let mut file = OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
+    file.write_all(begin.as_bytes()).unwrap();
+    // Whoever writes takes so long that it is looked at: empty, or half of it.
+    let next = tokio::time::timeout(PATIENCE, told.recv()).await.unwrap();
+    assert!(matches!(next, Some(Event::PolicyRefused { name, .. }) if name == "p"));
+    assert_eq!(status(&layer).await, 410);
+
+    for bit in rest.as_bytes().chunks(8) {
+        file.write_all(bit).unwrap();
+        tokio::task::yield_now().await;
+    }
+    drop(file);
+    loop {
+        match tokio::time::timeout(PATIENCE, told.recv()).await.unwrap() {
+            // It was looked at once more on the way.
+            Some(Event::PolicyRefused { .. }) => {}
+            told => {
+                assert!(matches!(told, Some(Event::PolicyReloaded { name, .. }) if name == "p"));
+                break;
+            }
+        }
+    }
+    assert_eq!(status(&layer).await, 411);
     watching.abort();
 }
 
@@ -128,7 +180,7 @@ async fn an_upload_stays_when_watching_begins_after_it() {
     assert!(matches!(told.recv().await, Some(Event::PolicyReloaded { name, .. }) if name == "p"));
     // Looked at after the first: once it is loaded anew, so would the other be.
     let changed = on_request("(i32.const 0) (; changed ;)");
-    fs::write(folder.path().join("sign.wat"), changed).unwrap();
+    put(&folder.path().join("sign.wat"), &changed);
     let watching = {
         let handle = handle.clone();
         tokio::spawn(async move { handle.watch(EVERY).await })
