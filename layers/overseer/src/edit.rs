@@ -204,6 +204,29 @@ mod tests {
     }
 
     #[test]
+    fn a_header_is_found_in_any_case_among_few_and_among_many() {
+        for others in [0, COMPARED - 1, COMPARED, 40] {
+            let mut headers = HeaderMap::new();
+            for other in 0..others {
+                let name = HeaderName::try_from(format!("x-other-{other}")).unwrap();
+                headers.insert(name, value("other"));
+            }
+            assert_eq!(first(&headers, b"x-role"), None);
+            headers.extend(client());
+            for name in ["x-role", "X-Role", "X-ROLE"] {
+                assert_eq!(
+                    first(&headers, name.as_bytes()),
+                    Some(&value("forged")),
+                    "{others}"
+                );
+            }
+            for name in [&b"x-rol"[..], b"x-roles", b"", b"x-rol\xff"] {
+                assert_eq!(first(&headers, name), None, "{others}");
+            }
+        }
+    }
+
+    #[test]
     fn an_addition_after_a_removal_stands_alone() {
         let edits = Edits(vec![Edit::Remove(NAME), Edit::Add(NAME, value("user"))]);
         let mut headers = client();
