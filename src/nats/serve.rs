@@ -41,6 +41,13 @@
 //! NATS. Headers `x-arqon-*` are taken off all the same, but for the shadow marker: what was mirrored once is not mirrored
 //! again (DESIGN 10). `Nats-*` headers stay for the service to see and are never forwarded by a publisher.
 //!
+//! # Messages that cannot be read
+//!
+//! A NATS server passes on whatever a publisher calls headers. The client (async-nats 0.51) ends its connection at a message
+//! whose headers are not of NATS's form, and connects again; core subscriptions come back with the connection, and what others
+//! sent them in between is not heard. So whoever may publish to a source can cut its connection: give the source a client of
+//! its own, apart from the one that publishes, and let replies go by that ([`Source::replies_through`]).
+//!
 //! # Under load
 //!
 //! At most [`in_flight_max`](Serve::in_flight_max) messages are worked on; more wait in the client's bounded subscription
@@ -100,6 +107,7 @@ const SEND_TIMEOUT: Duration = Duration::from_millis(800);
 #[derive(Debug)]
 pub struct Source {
     client: Client,
+    replies: Client,
     kind: Kind,
     strip_prefix: Option<String>,
     reply_prefixes: Vec<String>,
@@ -120,6 +128,7 @@ impl Source {
     pub fn requests(client: &Client, pattern: SubjectPattern) -> Self {
         Self {
             client: client.clone(),
+            replies: client.clone(),
             kind: Kind::Core {
                 pattern,
                 queue_group: None,
@@ -134,6 +143,7 @@ impl Source {
     pub fn consumer(client: &Client, consumer: PullConsumer) -> Self {
         Self {
             client: client.clone(),
+            replies: client.clone(),
             kind: Kind::JetStream(Box::new(consumer)),
             strip_prefix: None,
             reply_prefixes: Vec::new(),
@@ -147,6 +157,13 @@ impl Source {
         if let Kind::Core { queue_group, .. } = &mut self.kind {
             *queue_group = Some(name.into());
         }
+        self
+    }
+
+    /// Sends replies by another client than the one that is subscribed. Acknowledgements of JetStream go by the consumer's own.
+    #[must_use]
+    pub fn replies_through(mut self, client: &Client) -> Self {
+        self.replies = client.clone();
         self
     }
 
@@ -261,6 +278,7 @@ impl<S> Serve<S> {
         } = self;
         let Source {
             client,
+            replies,
             kind,
             strip_prefix,
             reply_prefixes,
@@ -271,6 +289,7 @@ impl<S> Serve<S> {
         };
         let server = Arc::new(Server {
             client,
+            replies,
             service,
             limits,
             strip_prefix,
@@ -331,6 +350,7 @@ pub enum ServeError {
 /// What every call shares.
 struct Server<S> {
     client: Client,
+    replies: Client,
     service: S,
     limits: Limits,
     strip_prefix: Option<String>,
@@ -372,8 +392,10 @@ impl<S> Server<S> {
             working.shutdown().await;
         }
         // Through a client that never reached a server nothing was sent.
-        if was_reached(&self.client) {
-            let _ = timeout(SEND_TIMEOUT, self.client.flush()).await;
+        for client in [&self.client, &self.replies] {
+            if was_reached(client) {
+                let _ = timeout(SEND_TIMEOUT, client.flush()).await;
+            }
         }
     }
 

@@ -21,7 +21,7 @@ import time
 import nats
 import websockets
 
-from _edge import ROOT, Cases, Gateway, statuses
+from _edge import ROOT, Cases, Gateway, Keys, code, statuses
 from _nats import nats_server
 
 cases = Cases()
@@ -414,6 +414,65 @@ def slow_over_nats():
         cases.same((numbers, ended), (list(range(len(numbers))), 1013), "no gap, then the end")
 
 
+# What a NATS server passes on as headers, and the gateway's client gives up its connection for.
+UNREADABLE = (b"NATS/1.0\r\nbad line\r\n\r\n", b"NATS/1.0\r\na b: v\r\n\r\n", b"NATS/1.0\r\na: \xff\r\n\r\n", b"NATS/9\r\n\r\n", b"garbage\r\n\r\n")
+
+
+def unreadable_over_nats():
+    """Messages with headers that nobody can read, by a NATS user of one tenant: no publish is refused, the gateway stays ready, the
+    sessions of other tenants miss nothing, and that tenant's end with a reason that is true."""
+    keys = Keys()
+    with nats_server() as url, Gateway(f'[nats]\nurl = "{url}"\nserve = {{ prefix = "gw" }}\n', keys=keys) as gateway:
+        tokens = {tenant: keys.token(tenant_id=tenant) for tenant in ("acme", "other")}
+        sessions = {tenant: Raw(gateway, [("Authorization", f"Bearer {token}")]) for tenant, token in tokens.items()}
+        for raw in sessions.values():
+            raw.send(frame(TEXT, json.dumps({"id": 1, "subscribe": ">"}).encode()))
+            cases.check("ack" in (json_of(raw.next()) or {}), "subscribed")
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as user:
+            user.sendall(b'CONNECT {"headers":true,"verbose":false}\r\n')
+            published, stop = {}, threading.Event()
+
+            def publish():
+                while not stop.is_set():
+                    status, _, said = gateway.publish("n", token=tokens["other"])
+                    published[status, code(said)] = published.get((status, code(said)), 0) + 1
+
+            publisher = threading.Thread(target=publish)
+            publisher.start()
+            for _ in range(4):
+                for headers in UNREADABLE:
+                    for subject in (b"gw.in.t.acme.n", b"in.t.acme.n"):
+                        user.sendall(b"HPUB %s %d %d\r\n%sx\r\n" % (subject, len(headers), len(headers) + 1, headers))
+                    cases.same(gateway.operate("GET", "/readyz")[0], 200, "ready meanwhile")
+                    time.sleep(0.05)
+            stop.set()
+            publisher.join()
+        cases.same(list(published), [(202, None)], f"publishes of another tenant meanwhile: {published}")
+        seen, ended = sessions["acme"].end()
+        reason = [got[1][2:].decode() for got in seen if got[0] == CLOSE]
+        cases.check(ended == 1013 and "missing" in reason[0], f"that tenant's session: {ended} {reason}")
+        heard = [json_of(sessions["other"].next()) for _ in range(published.get((202, None), 0))]
+        cases.check(all(delivery and delivery["subject"] == "n" for delivery in heard), "another tenant's session hears every publish")
+        end = time.monotonic() + 30
+        while "held, and is back" not in gateway.said() and time.monotonic() < end:
+            time.sleep(0.05)
+        told = [json.loads(line) for line in gateway.said().splitlines() if "held, and is back" in line]
+        cases.check(any(line["tenant"] == "acme" for line in told), f"the log names the tenant: {told[:2]}")
+        cases.check(not any(line["tenant"] == "other" for line in told), "and no other")
+
+        async def asked():
+            client = await nats.connect(url)
+            end = time.monotonic() + 30
+            while time.monotonic() < end:
+                with contextlib.suppress(nats.errors.NoRespondersError, nats.errors.TimeoutError):
+                    answer = await client.request("gw.in.t.acme.n", b"x", timeout=2)
+                    await client.close()
+                    return json.loads(answer.data).get("subject")
+            return None
+
+        cases.same(asyncio.run(asked()), "in.t.acme.n", "requests over NATS are served afterwards")
+
+
 def drains():
     """SIGTERM closes every session with 1001, and waits for no connection that never asked for anything."""
     with Gateway() as gateway:
@@ -451,6 +510,7 @@ def main():
     gone()
     places()
     slow_over_nats()
+    unreadable_over_nats()
     drains()
     cases.end()
 

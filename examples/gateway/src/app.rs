@@ -237,7 +237,7 @@ impl Gateway {
         );
         this.watch_readiness(metrics);
         let ended = this.ingress_ended.clone().drop_guard();
-        if let (Engine::Nats { clients, .. }, Some(Some(serve))) =
+        if let (Engine::Nats { clients, hearing, .. }, Some(Some(serve))) =
             (&engine, config.nats.as_ref().map(|nats| &nats.serve))
         {
             let mut stack = this.shared.platform.nats_stack();
@@ -250,13 +250,19 @@ impl Gateway {
             };
             let service = MessageService::new(guard.layer(service));
             let limits = (config.gateway.max_body_bytes, this.drain_timeout);
-            let (client, serve) = (clients.primary.clone(), serve.clone());
+            let heard = engine::connected(hearing.of_all().await)?.client;
+            // Messages pass without it.
+            let ready = heard.clone();
+            this.shared
+                .readiness
+                .advise("nats_serve", move || nats::connect::ready(&ready));
+            let (replies, serve) = (clients.primary.clone(), serve.clone());
             let stop = this.stop_public.clone();
             this.shared.tasks.keep("ingress", move || {
                 // The last life ends what waits for it; it is gone with this closure.
                 let _waited_for = &ended;
                 ingress::run(
-                    client.clone(),
+                    (heard.clone(), replies.clone()),
                     serve.clone(),
                     service.clone(),
                     limits,

@@ -17,11 +17,11 @@ use arqon::{
     supervise::Supervisor,
 };
 use axum::body::Body;
-use tokio::{sync::watch, time::interval};
+use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
-use crate::{hub::Hub, readiness::Readiness, routes::MessageService};
+use crate::{hearing::Hearing, hub::Hub, readiness::Readiness, routes::MessageService};
 
 /// What carries messages.
 #[expect(clippy::large_enum_variant, reason = "there is one, made once at start")]
@@ -30,8 +30,8 @@ pub(crate) enum Engine {
     Nats {
         clients: nats::Clients,
         publish: nats::Publish,
-        /// Changes whenever subscribers of the primary client may have missed messages.
-        losses: watch::Receiver<u64>,
+        /// What hears, apart from them.
+        hearing: Hearing,
     },
 }
 
@@ -54,17 +54,8 @@ pub(crate) async fn start(
     let Some(settings) = &config.nats else {
         return Ok(Engine::Memory(Broker::new()));
     };
-    let (missed, losses) = watch::channel(0);
-    let hears = move |event: &async_nats::Event| {
-        if matches!(
-            event,
-            async_nats::Event::Disconnected | async_nats::Event::SlowConsumer(_)
-        ) {
-            missed.send_modify(|count| *count += 1);
-        }
-    };
     let clients = nats::Clients {
-        primary: connected(nats::connect_hearing(&settings.url, &settings.into(), hears).await)?,
+        primary: connect(settings, None).await?,
         mirror: connect(settings, settings.mirror.as_ref()).await?,
         control: connect(settings, settings.control.as_ref()).await?,
         replicas: settings.replicas,
@@ -103,10 +94,11 @@ pub(crate) async fn start(
     tasks.keep("stream", move || {
         make_stream(maker.clone(), stream.clone(), Arc::clone(&made), stop.clone())
     });
+    let hearing = Hearing::new(settings, clients.primary.clone());
     Ok(Engine::Nats {
         clients,
         publish,
-        losses,
+        hearing,
     })
 }
 
@@ -143,7 +135,8 @@ async fn connect(settings: &NatsConfig, user: Option<&NatsUserConfig>) -> Result
     connected(nats::connect_as(&url, &identity).await)
 }
 
-fn connected(client: Result<async_nats::Client, nats::ConnectError>) -> Result<async_nats::Client, String> {
+/// What was connected, or why not.
+pub(crate) fn connected<C>(client: Result<C, nats::ConnectError>) -> Result<C, String> {
     client.map_err(|error| {
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -180,16 +173,9 @@ pub(crate) fn message_service(
                 Some(broker.clone()),
             )
         }
-        Engine::Nats {
-            clients,
-            publish,
-            losses,
-        } => (
+        Engine::Nats { publish, hearing, .. } => (
             boxed!(observe, stack, publish.clone()),
-            Hub::Nats {
-                client: clients.primary.clone(),
-                losses: losses.clone(),
-            },
+            Hub::Nats(hearing.clone()),
             None,
         ),
     }

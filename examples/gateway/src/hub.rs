@@ -2,13 +2,13 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use arqon::{Code, Problem, Subject, SubjectPattern, memory::Broker, publish::Message};
+use arqon::{Code, Problem, Subject, SubjectPattern, TenantId, memory::Broker, publish::Message};
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::ws::Deliveries;
+use crate::{hearing::Hearing, ws::Deliveries};
 
 /// How long NATS may take to take a subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(800);
@@ -17,11 +17,7 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_millis(800);
 #[derive(Clone)]
 pub(crate) enum Hub {
     Memory(Broker),
-    Nats {
-        client: async_nats::Client,
-        /// Changes whenever messages may have passed by: the connection was lost, or the client had no more room.
-        losses: watch::Receiver<u64>,
-    },
+    Nats(Hearing),
 }
 
 impl Hub {
@@ -29,6 +25,7 @@ impl Hub {
     /// which the broker had none, or whose messages NATS did not deliver, has lost a message and ends.
     pub(crate) async fn subscribe(
         &self,
+        tenant: &TenantId,
         pattern: SubjectPattern,
         deliveries: &Deliveries,
     ) -> Result<AbortOnDropHandle<()>, Problem> {
@@ -47,22 +44,29 @@ impl Hub {
                     deliver.lose();
                 })
             }
-            Self::Nats { client, losses } => {
-                if let Err(reason) = arqon::nats::connect::ready(client) {
-                    return Err(Problem::new(Code::PublishUnavailable, reason));
-                }
-                // Both before the subscription: what is lost from here on is told.
-                let (mut losses, counts) = (losses.clone(), client.statistics());
-                losses.mark_unchanged();
-                let connects = counts.connects.load(Ordering::Relaxed);
-                // The client waits for ever once its queue is full.
-                let subscribing =
-                    timeout(SUBSCRIBE_TIMEOUT, client.subscribe(pattern.as_str().to_owned())).await;
-                let mut messages = subscribing
-                    .map_err(|_| "NATS takes nothing".to_owned())
-                    .and_then(|subscribed| subscribed.map_err(|error| error.to_string()))
-                    .map_err(|reason| Problem::new(Code::PublishUnavailable, reason))?;
+            Self::Nats(hearing) => {
+                let away = |reason| Problem::new(Code::PublishUnavailable, reason);
+                hearing.ready().map_err(away)?;
+                let subscribing = async {
+                    let ear = hearing.of(tenant).await.map_err(|error| error.to_string())?;
+                    let open = ear.get().ok_or("there is no connection")?;
+                    // A connection that is new is not there yet.
+                    open.client.flush().await.map_err(|error| error.to_string())?;
+                    // Both before the subscription: what is lost from here on is told.
+                    let (mut losses, counts) = (open.losses.clone(), open.client.statistics());
+                    losses.mark_unchanged();
+                    let connects = counts.connects.load(Ordering::Relaxed);
+                    let subscribed = open.client.subscribe(pattern.as_str().to_owned()).await;
+                    let messages = subscribed.map_err(|error| error.to_string())?;
+                    Ok::<_, String>((ear, losses, counts, connects, messages))
+                };
+                // The client waits for ever for a server, and once its queue is full.
+                let subscribed = timeout(SUBSCRIBE_TIMEOUT, subscribing).await;
+                let (ear, mut losses, counts, connects, mut messages) = subscribed
+                    .unwrap_or_else(|_| Err("NATS takes nothing".to_owned()))
+                    .map_err(away)?;
                 tokio::spawn(async move {
+                    let _held = ear;
                     loop {
                         let message = tokio::select! {
                             biased;

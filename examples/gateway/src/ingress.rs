@@ -12,15 +12,17 @@ use tower::ServiceExt;
 
 use crate::routes::MessageService;
 
-/// Serves `<prefix>.in.t.*.>` with the message stack until `stop`, and then what was taken, within the drain's time.
+/// Serves `<prefix>.in.t.*.>` with the message stack until `stop`, and then what was taken, within the drain's time. What hears
+/// may be cut by whoever sends; replies go by the connection that publishes, which holds.
 pub(crate) async fn run(
-    client: async_nats::Client,
+    (heard, replies): (async_nats::Client, async_nats::Client),
     config: NatsServeConfig,
     service: MessageService,
     (max_body_bytes, drain_timeout): (usize, Duration),
     stop: CancellationToken,
 ) -> Result<(), String> {
-    let source = Source::requests(&client, config.pattern()?)
+    let source = Source::requests(&heard, config.pattern()?)
+        .replies_through(&replies)
         .queue_group(config.queue_group)
         .strip_prefix(config.prefix)
         .reply_prefixes(config.reply_prefixes);

@@ -18,6 +18,7 @@ mod feed;
 mod frame;
 mod guard;
 mod head_timer;
+mod hearing;
 mod hub;
 mod ingress;
 mod log;

@@ -24,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::{Layer, ServiceExt};
 
 pub(crate) use self::slow::Deliveries;
+use self::slow::Gap;
 use crate::{
     buffers::{NO_ROOM, Unread},
     frame::{Answer, Dialect, Frame, FrameId},
@@ -135,8 +136,9 @@ impl Session {
             let (message, ends) = tokio::select! {
                 () = self.public.stop.cancelled() => return Some((close_code::AWAY, "the gateway is going away")),
                 delivered = deliveries.next() => match delivered {
-                    Some(message) => (self.dialect.write(&Answer::Delivery(message)), false),
-                    None => return Some(SLOW),
+                    Ok(message) => (self.dialect.write(&Answer::Delivery(message)), false),
+                    Err(Gap::Slow) => return Some(SLOW),
+                    Err(Gap::Missed) => return Some(MISSED),
                 },
                 received = socket.recv() => {
                     heard = Instant::now();
@@ -256,7 +258,12 @@ impl Session {
                         let detail = format!("a session has at most {SUBSCRIPTIONS_MAX} subscriptions");
                         Problem::new(Code::Overloaded, detail)
                     }
-                    Ok(_permit) => match self.public.hub.subscribe(pattern.clone(), deliveries).await {
+                    Ok(_permit) => match self
+                        .public
+                        .hub
+                        .subscribe(&self.tenant, pattern.clone(), deliveries)
+                        .await
+                    {
                         Ok(subscription) => {
                             subscriptions.push(subscription);
                             return (Answer::Subscribed { id, pattern }, false);
@@ -350,6 +357,10 @@ impl Session {
 
 const SLOW: Ending = (close_code::AGAIN, "the peer reads too slowly");
 const DRIPS: Ending = (close_code::POLICY, "a message did not come whole in time");
+const MISSED: Ending = (
+    close_code::AGAIN,
+    "deliveries may be missing: NATS was lost for a moment",
+);
 const EXPIRED: Ending = (close_code::POLICY, "the token has expired");
 const WITHDRAWN: Ending = (close_code::POLICY, "the key of the token was withdrawn");
 

@@ -136,7 +136,7 @@ where
             return;
         }
         let replying = self
-            .client
+            .replies
             .publish_with_headers(to, answer.headers, answer.payload);
         self.send("a reply", replying).await;
     }

@@ -1,6 +1,9 @@
 //! Deliveries of a session: bounded, and none is left out. A session that cannot keep up is ended instead.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arqon::publish::Message;
 use tokio::sync::mpsc;
@@ -15,6 +18,15 @@ const DELIVERY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What a delivery holds besides its payload and headers.
 const DELIVERY_BYTES: usize = 256;
 
+/// Why no more deliveries come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// The session had no more room.
+    Slow,
+    /// Some were lost before they came here.
+    Missed,
+}
+
 /// What subscriptions hand to their session.
 pub(crate) struct Deliveries {
     ours: Deliver,
@@ -28,6 +40,8 @@ pub(crate) struct Deliver {
     held: Arc<Account>,
     /// Cancelled once a delivery was lost.
     lost: CancellationToken,
+    /// Whether it was lost before it came here.
+    missed: Arc<AtomicBool>,
 }
 
 impl Deliveries {
@@ -37,6 +51,7 @@ impl Deliveries {
             queue,
             held: Arc::new(share.account(DELIVERY_BYTES_MAX)),
             lost: CancellationToken::new(),
+            missed: Arc::default(),
         };
         Self { ours, waiting }
     }
@@ -45,15 +60,18 @@ impl Deliveries {
         self.ours.clone()
     }
 
-    /// The next delivery; `None` once one was lost.
-    pub(crate) async fn next(&mut self) -> Option<Message> {
+    /// The next delivery; why not, once one was lost.
+    pub(crate) async fn next(&mut self) -> Result<Message, Gap> {
         let (message, bytes) = tokio::select! {
             biased;
-            () = self.ours.lost.cancelled() => return None,
-            delivery = self.waiting.recv() => delivery?,
+            () = self.ours.lost.cancelled() => {
+                let missed = self.ours.missed.load(Ordering::Relaxed);
+                return Err(if missed { Gap::Missed } else { Gap::Slow });
+            }
+            delivery = self.waiting.recv() => delivery.expect("we have a sender ourselves"),
         };
         self.ours.held.give(bytes);
-        Some(message)
+        Ok(message)
     }
 }
 
@@ -71,12 +89,13 @@ impl Deliver {
             }
             self.held.give(bytes);
         }
-        self.lose();
+        self.lost.cancel();
         false
     }
 
     /// A delivery was lost before it came here.
     pub(crate) fn lose(&self) {
+        self.missed.store(true, Ordering::Relaxed);
         self.lost.cancel();
     }
 }
@@ -110,10 +129,14 @@ mod tests {
         for _ in 0..DELIVERIES_MAX {
             assert!(deliver.hand(message(0)));
         }
-        assert!(deliveries.next().await.is_some());
+        assert!(deliveries.next().await.is_ok());
         assert!(deliver.hand(message(0)), "one has gone");
         assert!(!deliver.hand(message(0)), "one too many");
-        assert!(deliveries.next().await.is_none(), "nothing comes after a gap");
+        assert_eq!(
+            deliveries.next().await.err(),
+            Some(Gap::Slow),
+            "nothing comes after a gap"
+        );
     }
 
     #[tokio::test]
@@ -122,12 +145,12 @@ mod tests {
         let mut deliveries = Deliveries::new(&buffers);
         let deliver = deliveries.end();
         assert!(deliver.hand(message(2 * DELIVERY_BYTES_MAX)));
-        assert!(deliveries.next().await.is_some());
+        assert!(deliveries.next().await.is_ok());
         let half = DELIVERY_BYTES_MAX / 2 - DELIVERY_BYTES;
         assert!(deliver.hand(message(half)) && deliver.hand(message(half)));
-        assert!(deliveries.next().await.is_some());
+        assert!(deliveries.next().await.is_ok());
         assert!(!deliver.hand(message(half + 1)), "a byte too many");
-        assert!(deliveries.next().await.is_none());
+        assert_eq!(deliveries.next().await.err(), Some(Gap::Slow));
     }
 
     #[tokio::test]
@@ -136,7 +159,15 @@ mod tests {
         let (hoarder, mut modest) = (Deliveries::new(&buffers), Deliveries::new(&buffers));
         let hoards = hoarder.end();
         while hoards.hand(message(10_000)) {}
-        assert!(modest.end().hand(message(10_000)) && modest.next().await.is_some());
+        assert!(modest.end().hand(message(10_000)) && modest.next().await.is_ok());
         drop(hoarder);
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_before_is_not_the_sessions_fault() {
+        let buffers = share(usize::MAX / 2);
+        let mut deliveries = Deliveries::new(&buffers);
+        deliveries.end().lose();
+        assert_eq!(deliveries.next().await.err(), Some(Gap::Missed));
     }
 }
