@@ -106,9 +106,11 @@ pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
     } else if TraceKey::of_trace(&headers).is_none() {
         headers.remove("traceparent");
     }
-    if let Some(id) = parts.headers.get("nats-msg-id").and_then(|id| id.to_str().ok()) {
+    if let Some(id) = parts.headers.get("nats-msg-id") {
         let tenant = subject.tenant().unwrap_or_default();
-        if let Ok(id) = HeaderValue::from_str(&format!("{tenant}:{id}")) {
+        // One that cannot be published is for the publisher to refuse: without it a message would be stored twice.
+        let own = [tenant.as_bytes(), b":", id.as_bytes()].concat();
+        if let Ok(id) = HeaderValue::try_from(own) {
             headers.insert("nats-msg-id", id);
         }
     }
@@ -193,6 +195,17 @@ mod tests {
     #[test]
     fn a_message_id_is_the_tenants_own() {
         assert_eq!(forward(&[("Nats-Msg-Id", "m1")]), ["nats-msg-id=acme:m1"]);
+        let (parts, ()) = Request::builder()
+            .header("nats-msg-id", &b"\xff"[..])
+            .body(())
+            .expect("valid")
+            .into_parts();
+        let subject = Subject::parse("in.t.acme.a").expect("subject");
+        assert_eq!(
+            forwarded(&parts, &subject)["nats-msg-id"],
+            &b"acme:\xff"[..],
+            "it is not left out in silence"
+        );
     }
 
     #[test]

@@ -8,9 +8,11 @@ use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const SINGLE: [HeaderName; 2] = [CONTENT_TYPE, X_REQUEST_ID];
+const NATS_MSG_ID: HeaderName = HeaderName::from_static("nats-msg-id");
+const SINGLE: [HeaderName; 3] = [CONTENT_TYPE, X_REQUEST_ID, NATS_MSG_ID];
 
-/// Whether what may stand once stands once: `content-type` and `x-request-id`.
+/// Whether what may stand once stands once: `content-type`, `x-request-id` and `nats-msg-id`; and whether the last one can be
+/// published, since a message without it would be stored twice where its sender thinks it is not.
 ///
 /// # Errors
 /// `frame.invalid`, naming the header.
@@ -19,7 +21,15 @@ pub fn check(headers: &HeaderMap) -> Result<(), Problem> {
         .into_iter()
         .find(|name| headers.get_all(name).iter().nth(1).is_some())
     {
-        None => Ok(()),
+        None => match headers.get(NATS_MSG_ID) {
+            Some(id) if id.is_empty() || !id.as_bytes().iter().all(u8::is_ascii_graphic) => {
+                Err(Problem::new(
+                    Code::FrameInvalid,
+                    "the header nats-msg-id is of visible ASCII characters, at least one",
+                ))
+            }
+            _ => Ok(()),
+        },
         Some(name) => Err(Problem::new(
             Code::FrameInvalid,
             format!("the header {name} may stand only once"),
@@ -51,12 +61,12 @@ mod tests {
     #[test]
     fn each_single_header_may_stand_once_and_others_as_often_as_they_like() {
         let mut headers = HeaderMap::new();
-        for name in ["content-type", "x-request-id", "x-own"] {
+        for name in ["content-type", "x-request-id", "nats-msg-id", "x-own"] {
             put(&mut headers, name, "a");
         }
         put(&mut headers, "x-own", "b");
         assert!(check(&headers).is_ok());
-        for name in ["content-type", "x-request-id"] {
+        for name in ["content-type", "x-request-id", "nats-msg-id"] {
             let mut two = headers.clone();
             put(&mut two, name, "b");
             let problem = check(&two).expect_err("two");
@@ -64,6 +74,24 @@ mod tests {
                 (problem.code, problem.detail.contains(name)),
                 (Code::FrameInvalid, true)
             );
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_message_can_be_published_or_is_refused() {
+        let good: [&[u8]; 3] = [b"7", b"order-1:2/3", b"~!"];
+        let bad: [&[u8]; 5] = [b"", b"a b", b"caf\xc3\xa9", b"\xff", b"a\tb"];
+        for (ids, fits) in [(&good[..], true), (&bad[..], false)] {
+            for id in ids {
+                let mut headers = HeaderMap::new();
+                headers.insert("nats-msg-id", HeaderValue::from_bytes(id).expect("a value"));
+                let checked = check(&headers).map_err(|problem| problem.code);
+                assert_eq!(
+                    checked,
+                    if fits { Ok(()) } else { Err(Code::FrameInvalid) },
+                    "{id:?}"
+                );
+            }
         }
     }
 

@@ -242,7 +242,7 @@ pub(super) fn to_nats(headers: &HeaderMap) -> Result<async_nats::HeaderMap, Prob
     for (name, value) in headers {
         let refused = || {
             Problem::new(
-                Code::SubjectInvalid,
+                Code::FrameInvalid,
                 format!("header {name} cannot be published: use visible ASCII"),
             )
         };
@@ -309,7 +309,9 @@ mod tests {
             HeaderName::from_static("x-a"),
             HeaderValue::from_bytes(b"\xff").expect("opaque bytes are a header value"),
         )]);
-        assert!(to_nats(&headers).expect_err("refused").detail.contains("x-a"));
+        let problem = to_nats(&headers).expect_err("refused");
+        assert_eq!(problem.code, Code::FrameInvalid);
+        assert!(problem.detail.contains("x-a"), "{}", problem.detail);
     }
 
     #[test]

@@ -84,6 +84,7 @@ FRAMING = {
     "two equal hosts": b"POST /v1/publish/users HTTP/1.1\r\nHost: x\r\nHost: x\r\nContent-Length: 1\r\n\r\nx",
     "no host": b"POST /v1/publish/users HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
     "two content types": post(b"Content-Type: application/json\r\nContent-Type: application/x-protobuf\r\nContent-Length: 1\r\n", b"x"),
+    "two ids of a message": post(b"Nats-Msg-Id: a\r\nNats-Msg-Id: b\r\nContent-Length: 1\r\n", b"x"),
     "two request ids": post(b"X-Request-Id: a\r\nX-Request-Id: b\r\nContent-Length: 1\r\n", b"x"),
     "a chunk size of letters": post(b"Transfer-Encoding: chunked\r\n", b"xyz\r\n"),
     "a chunk size with 0x": post(b"Transfer-Encoding: chunked\r\n", b"0x1\r\nx\r\n0\r\n\r\n"),
@@ -379,6 +380,9 @@ async def reserved(url):
         cases.same(gateway.publish("ids", headers=[("Nats-Msg-Id", "7")])[0], 202, "an id of a message")
         message = await asyncio.wait_for(heard.next_msg(30), 30)
         cases.same((message.headers or {}).get("Nats-Msg-Id"), "default:7", "a client's id is the tenant's")
+        for header, value in (("Nats-Msg-Id", b"caf\xc3\xa9"), ("Nats-Msg-Id", b"caf\xe9"), ("Nats-Msg-Id", b"a b"), ("Nats-Msg-Id", b""), ("X-Own", b"caf\xe9")):
+            status, _, said = gateway.publish("ids", headers=[(header, value)])
+            cases.same((status, code(said)), (400, "frame.invalid"), f"{header}: {value!r}")
     await client.close()
 
 
