@@ -1,6 +1,7 @@
 //! Connections: hyper-util with the limits that `axum::serve` does not set. They come in by a [`Door`].
 
 mod door;
+mod framing;
 
 use std::{
     convert::Infallible,
@@ -16,13 +17,13 @@ use std::{
 };
 
 use arqon::{
-    Code, ConnectionId, Problem, RemoteAddr,
+    ConnectionId, Problem, RemoteAddr,
     edge::{peers::FromTrustedPeer, single},
 };
 use axum::body::Body;
 use http::{
     HeaderMap, HeaderValue, Request, Response, Version,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE},
 };
 use hyper::body::Incoming;
 use hyper_util::{
@@ -293,16 +294,8 @@ fn close_after(response: &mut Response<Body>) {
 
 fn admit(edge: Option<&Edge>, request: &Request<Incoming>) -> Result<Option<crate::edge::Place>, Problem> {
     let headers = request.headers();
-    if headers.get_all(HOST).iter().nth(1).is_some() {
-        return Err(Problem::new(
-            Code::FrameInvalid,
-            "the header host may stand only once",
-        ));
-    }
+    framing::check(request.version(), headers)?;
     single::check(headers)?;
-    if request.version() == Version::HTTP_11 && !headers.contains_key(HOST) {
-        return Err(Problem::new(Code::FrameInvalid, "HTTP/1.1 needs the header host"));
-    }
     match edge {
         Some(edge) => edge
             .load
