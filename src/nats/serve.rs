@@ -47,6 +47,7 @@
 //! whose headers are not of NATS's form, and connects again; core subscriptions come back with the connection, and what others
 //! sent them in between is not heard. So whoever may publish to a source can cut its connection: give the source a client of
 //! its own, apart from the one that publishes, and let replies go by that ([`Source::replies_through`]).
+//! TD-040: a stream delivers such a message again and again, and what was asked for with it is lost each time.
 //!
 //! # Under load
 //!
