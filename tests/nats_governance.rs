@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arqon::nats::{NatsControlLog, governance::STREAM};
 use arqon_message::TenantId;
 use arqon_rollout::{
-    Batch, Catalog, Channel, Config, Control, ControlLog, DownstreamMessage, EnforcementAction, Executor,
-    Handle, KeyPair, Phase, Proposal, Record, UpstreamMessage,
+    Batch, CURRENT, Catalog, Channel, Config, Control, ControlLog, DownstreamMessage, EnforcementAction,
+    Executor, Handle, KeyPair, Phase, Proposal, Record, UpstreamMessage,
 };
 use arqon_test_support::NatsServer;
 use async_nats::{Client, jetstream};
@@ -72,7 +72,11 @@ async fn records_come_in_order_in_bounded_batches_and_silence_is_asked_about() -
         gap,
         more,
         log_time_us,
+        asked: end_asked,
     } = empty;
+    let end_asked = end_asked.ok_or("who said where it ends?")?;
+    let since = now()?.saturating_sub(asked);
+    assert!(end_asked.elapsed().as_micros() <= since, "of this read");
     assert!(
         records.is_empty() && !gap && !more,
         "an empty log that was read to its end"
@@ -116,6 +120,40 @@ async fn records_come_in_order_in_bounded_batches_and_silence_is_asked_about() -
     assert_eq!(config.subjects, ["gov.t.*.down", "gov.t.*.up.*"]);
     assert!(stream.delete_message(3).await.is_err() && stream.purge().await.is_err());
     Ok(())
+}
+
+/// How old the end of the log is in what a reader finds after it did nothing for so long, and in what it reads next.
+async fn stood_still(log: &NatsControlLog, after: u64) -> Result<(Duration, Duration), Error> {
+    let quiet = timeout(PATIENCE, log.read(after)).await??;
+    let asked = quiet.asked.ok_or("who said where it ends?")?;
+    // It comes at once, and the server says that nothing follows it: that is true when it is sent.
+    log.append(down()?, "a".into()).await?;
+    while asked.elapsed() <= CURRENT {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let one = timeout(PATIENCE, log.read(after)).await??;
+    let found = one.asked.ok_or("who said where it ends?")?.elapsed();
+    let next = timeout(PATIENCE, log.read(after + 1)).await??;
+    let asked = next.asked.ok_or("who said where it ends?")?.elapsed();
+    if one.records.len() != 1 || !next.records.is_empty() || next.more {
+        return Err("the machine is slow".into());
+    }
+    Ok((found, asked))
+}
+
+#[tokio::test]
+async fn what_a_reader_finds_after_it_stood_still_is_as_old_as_its_last_question() -> Result<(), Error> {
+    let server = NatsServer::start_own().await?;
+    let mut seen = Vec::new();
+    // On a machine that stands still itself the reader begins anew, which is as good.
+    for after in 0..10 {
+        let (log, _) = log(&server).await?;
+        match stood_still(&log, after).await {
+            Ok((found, next)) if found > CURRENT && next <= CURRENT => return Ok(()),
+            other => seen.push(other.map_err(|error| error.to_string())),
+        }
+    }
+    Err(format!("{seen:?}").into())
 }
 
 #[tokio::test]

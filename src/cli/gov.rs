@@ -3,6 +3,7 @@
 mod compose;
 mod deliver;
 mod fold;
+mod kept;
 mod keys;
 mod print;
 mod rotate;
@@ -109,8 +110,8 @@ pub(super) struct Sign {
     /// A message, an envelope that others signed, or a tester's pin, `{"tenant","variant","expires_at_us"}` (`-`: standard
     /// input).
     file: PathBuf,
-    /// With a `catalog_update` that names no digest: the catalog it is for, whose digest is put in. A `file://` of this machine is
-    /// read without it.
+    /// With a `catalog_update`: the catalog it is for. Its digest is put in if there is none, and with --nats its bytes are kept in bucket
+    /// ARQON_CATALOGS before anything is sent. What is at its place, as this machine can read it, is taken without it.
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
     #[command(flatten)]

@@ -12,7 +12,8 @@ use std::{
 
 use arqon_message::{BoxError, TenantId};
 use arqon_rollout::{
-    Appended, Batch, Channel, ControlLog, LogError, LogFuture, NodeId, Record, UpstreamMessage,
+    Appended, Batch, CURRENT, Channel, ControlLog, LogError, LogFuture, NodeId, Record, UpstreamMessage,
+    Uptime,
 };
 use async_nats::{
     Client,
@@ -81,6 +82,9 @@ struct Session {
     /// The server's time when it began, for its first batch: a node that comes back may have no quiet moment for long.
     told_us: Option<u64>,
     messages: pull::Stream,
+    /// When the leader was last asked where the log ends, and what it said: what came here later may have waited in a buffer while
+    /// this process stood still.
+    known: (Uptime, u64),
     /// The position the reader believes to stand at.
     asked: u64,
     /// The position of the last entry that was yielded or is lost.
@@ -209,7 +213,9 @@ impl NatsControlLog {
             num_replicas: 1,
             ..pull::Config::default()
         };
-        let told_us = self.look().await?.time_us();
+        let asked = Uptime::now();
+        let told = self.look().await?;
+        let offset = self.offset.load(Ordering::Relaxed);
         let consumer = stream.create_consumer(config).await?;
         let messages = consumer
             .stream()
@@ -219,10 +225,11 @@ impl NatsControlLog {
             .messages()
             .await?;
         Ok(Session {
-            told_us,
+            told_us: told.time_us(),
             messages,
+            known: (asked, told.end() + offset),
             asked: after,
-            at: from + self.offset.load(Ordering::Relaxed),
+            at: from + offset,
             gap,
             fresh: true,
             lost: false,
@@ -278,17 +285,24 @@ impl NatsControlLog {
         let mut batch = Batch {
             gap: std::mem::take(&mut session.gap),
             log_time_us: session.told_us.take(),
+            asked: Some(session.known.0),
             ..Batch::default()
         };
         if batch.gap {
             return Ok(batch);
         }
-        let first = match timeout(until_beat(), session.messages.next()).await {
+        // What is older says nothing soon.
+        let is_due = session.known.0.elapsed() > CURRENT / 2;
+        let quiet = if is_due { Duration::ZERO } else { until_beat() };
+        let first = match timeout(quiet, session.messages.next()).await {
             Ok(first) => first,
             Err(_) => {
+                let asked = Uptime::now();
                 let told = timeout(ANSWER, self.look()).await??;
-                let end = told.end();
-                let here = session.at.saturating_sub(self.offset.load(Ordering::Relaxed));
+                let offset = self.offset.load(Ordering::Relaxed);
+                let (end, here) = (told.end(), session.at.saturating_sub(offset));
+                session.known = (asked, end + offset);
+                batch.asked = Some(asked);
                 if end == here {
                     batch.log_time_us = told.time_us();
                     return Ok(batch);
@@ -315,6 +329,8 @@ impl NatsControlLog {
                 batch.more = true;
             }
         }
+        // Those that the server sent first had none behind them then.
+        batch.more |= session.at < session.known.1;
         Ok(batch)
     }
 

@@ -182,6 +182,7 @@ async fn control(State(admin): State<Admin>, envelope: Result<Bytes, BytesReject
             "held": receipt.held,
             "reach": receipt.reach,
             "widened": receipt.widened,
+            "judged": receipt.judged,
         }))
         .into_response(),
         Err(SubmitError::Refused(refusal)) => {

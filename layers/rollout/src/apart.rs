@@ -17,10 +17,12 @@ use crate::{
     refusal::{Reason, Refusal},
     state::State,
     submit::{catalog_wanted, judge::precheck},
+    wire::{DownstreamMessage, EnforcementAction},
 };
 
-/// Most records of a node, of all its tenants together, that wait behind catalogs that are not there. At the limit the node
-/// reads no further; stops and pauses act all the same.
+/// Most records of a node, of all its tenants together, that wait behind catalogs that are not there; what an audit trail brings
+/// at a start comes on top of that, and takes up its room. Of a tenant with one more than fits only baselines are served: the rest
+/// is read again once its turn has come.
 pub const MAX_WAITING_RECORDS: usize = 1_024;
 
 /// Most bytes of their envelopes.
@@ -45,7 +47,7 @@ pub(crate) struct Queued {
 /// A tenant waits for the catalog of the first record in its queue. All of its records behind it wait, in order.
 #[derive(Debug)]
 pub(crate) struct Wait {
-    /// Never empty while somebody looks.
+    /// Empty once all of it is folded and the log is read once more for the rest.
     pub(crate) queue: VecDeque<Queued>,
     /// The version that the first one announces.
     pub(crate) version: u64,
@@ -63,6 +65,10 @@ pub(crate) struct Wait {
     pub(crate) busy: bool,
     /// Whether keys are replaced behind it: who may sign a stop now is not known here.
     pub(crate) rotates: bool,
+    /// The first position behind it for which there was no room: from there on the log is read once more.
+    pub(crate) over: Option<u64>,
+    /// The last catalog update from there on: a newer one may take the place of the one that is not there.
+    pub(crate) newer: Option<Record>,
 }
 
 /// Nobody here knows what others have: only baselines are served of a tenant.
@@ -78,14 +84,14 @@ pub(crate) struct Unsure {
 pub(crate) enum Place {
     /// It was folded before: the log is read again from where the audit trail has a hole.
     Folded,
+    /// There was no room for it to wait, nor for all behind it: they are read again.
+    Full,
     /// It is the next one to be folded.
     Now,
     /// Its catalog has to be fetched: its tenant waits from now on.
     Waits,
     /// Its tenant waits, and it with it.
     Queued,
-    /// There is no room for it to wait.
-    Full,
 }
 
 /// The catalog update that a record is.
@@ -123,12 +129,15 @@ impl Wait {
             told: false,
             busy: false,
             rotates: false,
+            over: None,
+            newer: None,
         }
     }
 
     /// The position that it waits at.
     pub(crate) fn seq(&self) -> u64 {
-        self.queue.front().map_or(0, |first| first.record.seq)
+        let first = self.queue.front().map(|first| first.record.seq);
+        first.or(self.over).unwrap_or_default()
     }
 
     fn last_seq(&self) -> u64 {
@@ -166,14 +175,40 @@ impl Live {
     /// The last contact, and its position, as far as a tenant is concerned: nothing is known of one that is `unsure`, or that waits with
     /// other keys behind it, and no more than before of another that waits.
     pub(crate) fn contact_of(&self, tenant: &TenantId) -> (u64, u64) {
-        let wait = self.waits.get(tenant);
-        if self.unsure.contains_key(tenant) || wait.is_some_and(|wait| wait.rotates) {
+        if self.has_baselines_alone(tenant) || self.unread.contains_key(tenant) {
             return (0, 0);
         }
+        let wait = self.waits.get(tenant);
         let (us, seq) = (self.contact_us, self.contact_seq);
         wait.map_or((us, seq), |wait| {
             (us.min(wait.contact.0), seq.min(wait.contact.1))
         })
+    }
+
+    /// Whether only baselines are served of a tenant, until it is known what others have.
+    pub(crate) fn has_baselines_alone(&self, tenant: &TenantId) -> bool {
+        let wait = self.waits.get(tenant);
+        self.unsure.contains_key(tenant) || wait.is_some_and(|wait| wait.rotates || wait.over.is_some())
+    }
+
+    /// Why nobody can say here what becomes of a message: of its tenant only baselines are served, since what others have is not known.
+    /// Stops and pauses act, what ends them and what mends that goes to the log.
+    pub(crate) fn beyond(&self, tenant: &TenantId, control: &Control) -> Option<String> {
+        let enforces = |action: &EnforcementAction| {
+            matches!(
+                action,
+                EnforcementAction::SetVariant(_) | EnforcementAction::SetParams(_)
+            )
+        };
+        let loosens = match &control.message {
+            Message::Upstream(_) | Message::Downstream(DownstreamMessage::Approval { .. }) => true,
+            Message::Downstream(DownstreamMessage::Enforce { action, .. }) => enforces(action),
+            _ => false,
+        };
+        let why = self
+            .apart(tenant)
+            .filter(|_| loosens && self.has_baselines_alone(tenant))?;
+        Some(format!("{why}; send it to another gateway"))
     }
 
     /// The position up to which the log is known for good, for a restart.
@@ -188,6 +223,12 @@ impl Live {
         waiting.fold(self.seq, u64::min)
     }
 
+    /// The position up to which a tenant is folded.
+    pub(crate) fn position_of(&self, tenant: &TenantId) -> u64 {
+        let wait = self.waits.get(tenant).map(|wait| wait.seq().saturating_sub(1));
+        wait.map_or(self.seq, |wait| wait.min(self.seq))
+    }
+
     /// Why a tenant's shares are held, for people.
     pub(crate) fn apart(&self, tenant: &TenantId) -> Option<String> {
         if let Some(unsure) = self.unsure.get(tenant) {
@@ -197,6 +238,11 @@ impl Live {
             ));
         }
         let wait = self.waits.get(tenant)?;
+        if let (Some(over), true) = (wait.over, wait.queue.is_empty()) {
+            return Some(format!(
+                "tenant `{tenant}`: the log is read once more from position {over}: only baselines are served"
+            ));
+        }
         Some(format!(
             "catalog {} of tenant `{tenant}`, announced at position {}, is not here yet ({}): {}",
             wait.version,
@@ -204,16 +250,23 @@ impl Live {
             wait.why,
             if wait.rotates {
                 "keys are replaced behind it, so only baselines are served"
+            } else if wait.over.is_some() {
+                "more came behind it than is kept, so only baselines are served"
             } else {
                 "its shares are held"
             }
         ))
     }
 
-    /// The first tenant's reason.
-    pub(crate) fn any_apart(&self) -> Option<String> {
-        let tenants = self.unsure.keys().chain(self.waits.keys());
-        tenants.min().and_then(|tenant| self.apart(tenant))
+    /// The first tenant that is apart.
+    fn first_apart(&self) -> Option<&TenantId> {
+        self.unsure.keys().chain(self.waits.keys()).min()
+    }
+
+    /// The tenant that is held, where the node is not.
+    pub(crate) fn held_alone(&self) -> Option<&TenantId> {
+        self.first_apart()
+            .filter(|_| self.hold.is_none() && self.clock_ahead.is_none())
     }
 
     /// Why no share rises here; None when nothing holds them.
@@ -223,7 +276,8 @@ impl Live {
             Some(format!("{failed}: nothing is loosened until it can be"))
         };
         let hold = self.hold.clone().or_else(|| self.clock_ahead.clone());
-        hold.or_else(|| self.any_apart()).or_else(audit)
+        let apart = || self.first_apart().and_then(|tenant| self.apart(tenant));
+        hold.or_else(apart).or_else(audit)
     }
 
     /// Whether a catalog update is newer than what its tenant has: an older one is refused without its bytes.
@@ -250,15 +304,35 @@ impl Live {
         let queued = |live: &Self| Queued {
             record: record.clone(),
             known: None,
-            backlog: !live.ended,
+            backlog: live.is_backlog(record.seq),
         };
-        if let Some(wait) = self.waits.get(tenant) {
-            if record.seq <= wait.last_seq() {
+        let ends = self
+            .waits
+            .get(tenant)
+            .map(|wait| (wait.over, wait.queue.is_empty()));
+        if ends == Some((Some(record.seq), true)) {
+            // What it waited for is folded: the rest follows. Before its end it is as unknown as any backlog.
+            self.waits.remove(tenant);
+            let at = self.unread.entry(tenant.clone()).or_default();
+            *at = self.seq.max(*at);
+        } else if let Some(wait) = self.waits.get(tenant) {
+            let (known, over) = (record.seq <= wait.last_seq(), wait.over);
+            if !known && (over.is_some() || self.is_full()) {
+                self.seq = self.seq.max(record.seq);
+                let newer = update(record).map(|_| record.clone());
+                self.waits.entry(tenant.clone()).and_modify(|wait| {
+                    wait.over = over.or(Some(record.seq));
+                    wait.newer = newer.or(wait.newer.take());
+                });
+                return if over.is_some() {
+                    Place::Folded
+                } else {
+                    Place::Full
+                };
+            }
+            if known {
                 self.seq = self.seq.max(record.seq);
                 return Place::Folded;
-            }
-            if self.is_full() {
-                return Place::Full;
             }
             let (queued, rotates) = (queued(self), self.rotates(record));
             self.seq = self.seq.max(record.seq);
@@ -282,7 +356,7 @@ impl Live {
             return Place::Now;
         };
         self.seq = self.seq.max(record.seq);
-        let wait = Wait::behind(queued(self), version, (self.contact_us, self.contact_seq));
+        let wait = Wait::behind(queued(self), version, self.contact_of(tenant));
         self.waits.insert(tenant.clone(), wait);
         Place::Waits
     }
@@ -343,7 +417,7 @@ impl Live {
         let due = self
             .waits
             .iter()
-            .filter(|(_, wait)| wait.next <= now && !wait.busy);
+            .filter(|(_, wait)| wait.next <= now && !wait.busy && !wait.queue.is_empty());
         due.map(|(tenant, _)| tenant.clone()).collect()
     }
 
@@ -361,14 +435,19 @@ impl Live {
         refusal: &Refusal,
         backlog: bool,
     ) -> Option<Refusal> {
-        // After a rotation the keys are the log's, and so the same everywhere.
-        let configured = |state: &State| state.keys().epoch == 1;
+        let configured = |state: &State| is_of_configured_keys(state, refusal);
         let configured = self.states.get(record.channel.tenant()).is_some_and(configured);
-        if !backlog || !configured || !is_of_keys(refusal.reason) {
+        if !backlog || !configured {
             return None;
         }
         key_gone(record)
     }
+}
+
+/// Whether a refusal is for keys that the configuration has, or has not: after a rotation they are the log's, and so the same
+/// everywhere.
+pub(crate) fn is_of_configured_keys(state: &State, refusal: &Refusal) -> bool {
+    state.keys().epoch == 1 && is_of_keys(refusal.reason)
 }
 
 /// Why a stop or a pause may be in force on other nodes; None for anything else.

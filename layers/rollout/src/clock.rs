@@ -8,8 +8,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use self::uptime::Uptime;
-
 /// Tells the time in microseconds since the Unix epoch.
 ///
 /// Two readings of one clock never go backwards.
@@ -67,43 +65,76 @@ impl Clock for SystemClock {
     }
 }
 
+/// A moment on a clock that never runs backwards and, on Linux, does not stand still in a suspend, unlike
+/// [`std::time::Instant`]: what was true then is this old now, however long this process stood still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uptime(uptime::Moment);
+
+impl Uptime {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(uptime::now())
+    }
+
+    /// How long ago it is.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        uptime::since(self.0)
+    }
+
+    /// A moment before this one; the first of that clock where there is none.
+    #[must_use]
+    pub fn earlier(self, by: Duration) -> Self {
+        Self(uptime::earlier(self.0, by))
+    }
+
+    fn elapsed_us(self) -> u64 {
+        u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod uptime {
+    use std::time::Duration;
+
     use rustix::time::{ClockId, clock_gettime};
 
-    /// A moment on a clock that never runs backwards and does not stand still in a suspend, unlike [`std::time::Instant`].
-    #[derive(Debug, Clone, Copy)]
-    pub(super) struct Uptime(u64);
+    /// Microseconds since the machine was started.
+    pub(super) type Moment = u64;
 
-    impl Uptime {
-        pub(super) fn now() -> Self {
-            let time = clock_gettime(ClockId::Boottime);
-            let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-            let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
-            Self(seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000))
-        }
+    pub(super) fn now() -> Moment {
+        let time = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+        let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+        seconds.saturating_mul(1_000_000).saturating_add(nanos / 1_000)
+    }
 
-        pub(super) fn elapsed_us(self) -> u64 {
-            Self::now().0.saturating_sub(self.0)
-        }
+    pub(super) fn since(moment: Moment) -> Duration {
+        Duration::from_micros(now().saturating_sub(moment))
+    }
+
+    pub(super) fn earlier(moment: Moment, by: Duration) -> Moment {
+        moment.saturating_sub(u64::try_from(by.as_micros()).unwrap_or(u64::MAX))
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod uptime {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
-    #[derive(Debug, Clone, Copy)]
-    pub(super) struct Uptime(Instant);
+    pub(super) type Moment = Instant;
 
-    impl Uptime {
-        pub(super) fn now() -> Self {
-            Self(Instant::now())
-        }
+    pub(super) fn now() -> Moment {
+        Instant::now()
+    }
 
-        pub(super) fn elapsed_us(self) -> u64 {
-            u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
-        }
+    pub(super) fn since(moment: Moment) -> Duration {
+        moment.elapsed()
+    }
+
+    pub(super) fn earlier(moment: Moment, by: Duration) -> Moment {
+        moment.checked_sub(by).unwrap_or(moment)
     }
 }
 

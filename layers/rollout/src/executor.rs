@@ -5,6 +5,7 @@
 //! ([`Handle::submit`](crate::Handle::submit)), shares stay where they are.
 
 mod ahead;
+mod due;
 mod recover;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::{
     builder::ExecutorBuilder,
     catalog::Catalog,
     catalog_source::{CatalogWanted, FetchError},
+    clock::Uptime,
     config::Config,
     envelope::{Envelope, Message},
     event::Event,
@@ -44,8 +46,9 @@ pub const TICK: Duration = Duration::from_millis(250);
 /// A wall clock that stepped further than this is told to people.
 const STEP_ALERT: Duration = Duration::from_secs(30);
 
-/// How long a report upstream may take before it waits for the next tick.
-const REPORT_TIMEOUT: Duration = Duration::from_millis(200);
+/// How old an answer may be that says where the log ends. A node that stood still asks again: only baselines are served of what began
+/// in what it reads before that.
+pub const CURRENT: Duration = Duration::from_secs(1);
 
 /// Waiting after the log or the audit trail failed: doubled each time.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -113,7 +116,7 @@ impl Executor {
             let after = {
                 let mut live = shared.lock();
                 live.asking_us = shared.clock.now_us();
-                live.seq
+                live.read_after()
             };
             match shared.log.read(after).await {
                 Ok(batch) => {
@@ -195,75 +198,6 @@ impl Executor {
         }
     }
 
-    /// Sends what waits to be told upstream; what is not taken waits on.
-    async fn send_reports(&self) {
-        let shared = &self.shared;
-        loop {
-            let Some(waiting) = shared.lock().reports.next().cloned() else {
-                return;
-            };
-            let (tenant, report) = waiting.clone();
-            let from = Channel::Up(tenant, shared.node.clone());
-            let sent = timeout(REPORT_TIMEOUT, shared.log.report(from, report)).await;
-            if !matches!(sent, Ok(Ok(()))) {
-                return;
-            }
-            shared.lock().reports.sent(&waiting);
-        }
-    }
-
-    /// Writes what is latched here to the log, if its caller did not.
-    async fn log_latches(&self) {
-        const GRACE_US: u64 = 2_000_000;
-        let shared = &self.shared;
-        let now_us = shared.clock.now_us();
-        let mut due: Vec<_> = {
-            let mut live = shared.lock();
-            let latches = live.latches.values_mut();
-            latches
-                .flat_map(|latch| latch.take_due(now_us, GRACE_US))
-                .collect()
-        };
-        // As they came: a later one of the same issuer makes an earlier one stale.
-        due.sort_by_key(|(since_us, ..)| *since_us);
-        for (_, _, message) in due {
-            let (channel, envelope) = message.clone();
-            let append = shared.log.append(channel, envelope);
-            if !matches!(timeout(Duration::from_secs(1), append).await, Ok(Ok(_))) {
-                let mut live = shared.lock();
-                let latches = live.latches.values_mut();
-                latches.for_each(|latch| latch.mark_logged(&message, false));
-            }
-        }
-    }
-
-    /// Writes the refusals that the audit trail did not take.
-    async fn audit_refusals(&self) {
-        let shared = &self.shared;
-        loop {
-            let Some(entry) = shared.lock().unaudited.front().cloned() else {
-                return;
-            };
-            let written = shared.audit.append(entry.clone()).await;
-            let mut live = shared.lock();
-            match written {
-                Ok(()) => {
-                    // A full queue may have dropped it meanwhile.
-                    if live.unaudited.front() == Some(&entry) {
-                        live.unaudited.pop_front();
-                    }
-                    if live.unaudited.is_empty() {
-                        live.audit_failed = None;
-                    }
-                }
-                Err(error) => {
-                    live.audit_failed = Some(error.to_string());
-                    return;
-                }
-            }
-        }
-    }
-
     /// Folds what the log gave.
     async fn take(&self, batch: Batch) {
         let shared = &self.shared;
@@ -272,8 +206,7 @@ impl Executor {
         }
         self.compare_clocks(&batch);
         // A stop far back in a long batch, or behind it, acts before what is in front of it.
-        let latched = self.latch_brakes(&batch.records);
-        let last = batch.records.last().map_or(0, |record| record.seq);
+        let latched = self.latch_brakes(&batch.records, batch.more);
         if latched && (batch.more || batch.records.len() > 1 || !shared.lock().waits.is_empty()) {
             // Its turn may not come before a restart; the turn of a single one is now, and it is saved then.
             shared.save_latches_aside().await;
@@ -281,15 +214,19 @@ impl Executor {
         if batch.more {
             self.look_ahead(&batch).await;
         }
-        let mut scanned = last;
+        let last = batch.records.last().map(|record| record.seq);
         for record in batch.records {
-            self.take_one(record, &mut scanned).await;
+            self.take_one(record).await;
         }
         let (seq, moved) = {
             let mut live = shared.lock();
-            // What follows may be a stop or a pause: no share rises on half a log.
-            if !batch.more {
-                live.contact(shared.clock.now_us());
+            live.at = last.unwrap_or(live.at);
+            // What follows may be a stop or a pause: no share rises on half a log, or on what a process that stood still was told
+            // before that.
+            let age = batch.asked.map_or(Duration::ZERO, Uptime::elapsed);
+            if !batch.more && age <= CURRENT {
+                let age_us = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+                live.contact(shared.clock.now_us().saturating_sub(age_us));
             }
             let seen = (live.position(), std::mem::take(&mut live.kept_moved));
             shared.publish(live);

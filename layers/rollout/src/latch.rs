@@ -3,6 +3,8 @@
 mod file;
 mod settle;
 mod slots;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -126,7 +126,7 @@ pub use self::{
     catalog::{Catalog, CatalogError, MAX_CATALOG_BYTES, MAX_PARAMS, MAX_VARIANTS, ParamSpec, VariantSpec},
     catalog_source::{CatalogFuture, CatalogSource, CatalogWanted, FetchError, FileCatalogs, NoCatalogs},
     client::{GovernanceClient, MAX_ENTRIES, PROPOSAL_LIFE_US},
-    clock::{Clock, ManualClock, SystemClock},
+    clock::{Clock, ManualClock, SystemClock, Uptime},
     config::{AuditConfig, CatalogConfig, Config},
     digest::{Digest, DigestError, canonical},
     envelope::{
@@ -135,7 +135,7 @@ pub use self::{
     },
     error::{ClientError, ConfigError, Finding, SubmitError},
     event::{Change, Event, OnEvent},
-    executor::{Executor, TICK},
+    executor::{CURRENT, Executor, TICK},
     future::ResponseFuture,
     guard::{GuardAction, GuardConfig},
     handle::{CLIENT_BUFFER, Handle},

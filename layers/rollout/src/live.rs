@@ -1,18 +1,20 @@
 //! The live state of a node: what the log says, what is latched here, and how much of it is served.
 
+mod view;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
-use arqon_message::{Fraction, Sampler, SubjectTrie, TenantId, Threshold};
+use arqon_message::{SubjectTrie, TenantId};
 
+use self::view::{lane_view, pins};
 use crate::{
     apart::{Unsure, Waits},
     apply::Accepted,
     audit::AuditEntry,
-    catalog::VariantSpec,
     digest::Digest,
     event::{Change, Event},
     latch::{Brake, Latch, LatchKey, Latches},
@@ -21,15 +23,12 @@ use crate::{
     record::Record,
     refusal::Refusal,
     reports::Reports,
-    snapshot::{Canary, LaneView, Served, Snapshot, TenantView},
+    snapshot::{Snapshot, TenantView},
     spent::{Idle, Spent},
     state::{Lane, MAX_ORDERS, Scope, State},
-    stats::Stats,
     status::{DecisionStatus, History},
     table::Phase,
-    variant::Variant,
     watch::{Caps, Watch, Watches},
-    wire::VariantId,
 };
 
 /// How many verdicts are kept for the callers that wait for theirs.
@@ -61,6 +60,14 @@ pub(crate) struct Live {
     pub(crate) asked_us: u64,
     /// How far the log was looked through for stops and pauses.
     pub(crate) looked: u64,
+    /// Behind which position it is read, and from where it has to be read once more.
+    pub(crate) at: u64,
+    pub(crate) again: Option<u64>,
+    /// Where it ended when this run first came to its end.
+    pub(crate) backlog_seq: u64,
+    /// Only baselines are served of these tenants before the log was read to its end behind that position: keys are replaced on the
+    /// way there, or it is read once more.
+    pub(crate) unread: BTreeMap<TenantId, u64>,
     /// Why shares are held for the rest of the run: a gap in the log.
     pub(crate) hold: Option<String>,
     /// That this node's clock is ahead of the log's.
@@ -135,6 +142,10 @@ impl Live {
             asking_us: 0,
             asked_us: 0,
             looked: 0,
+            at: 0,
+            again: None,
+            backlog_seq: 0,
+            unread: BTreeMap::new(),
             hold: None,
             clock_ahead: None,
             clock_behind: false,
@@ -166,11 +177,17 @@ impl Live {
         }
     }
 
-    /// The log was read to its end.
-    pub(crate) fn contact(&mut self, now_us: u64) {
-        (self.ended, self.asked_us, self.heard_us) = (true, self.asking_us, now_us);
+    /// The log ended at `at_us`, by this node's clock, where it was read to.
+    pub(crate) fn contact(&mut self, at_us: u64) {
+        if !self.ended {
+            self.backlog_seq = self.seq;
+        }
+        (self.ended, self.asked_us) = (true, self.asking_us);
+        self.heard_us = self.heard_us.max(at_us);
+        let at = self.at;
+        self.unread.retain(|_, seq| *seq > at);
         if self.hold.is_none() && self.clock_ahead.is_none() {
-            self.contact_us = self.contact_us.max(now_us);
+            self.contact_us = self.contact_us.max(at_us);
             self.contact_seq = self.contact_seq.max(self.seq);
             // Few records begin anything.
             if self
@@ -182,6 +199,22 @@ impl Live {
                 self.kept_moved |= std::mem::replace(&mut self.kept_seq, known) != known;
             }
         }
+    }
+
+    /// Behind which position the log is read next.
+    pub(crate) fn read_after(&mut self) -> u64 {
+        if let Some(seq) = self.again.take() {
+            self.at = self.at.min(seq.saturating_sub(1));
+            self.recovered_seq = self.recovered_seq.max(self.seq);
+            // What is read once more was stored long before.
+            self.asked_us = 0;
+        }
+        self.at
+    }
+
+    /// Whether a position is one that this run read, or should have read, before it first came to the log's end.
+    pub(crate) fn is_backlog(&self, seq: u64) -> bool {
+        !self.ended || seq <= self.backlog_seq
     }
 
     pub(crate) fn verdict(&mut self, seq: u64, verdict: Result<(), Refusal>) {
@@ -427,51 +460,4 @@ impl Live {
 pub(crate) fn alone(latches: &Latches, tenant: &TenantId) -> usize {
     let of = |((of, ..), latch): &(&LatchKey, &Latch)| of == tenant && latch.refused.is_some();
     latches.iter().filter(of).count()
-}
-
-fn pins(state: &State) -> HashMap<VariantId, Arc<Variant>> {
-    let resolve = |spec: &VariantSpec| Some((spec.id, state.catalog().resolve(Some(spec.id), None).ok()?));
-    state.catalog().variants().filter_map(resolve).collect()
-}
-
-fn lane_view(
-    state: &State,
-    lane: &Lane,
-    phase: Phase,
-    percent: f64,
-    base: Arc<Variant>,
-    watch: Option<(&Watch, bool)>,
-    metrics: &mut Metrics,
-) -> LaneView {
-    let mut served = |variant: Arc<Variant>, stats: Option<Arc<Stats>>| {
-        let decisions = metrics.decisions(&variant.name);
-        Served {
-            variant,
-            decisions,
-            stats,
-            measured: watch.is_some_and(|(_, measured)| measured),
-        }
-    };
-    if phase == Phase::Stopped {
-        return LaneView {
-            same_for_all: true,
-            base: served(state.catalog().baseline(), None),
-            canary: None,
-        };
-    }
-    let base = served(base, watch.map(|(watch, _)| watch.baseline.clone()));
-    let threshold = Fraction::from_percent(percent).map_or(Threshold::Never, Fraction::threshold);
-    let canary = lane.rollout().map(|rollout| Canary {
-        served: served(
-            rollout.variant().clone(),
-            watch.map(|(watch, _)| watch.canary.clone()),
-        ),
-        threshold,
-        sampler: Sampler::new(rollout.digest.seed()),
-    });
-    LaneView {
-        same_for_all: phase == Phase::Forced,
-        base,
-        canary,
-    }
 }

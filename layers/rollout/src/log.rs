@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SystemClock, Uptime},
     record::{Channel, Record},
     wire::UpstreamMessage,
 };
@@ -58,6 +58,10 @@ pub struct Batch {
     /// What time it was where the log is kept after the read had begun, microseconds since the Unix epoch, if it says so: a node
     /// whose clock is far ahead of that holds its shares.
     pub log_time_us: Option<u64>,
+    /// When that was asked whose answer shows where the log ends, or a moment before it: the log ended no earlier than there then,
+    /// and a stop may have come since. A node that stood still finds such answers in its buffers. None is this moment: for a log
+    /// in this process.
+    pub asked: Option<Uptime>,
 }
 
 /// An ordered, durable log of envelopes: JetStream in the umbrella, memory when embedded.

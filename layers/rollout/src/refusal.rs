@@ -150,6 +150,8 @@ reasons! {
     CatalogVersion = "catalog_version",
     /// A key set that cannot be used.
     InvalidKeys = "invalid_keys",
+    /// This node does not know what others have of the tenant, and serves only its baselines: another one may take it.
+    Held = "held",
     /// The audit trail cannot be written, so nothing may be loosened.
     Audit = "audit",
 }

@@ -30,6 +30,8 @@ pub struct Status {
     pub contact_age_us: Option<u64>,
     /// Why shares are held here and nothing is loosened; None when they are not.
     pub hold: Option<String>,
+    /// The tenant that alone is held by that; None where it is the whole node.
+    pub hold_of: Option<String>,
     /// The digest of the key set with which the log begins, as this node is configured; all nodes of one log need the same. Empty
     /// without a tenant.
     pub first_keys: String,
@@ -44,6 +46,8 @@ pub struct Status {
 pub struct TenantStatus {
     /// Which.
     pub tenant: String,
+    /// The position of the log that this node has come to with it.
+    pub seq: u64,
     /// The number of the key set.
     pub epoch: u64,
     /// The operators' last counter.
@@ -289,6 +293,7 @@ impl Status {
             seq: live.position(),
             contact_age_us: (live.contact_us > 0).then(|| now_us.saturating_sub(live.contact_us)),
             hold: live.held_because(),
+            hold_of: live.held_alone().map(ToString::to_string),
             first_keys: live
                 .first_keys
                 .map_or_else(String::new, |digest| digest.to_string()),
@@ -313,6 +318,7 @@ fn tenant(live: &Live, state: &State, now_us: u64) -> TenantStatus {
     });
     TenantStatus {
         tenant: state.tenant().to_string(),
+        seq: live.position_of(state.tenant()),
         epoch: state.keys().epoch,
         counter: state.counter(),
         catalog_version: state.catalog().version(),

@@ -49,6 +49,9 @@ pub struct Receipt {
     pub held: Vec<String>,
     /// After a stop or a pause: what it found.
     pub reach: Option<Reach>,
+    /// Whether this node has judged it, or knows that it is in force. A stop or a pause that it has not is in force here, and the log
+    /// may refuse it still, for this node too.
+    pub judged: bool,
     /// Whether a stop or a pause holds the whole tenant, because there was no room for one more scope: a resume of the tenant ends
     /// it.
     pub widened: bool,
@@ -171,11 +174,12 @@ impl Handle {
             let appended = timeout(STOP_TIMEOUT, append).await;
             seq = appended.ok().and_then(Result::ok).map(|appended| appended.seq);
         }
-        let mut durable = saved;
+        let (mut durable, mut judged) = (saved, false);
         if let Some(seq) = seq {
             shared.logged(&message);
             let verdict = timeout(STOP_TIMEOUT, shared.judged(seq)).await.ok();
             durable |= shared.log.is_durable() || (verdict.is_some() && shared.audit.is_durable());
+            judged = verdict.is_some();
             if let Some(Err(refusal)) = verdict
                 && refusal.reason != Reason::Duplicate
             {
@@ -199,6 +203,7 @@ impl Handle {
             durable,
             held: Vec::new(),
             reach: Some(reach),
+            judged,
             widened: shared.widened(&tenant, &scope, brake),
         })
     }
@@ -233,6 +238,7 @@ impl Handle {
             durable: shared.log.is_durable() || shared.audit.is_durable(),
             held: shared.held(tenant, &submission),
             reach: None,
+            judged: true,
             widened: false,
         })
     }

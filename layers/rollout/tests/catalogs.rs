@@ -9,13 +9,11 @@ mod site;
 use std::collections::BTreeMap;
 
 use arqon_rollout::{
-    Channel, Control, ControlLog, Digest, DownstreamMessage, EnforcementAction, KeyPair, MAX_WAITING_RECORDS,
-    Phase, Reason, Rotation,
+    Control, Digest, DownstreamMessage, EnforcementAction, KeyPair, Phase, Reason, Rotation,
 };
-use bytes::Bytes;
 
 use self::{
-    node::{Node, enforce, tenant},
+    node::{Node, enforce},
     site::{Site, percent, with, without},
 };
 
@@ -232,44 +230,6 @@ async fn a_node_that_waits_serves_baselines_once_keys_are_replaced_behind_the_ca
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_queue_that_is_full_stops_the_reader_and_no_stop() {
-    let site = Site::start().await;
-    let seq = site.update(2, None).await;
-    let junk = || {
-        site.first
-            .log
-            .append(Channel::Down(tenant("default")), Bytes::from_static(b"{\"x\":1}"))
-    };
-    for _ in 1..MAX_WAITING_RECORDS {
-        junk().await.unwrap();
-    }
-    let other = async |action: EnforcementAction, key: &KeyPair| {
-        let mut control: Control = site.first.control(enforce(action));
-        control.tenant = "other".to_owned();
-        let taken = site.first.submit(control, key).await.unwrap();
-        site.pass(1).await;
-        taken
-    };
-    let phase = |node: &Node| node.handle.status().scope("other", "").unwrap().phase;
-    other(EnforcementAction::SetVariant(42), &site.first.ops).await;
-    assert_eq!(phase(&site.second), Phase::Forced, "at the limit it reads on");
-    junk().await.unwrap();
-    other(EnforcementAction::SetVariant(43), &site.first.ops).await;
-    let of = |node: &Node| node.handle.status().scope("other", "").unwrap().baseline;
-    assert_eq!(
-        (of(&site.first), of(&site.second)),
-        (43, 42),
-        "one more, and it does not"
-    );
-    other(EnforcementAction::EmergencyStop, &site.first.sre).await;
-    assert_eq!(phase(&site.second), Phase::Stopped, "it acts all the same");
-    assert_eq!(site.second.handle.status().seq, seq - 1);
-    site.shelf.put(2, &without(2));
-    site.pass(60).await;
-    site.are_alike();
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_gateway_lets_no_update_into_the_log_that_it_cannot_read() {
     let site = Site::start().await;
     let before = site.first.log.records().len();
@@ -287,4 +247,29 @@ async fn a_gateway_lets_no_update_into_the_log_that_it_cannot_read() {
     assert_eq!(site.first.log.records().len(), before);
     site.pass(10).await;
     site.are_alike();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_gets_into_the_log_with_a_digest_and_with_its_bytes_kept_or_not_at_all() {
+    let site = Site::start().await;
+    site.shelf.put(2, &without(2));
+    let before = site.first.log.records().len();
+    let update = async |digest: Option<String>| {
+        let update = site.second.control(DownstreamMessage::CatalogUpdate {
+            version: 2,
+            source_uri: "kv://c/2".to_owned(),
+            digest,
+        });
+        site.second.submit(update, &site.second.ops).await
+    };
+    let digest = Some(Digest::of_bytes(without(2).as_bytes()).to_string());
+    assert_eq!(update(None).await.unwrap_err(), Reason::Catalog, "it names none");
+    site.shelf.keeps(false);
+    assert_eq!(update(digest.clone()).await.unwrap_err(), Reason::Catalog);
+    assert_eq!(site.first.log.records().len(), before, "neither is in the log");
+    site.shelf.keeps(true);
+    update(digest).await.unwrap();
+    site.pass(10).await;
+    site.are_alike();
+    assert_eq!(site.second.handle.status().tenants[0].catalog_version, 2);
 }

@@ -268,10 +268,14 @@ async fn hostile_messages_change_nothing() {
     };
     let control = node.control(unramped);
     assert_eq!(node.submit(control, &node.ops).await, Err(Reason::Unramped));
-    // Only the counter has moved: what was authentic is spent.
+    // Only the counter has moved, and the position: what was authentic is spent.
     let mut tenants = node.handle.status().tenants;
     assert!(tenants[0].counter > before.tenants[0].counter);
     tenants[0].counter = before.tenants[0].counter;
+    for (now, then) in tenants.iter_mut().zip(&before.tenants) {
+        assert!(now.seq > then.seq);
+        now.seq = then.seq;
+    }
     assert_eq!(tenants, before.tenants);
     assert!(node.cohort().await.is_empty());
 

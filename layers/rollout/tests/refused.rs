@@ -197,6 +197,25 @@ async fn stops_in_a_loop_are_taken_and_do_not_grow_the_log() {
     assert_eq!(node.phase(), Phase::Stopped);
 }
 
+#[tokio::test(start_paused = true)]
+async fn stops_in_a_loop_at_a_node_that_does_not_read_the_log_do_not_grow_it_either() {
+    let node = Node::start();
+    node.settle().await;
+    node.run.abort();
+    // It cannot say that the log has one already.
+    node.clock.advance(Duration::from_secs(4));
+    for _ in 0..40 {
+        let stop = node.control(enforce(EnforcementAction::EmergencyStop));
+        let taken = node.submit(stop, &node.sre).await.unwrap();
+        assert_eq!(taken.state, Phase::Stopped);
+    }
+    assert_eq!(
+        node.log.records().len(),
+        1 + 16,
+        "the first acts, a burst of others is written at once, and the rest waits"
+    );
+}
+
 async fn scoped(node: &Node, action: EnforcementAction, scope: &str) -> Receipt {
     let control = node.control(enforce(action)).with_scope(scope);
     node.submit(control, &node.ops).await.unwrap()

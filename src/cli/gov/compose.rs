@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     Action, Approve, Enforce, Outcome, Propose, Reasoned, Sign, Signing, Usage,
     deliver::{Letter, deliver},
+    kept,
     keys::{digest_of, param, read},
     print, runtime,
     target::Target,
@@ -76,6 +77,14 @@ pub(super) fn sign(sign: &Sign, json: bool, out: &mut impl Write) -> Result<Outc
         name_digest(&mut message, sign.catalog.as_deref())?;
         control(&sign.signing, &sign.target, message, EXPIRES_US).sign(&keys)?
     };
+    if let Some(url) = &sign.target.nats
+        && let Ok(control) = envelope.control()
+    {
+        // Nothing is in the log before all who read it can have its bytes.
+        let message = &control.message;
+        let creds = sign.target.creds.as_deref();
+        runtime()?.block_on(kept::keep(url, creds, message, sign.catalog.as_deref()))?;
+    }
     if sign.target.is_named() {
         // What others have signed, too, cannot be signed anew by one of them.
         let letter = Letter {
@@ -94,15 +103,15 @@ fn name_digest(message: &mut Message, catalog: Option<&Path>) -> Result<(), Usag
     let Message::Downstream(DownstreamMessage::CatalogUpdate {
         version,
         source_uri,
-        digest: digest @ None,
+        digest,
     }) = message
     else {
-        anyhow::ensure!(
-            catalog.is_none(),
-            "--catalog is for a catalog_update without a digest"
-        );
+        anyhow::ensure!(catalog.is_none(), "--catalog is for a catalog_update");
         return Ok(());
     };
+    if digest.is_some() {
+        return Ok(());
+    }
     let read = |path: &Path| {
         let named = path.display();
         let bytes = std::fs::read(path).map_err(|error| anyhow::anyhow!("{named}: {error}"))?;
@@ -124,7 +133,8 @@ fn name_digest(message: &mut Message, catalog: Option<&Path>) -> Result<(), Usag
         // What is signed goes to standard output.
         writeln!(
             std::io::stderr(),
-            "the update names no digest, and nodes cannot tell whether they read the same bytes: give --catalog FILE"
+            "the update names no digest, so nodes cannot tell whether they read the same bytes, and a gateway on NATS refuses it: give \
+             --catalog FILE"
         )?;
         return Ok(());
     };

@@ -279,6 +279,10 @@ fn taken_line(target: &str, taken: &Value) -> String {
     let state = taken["state"].as_str().unwrap_or_default();
     let what = match taken["seq"].as_u64() {
         _ if taken["duplicate"] == true => format!("had it already, the state is {state}"),
+        Some(seq) if taken["judged"] == false => format!(
+            "in force here, {state}; the log has it at position {seq}, and this gateway has not judged it: the log may refuse it, see \
+             `gov status`"
+        ),
         Some(seq) => format!("in force, {state}, position {seq} of the log"),
         None => format!("in force here, {state}; the log does not have it yet, the gateway goes on with it"),
     };
@@ -400,6 +404,12 @@ mod tests {
             &json!({ "state": "stopped", "seq": 7, "durable": true, "widened": true }),
         );
         assert!(line.contains("it holds the whole tenant"), "{line}");
+        let unjudged = json!({ "state": "stopped", "seq": 7, "durable": true, "judged": false });
+        let line = taken_line("t", &unjudged);
+        assert!(
+            line.contains("in force here") && line.contains("may refuse it"),
+            "{line}"
+        );
         let held = json!({ "state": "idle", "seq": 8, "durable": true, "held": ["", "in.t.t.a.>"] });
         let line = taken_line("t", &held);
         assert!(

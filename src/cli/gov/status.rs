@@ -129,6 +129,12 @@ pub(super) fn of_tenant<'a>(tenants: &'a [Value], chosen: &str) -> Result<&'a Va
     })
 }
 
+/// What holds a tenant: what holds the whole gateway, and what holds it alone. Of another tenant nothing is said.
+fn holds<'a>(tenant: &'a Value, rollout: &'a Value) -> impl Iterator<Item = &'a str> {
+    let node = rollout["hold"].as_str().filter(|_| rollout["hold_of"].is_null());
+    node.into_iter().chain(tenant["hold"].as_str())
+}
+
 fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result<(), Usage> {
     let now_us = SystemClock::new().now_us();
     writeln!(
@@ -137,13 +143,13 @@ fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result
         tenant["tenant"].as_str().unwrap_or_default(),
         tenant["epoch"],
         tenant["catalog_version"],
-        rollout["seq"],
+        tenant["seq"],
         rollout["contact_age_us"].as_u64().map_or_else(
             || "not read yet".to_owned(),
             |age| format!("read {} ago", ago(age))
         ),
     )?;
-    if let Some(hold) = rollout["hold"].as_str() {
+    for hold in holds(tenant, rollout) {
         writeln!(out, "  held: {hold}")?;
     }
     if let Some(alone) = tenant["alone"].as_u64().filter(|alone| *alone > 0) {
@@ -165,4 +171,33 @@ fn print_tenant(tenant: &Value, rollout: &Value, out: &mut impl Write) -> Result
         writeln!(out, "  {}", super::print::decision(decision))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_is_shown_under_the_tenant_it_belongs_to_and_of_the_whole_gateway_under_each() {
+        let tenants = json!([
+            { "tenant": "a", "seq": 7, "hold": null },
+            { "tenant": "b", "seq": 3, "hold": "b waits" },
+        ]);
+        let shown = |hold: &str, of: Value| {
+            let rollout = json!({ "seq": 3, "hold": hold, "hold_of": of, "tenants": tenants });
+            let mut out = Vec::new();
+            print(&rollout, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let alone = shown("b waits", json!("b"));
+        let (a, b) = alone.split_once("tenant b").unwrap();
+        assert!(a.contains("position 7 of the log") && !a.contains("held"), "{a}");
+        assert!(
+            b.contains("position 3 of the log") && b.matches("held: b waits").count() == 1,
+            "{b}"
+        );
+        let all = shown("a gap", Value::Null);
+        assert_eq!(all.matches("held: a gap").count(), 2, "{all}");
+        assert_eq!(all.matches("held: b waits").count(), 1, "{all}");
+    }
 }

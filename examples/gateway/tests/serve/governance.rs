@@ -11,6 +11,7 @@ mod keys;
 mod kills;
 mod missed;
 mod orders;
+mod past;
 mod sessions;
 mod site;
 mod spent;

@@ -19,7 +19,7 @@ impl Executor {
         }
         let look = async {
             while let Ok(next) = shared.log.read(at).await {
-                if self.latch_brakes(&next.records) {
+                if self.latch_brakes(&next.records, true) {
                     // What is in front of them may take longer than this process lives.
                     shared.save_latches_aside().await;
                 }
@@ -103,7 +103,7 @@ impl Executor {
                 () = &mut again => return,
                 read = self.shared.log.read(*scanned) => {
                     let Ok(batch) = read else { return again.await };
-                    if self.latch_brakes(&batch.records) {
+                    if self.latch_brakes(&batch.records, true) {
                         self.shared.save_latches_aside().await;
                     }
                     *scanned = batch.records.last().map_or(*scanned, |record| record.seq);
@@ -112,27 +112,40 @@ impl Executor {
         }
     }
 
-    /// Puts the stops and pauses among records in force ahead of their turn; anything else waits for it. Whether any was new.
-    pub(super) fn latch_brakes(&self, records: &[Record]) -> bool {
-        let mut moved = false;
+    /// Puts the stops and pauses among records in force ahead of their turn; anything else waits for it. Whether any was new. Where
+    /// keys are replaced `ahead`, in front of more than a batch, a stop by a new key cannot be told from a stranger's: of that tenant
+    /// only baselines are served before the end of the log.
+    pub(super) fn latch_brakes(&self, records: &[Record], ahead: bool) -> bool {
+        let (mut moved, mut unread) = (false, false);
         for record in records {
             let read = Envelope::parse(&record.envelope).and_then(|envelope| envelope.control());
+            let Ok(control) = read else { continue };
             // Signatures are only checked of what claims to be one.
-            let Some(brake) = read.as_ref().ok().and_then(Brake::of) else {
+            let (brake, rotates) = (
+                Brake::of(&control),
+                ahead && matches!(control.message, Message::Rotation(_)),
+            );
+            if brake.is_none() && !rotates {
                 continue;
-            };
+            }
             let mut live = self.shared.lock();
             let Ok(order) = precheck(&live, record) else {
                 continue;
             };
-            if let Ok(scope) = Scope::of_order(order.control.scope.as_deref(), record.channel.tenant()) {
+            let tenant = record.channel.tenant();
+            let Some(brake) = brake else {
+                let at = live.unread.entry(tenant.clone()).or_default();
+                (*at, unread) = (record.seq.max(*at), true);
+                continue;
+            };
+            if let Ok(scope) = Scope::of_order(order.control.scope.as_deref(), tenant) {
                 let message = (record.channel.clone(), record.envelope.clone());
                 moved |= self
                     .shared
                     .latch(&mut live, &order, &scope, brake, message, Some(record.seq));
             }
         }
-        if moved {
+        if moved || unread {
             self.shared.publish(self.shared.lock());
         }
         moved

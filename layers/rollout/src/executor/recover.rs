@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::apart::{is_of_keys, key_gone, unsure_of};
+use crate::apart::{is_of_configured_keys, is_of_keys, key_gone, unsure_of};
 
 /// How the trail and today's configuration disagree about one record.
 pub(super) enum Said {
@@ -75,6 +75,15 @@ pub(super) fn judge(
             let gone = key_gone(record).unwrap_or(refusal);
             (Err(gone.clone()), Said::Lost(gone))
         }
+        // Nobody has judged it here: its tenant was not served. To this node it comes from before its first contact.
+        (Err(refusal), Some(Err(reason)))
+            if reason == Reason::WrongTenant.as_str() && shared && is_of_configured_keys(state, &refusal) =>
+        {
+            match key_gone(record) {
+                Some(gone) => (Err(gone.clone()), Said::Lost(gone)),
+                None => (Err(refusal), Said::Alike),
+            }
+        }
         // A tenant that was not served here then is folded anew.
         (Ok(accepted), Some(Err(reason))) if reason != Reason::WrongTenant.as_str() => {
             // Other nodes may have it, and a brake only tightens.
@@ -145,6 +154,7 @@ impl Executor {
         (live.recovered_seq, live.contact_seq) =
             (live.seq, known.map_or(live.seq, |known| known.min(live.seq)));
         live.seq = last_in_row(records.values()).map_or(live.seq, |last| last.seq);
+        live.at = live.seq;
         let position = live.position();
         let apart: Vec<String> = live
             .unsure
@@ -153,7 +163,7 @@ impl Executor {
             .collect();
         self.shared.publish(live);
         // What is behind a catalog that is waited for brakes all the same.
-        self.latch_brakes(&waiting);
+        self.latch_brakes(&waiting, false);
         self.shared.save_latches();
         self.shared.position.send_replace(position);
         differs.tell(&self.shared);

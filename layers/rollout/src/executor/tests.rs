@@ -1,6 +1,7 @@
 //! One log, one state, however it is read; and how much work many scopes are.
 
 mod behind;
+mod current;
 mod ends;
 mod kept;
 mod nodes;

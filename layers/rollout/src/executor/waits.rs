@@ -11,34 +11,30 @@ pub(crate) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Executor {
     /// Folds a record of the log, or lets it wait with its tenant.
-    pub(super) async fn take_one(&self, record: Record, scanned: &mut u64) {
+    pub(super) async fn take_one(&self, record: Record) {
         let shared = &self.shared;
-        let mut told = false;
-        loop {
-            // Not in the scrutinee: the lock would be held in the arms.
-            let place = shared.lock().place(&record);
-            match place {
-                Place::Folded | Place::Queued => return,
-                Place::Now => {
-                    let backlog = !shared.lock().ended;
-                    return self.fold(record, None, backlog).await;
-                }
-                Place::Waits => {
-                    self.show();
-                    return self.go_on(record.channel.tenant(), AT_ONCE).await;
-                }
-                Place::Full => {
-                    if !std::mem::replace(&mut told, true) {
-                        let message = format!(
-                            "{} records wait for catalogs that are not there: the log is read no further than position {}",
-                            crate::MAX_WAITING_RECORDS,
-                            record.seq.saturating_sub(1)
-                        );
-                        shared.alert(AlertSeverity::Critical, message);
-                    }
-                    self.show();
-                    self.wait_for_brakes(TICK, scanned).await;
-                }
+        // Not in the scrutinee: the lock would be held in the arms.
+        let place = shared.lock().place(&record);
+        match place {
+            Place::Folded | Place::Queued => {}
+            Place::Now => {
+                let backlog = shared.lock().is_backlog(record.seq);
+                self.fold(record, None, backlog).await;
+            }
+            Place::Waits => {
+                self.show();
+                self.go_on(record.channel.tenant(), AT_ONCE).await;
+            }
+            Place::Full => {
+                let tenant = record.channel.tenant();
+                let message = format!(
+                    "{} records wait for catalogs that are not there: those of tenant `{tenant}` from position {} on are read again when \
+                     they have their turn, and only baselines are served of it before",
+                    crate::MAX_WAITING_RECORDS,
+                    record.seq
+                );
+                shared.alert(AlertSeverity::Critical, message);
+                self.show();
             }
         }
     }
@@ -95,12 +91,17 @@ impl Executor {
         self.show();
     }
 
-    /// The next one that waits; there is no wait any more when there is none.
+    /// The next one that waits; without any the wait is over, or the log is read again for the rest.
     fn first_of(&self, tenant: &TenantId) -> Option<Queued> {
         let mut live = self.shared.lock();
-        let first = live.waits.get(tenant)?.queue.front().cloned();
+        let wait = live.waits.get_mut(tenant)?;
+        let first = wait.queue.front().cloned();
         if first.is_none() {
-            live.waits.remove(tenant);
+            wait.busy = false;
+            match wait.over {
+                None => drop(live.waits.remove(tenant)),
+                over => live.again = live.again.min(over).or(over),
+            }
         }
         first
     }
@@ -115,7 +116,8 @@ impl Executor {
                 return false;
             };
             let told = wait.missed(error, version, tell);
-            let behind: Vec<Record> = wait.queue.iter().skip(1).map(|of| of.record.clone()).collect();
+            let behind = wait.queue.iter().skip(1).map(|of| &of.record);
+            let behind: Vec<Record> = behind.chain(&wait.newer).cloned().collect();
             let rotates = wait.rotates;
             let why = told.then(|| live.apart(tenant)).flatten();
             let given_up = live

@@ -122,7 +122,14 @@ impl Shared {
             let detail = "the audit trail cannot be written: only a stop or a pause is taken";
             return Outlook::Unable(Refusal::new(Reason::Audit, detail));
         }
+        if let Some(why) = self.lock().beyond(tenant, &submission.control) {
+            return Outlook::Unable(Refusal::new(Reason::Held, why));
+        }
         if let Some(wanted) = catalog_wanted(&submission.control).filter(|of| of.version > newest(&state)) {
+            if wanted.digest.is_none() && self.log.is_durable() {
+                let detail = "the update names no digest, so that nodes cannot tell whether they read the same bytes: sign it with --catalog FILE";
+                return Outlook::Unable(Refusal::new(Reason::Catalog, detail));
+            }
             match self.catalog(wanted, FETCH_TIMEOUT).await {
                 Ok(catalog) => submission.record.catalog = Some(catalog),
                 // No node follows it, now or later.
@@ -138,8 +145,10 @@ impl Shared {
         if let (Ok(()), Some(wanted), Some(bytes)) = (&verdict, catalog_wanted(&submission.control), catalog)
             && let Err(error) = self.catalogs.keep(wanted, bytes).await
         {
-            let message = format!("a catalog could not be kept for nodes that come late: {error}");
-            self.alert(AlertSeverity::Warning, message);
+            let detail = format!(
+                "it could not be kept for nodes that come late, and is not in the log: {error}; sign it anew then"
+            );
+            return Outlook::Unable(Refusal::new(Reason::Catalog, detail));
         }
         match verdict {
             Ok(()) => Outlook::Good,
@@ -190,6 +199,7 @@ impl Shared {
             durable: saved && (self.log.is_durable() || self.audit.is_durable()),
             held: Vec::new(),
             reach: Brake::of(&submission.control).map(|_| self.reach(tenant, &submission.scope)),
+            judged: true,
             widened: Brake::of(&submission.control)
                 .is_some_and(|(brake, _)| self.widened(tenant, &submission.scope, brake)),
         }

@@ -1,8 +1,12 @@
-//! Two nodes on one log, of which one lacks catalogs.
+//! Two nodes on one log that have not the same catalogs.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,19 +17,30 @@ use arqon_rollout::{
 };
 use bytes::Bytes;
 
-use crate::node::{Node, catalog};
+use crate::node::{Node, catalog, tenant};
 
 /// What a node finds at `kv://c/<version>`.
 #[derive(Clone, Default)]
-pub(crate) struct Shelf(Arc<Mutex<BTreeMap<u64, Option<String>>>>);
+pub(crate) struct Shelf {
+    catalogs: Arc<Mutex<BTreeMap<u64, Option<String>>>>,
+    fails: Arc<AtomicBool>,
+}
 
 impl Shelf {
     pub(crate) fn put(&self, version: u64, json: &str) {
-        self.0.lock().unwrap().insert(version, Some(json.to_owned()));
+        self.catalogs
+            .lock()
+            .unwrap()
+            .insert(version, Some(json.to_owned()));
+    }
+
+    /// Whether what gets into the log can be kept.
+    pub(crate) fn keeps(&self, keeps: bool) {
+        self.fails.store(!keeps, Ordering::SeqCst);
     }
 
     pub(crate) fn is_away(&self, version: u64) {
-        self.0.lock().unwrap().insert(version, None);
+        self.catalogs.lock().unwrap().insert(version, None);
     }
 }
 
@@ -33,7 +48,7 @@ impl CatalogSource for Shelf {
     fn fetch(&self, wanted: CatalogWanted<'_>) -> CatalogFuture<'_> {
         let uri = wanted.uri.to_owned();
         let asked: u64 = uri.rsplit('/').next().unwrap().parse().unwrap();
-        let answer = match self.0.lock().unwrap().get(&asked).cloned() {
+        let answer = match self.catalogs.lock().unwrap().get(&asked).cloned() {
             Some(Some(json)) => Ok(Bytes::from(json)),
             Some(None) => Err(FetchError::Unavailable {
                 uri,
@@ -45,6 +60,19 @@ impl CatalogSource for Shelf {
             }),
         };
         Box::pin(std::future::ready(answer))
+    }
+
+    fn keep(&self, wanted: CatalogWanted<'_>, _: Bytes) -> CatalogFuture<'_, ()> {
+        let failed = FetchError::Unavailable {
+            uri: wanted.uri.to_owned(),
+            source: "no leader".into(),
+        };
+        let kept = if self.fails.load(Ordering::SeqCst) {
+            Err(failed)
+        } else {
+            Ok(())
+        };
+        Box::pin(std::future::ready(kept))
     }
 }
 
@@ -61,7 +89,7 @@ pub(crate) fn with(version: u64) -> String {
 
 /// A log that outlives its readers.
 #[derive(Clone)]
-struct Kept(MemoryLog);
+pub(crate) struct Kept(pub(crate) MemoryLog);
 
 impl ControlLog for Kept {
     fn append(&self, channel: Channel, envelope: Bytes) -> LogFuture<'_, Appended> {
@@ -92,7 +120,7 @@ impl AuditSink for Trail {
 }
 
 impl Trail {
-    fn records(&self) -> Vec<Recovered> {
+    pub(crate) fn records(&self) -> Vec<Recovered> {
         let entries = self.0.lock().unwrap().clone();
         let recovered = entries.into_iter().filter_map(|entry| {
             Some(Recovered {
@@ -120,11 +148,10 @@ pub(crate) struct Site {
     pub(crate) second: Node,
     pub(crate) shelf: Shelf,
     pub(crate) trail: Trail,
-    /// Where the second one's slots are.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
-fn beside(node: &Node, config: &Config, shelf: &Shelf, trail: &Trail) -> Node {
+pub(crate) fn beside(node: &Node, config: &Config, shelf: &Shelf, trail: &Trail) -> Node {
     let executor = Executor::builder(config)
         .catalog(catalog())
         .catalogs(shelf.clone())
@@ -168,7 +195,7 @@ impl Site {
             second,
             shelf,
             trail,
-            _folder: folder,
+            folder,
         };
         site.pass(60).await;
         site.until(|site| percent(&site.second) > 19.0).await;
@@ -200,18 +227,24 @@ impl Site {
     }
 
     pub(crate) async fn update(&self, version: u64, digest: Option<String>) -> u64 {
+        let unnamed = digest.is_none();
         let update = self.first.control(DownstreamMessage::CatalogUpdate {
             version,
             source_uri: format!("kv://c/{version}"),
             digest,
         });
-        let seq = self
-            .first
-            .submit(update, &self.first.ops)
-            .await
-            .unwrap()
-            .seq
-            .unwrap();
+        let seq = if unnamed {
+            // No gateway lets one in, but there may be some from before.
+            let envelope = update.sign(&[&self.first.ops]).unwrap().to_json();
+            let log = &self.first.log;
+            let appended = log
+                .append(Channel::Down(tenant("default")), envelope.into())
+                .await;
+            appended.unwrap().seq
+        } else {
+            let taken = self.first.submit(update, &self.first.ops).await;
+            taken.unwrap().seq.unwrap()
+        };
         self.pass(1).await;
         seq
     }
@@ -222,6 +255,7 @@ impl Site {
         let _ended = (&mut self.second.run).await;
         self.second = beside(&self.first, &self.second.config, &self.shelf, &self.trail);
         self.pass(1).await;
+        assert!(self.folder.path().exists());
     }
 
     pub(crate) fn are_alike(&self) {

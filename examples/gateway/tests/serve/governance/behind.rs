@@ -1,5 +1,8 @@
 //! Nodes that know less than the others: they missed a part of the log, or start with other keys.
 
+use std::time::Instant;
+
+use arqon::rollout::CURRENT;
 use arqon_test_support::NatsServer;
 use serde_json::Value;
 
@@ -33,6 +36,7 @@ async fn a_node_that_was_away_serves_nothing_of_what_it_missed_before_it_has_rea
     let first = Gateway::ready(&config("gw-1"), &[]).await;
     let second = Gateway::ready(&config("gw-2"), &[]).await;
     second.signal("STOP");
+    let stands_still = Instant::now();
     site.roll_out(&first, "p1", ["100", "0", "100"]).await;
     assert_eq!(variant(&first, 1).await, "fast");
     // More than one batch, and all of it takes time to judge and to write down.
@@ -44,6 +48,8 @@ async fn a_node_that_was_away_serves_nothing_of_what_it_missed_before_it_has_rea
     site.gov(&first, "sre-1", &["stop", "--reason", "fire"]).await;
     let end = 2 + 600 + 1;
     eventually(async || (rollout(&first).await["seq"] == end).then_some(())).await;
+    // What it asked before it stood still is no news any more.
+    eventually(async || (stands_still.elapsed() > 2 * CURRENT).then_some(())).await;
     second.signal("CONT");
     assert_eq!(served_until(&second, end).await, ["stable"]);
     becomes(&second, "stopped").await;

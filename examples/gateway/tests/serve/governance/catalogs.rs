@@ -64,14 +64,16 @@ async fn a_catalog_in_kv_is_read_once_and_then_only_replaced_by_a_signed_update(
     let digest = Digest::of_bytes(second.as_bytes()).to_string();
     let flipped = digest.replace(['0', '1'], "2");
     for (uri, digest, reason) in [
-        ("http://127.0.0.1/catalog.json", None, "catalog"),
-        ("kv://ARQON_AUDIT/gw-1", None, "catalog"),
-        ("kv://ARQON_CATALOG/main", Some(flipped), "catalog"),
-        ("kv://ARQON_CATALOG/none", None, "catalog"),
-        ("kv://NONE/main", None, "catalog"),
-        ("kv://ARQON_CATALOG", None, "catalog"),
-        ("file:///etc/passwd", None, "catalog"),
+        ("http://127.0.0.1/catalog.json", &digest, "catalog"),
+        ("kv://ARQON_AUDIT/gw-1", &digest, "catalog"),
+        ("kv://ARQON_CATALOG/main", &flipped, "catalog"),
+        ("kv://ARQON_CATALOG/none", &digest, "catalog"),
+        ("kv://NONE/main", &digest, "catalog"),
+        ("kv://ARQON_CATALOG", &digest, "catalog"),
+        ("file:///etc/passwd", &digest, "catalog"),
+        ("kv://ARQON_CATALOG/main", &String::new(), "catalog"),
     ] {
+        let digest = Some(digest.clone()).filter(|digest| !digest.is_empty());
         let refused = update(&site, &gateway, 2, uri, digest).await;
         assert_eq!(refused.code, 1, "{uri}: {refused:?}");
         assert!(

@@ -5,8 +5,8 @@ use crate::{Clock as _, Phase};
 
 /// People's messages, as a log stores them long before the node's clock.
 #[derive(Default)]
-struct Desk {
-    seq: u64,
+pub(super) struct Desk {
+    pub(super) seq: u64,
 }
 
 impl Desk {
@@ -32,7 +32,12 @@ impl Desk {
     }
 
     /// A proposal and its approval.
-    fn roll_out(&mut self, id: &str, percent: f64) -> [Record; 2] {
+    pub(super) fn roll_out(&mut self, id: &str, percent: f64) -> [Record; 2] {
+        self.roll_out_at(id, (percent, 0.0, percent))
+    }
+
+    /// With a ramp: from, by how much a minute, to.
+    pub(super) fn roll_out_at(&mut self, id: &str, (from, by, to): (f64, f64, f64)) -> [Record; 2] {
         let (ops, _) = keys();
         let proposal = Proposal {
             id: id.to_owned(),
@@ -44,9 +49,9 @@ impl Desk {
         let mut proposed = self.said(proposal, &ops);
         proposed.channel = Channel::Up(tenant(), "node".parse_node());
         let rollout = Some(RolloutConfig {
-            initial_percent: percent,
-            increment_per_minute: 0.0,
-            max_percent: percent,
+            initial_percent: from,
+            increment_per_minute: by,
+            max_percent: to,
         });
         let approval = DownstreamMessage::Approval {
             proposal_id: id.to_owned(),
@@ -68,23 +73,23 @@ impl Desk {
     }
 }
 
-fn part(records: &[Record]) -> Batch {
+pub(super) fn part(records: &[Record]) -> Batch {
     Batch {
         more: true,
         ..batch(records)
     }
 }
 
-fn phase(executor: &Executor) -> Phase {
+pub(super) fn phase(executor: &Executor) -> Phase {
     executor.handle().status().scope("t", "").unwrap().phase
 }
 
-fn percent(executor: &Executor) -> f64 {
+pub(super) fn percent(executor: &Executor) -> f64 {
     executor.handle().status().scope("t", "").unwrap().percent
 }
 
 /// How many of a hundred users get something else than the baseline.
-fn served(executor: &Executor) -> usize {
+pub(super) fn served(executor: &Executor) -> usize {
     let layer = RolloutLayer::new(&executor.handle());
     let is_served = |user: &u32| {
         let (mut headers, mut extensions) = (http::HeaderMap::new(), http::Extensions::new());

@@ -397,3 +397,48 @@ fn an_update_that_others_may_have_taken_is_waited_for_and_what_is_behind_it_is_n
         assert_eq!(told, waits, "{reason}");
     }
 }
+
+#[test]
+fn a_stop_in_front_of_a_tenant_that_is_added_later_is_key_gone_where_its_key_is() {
+    let (ops, sre) = keys();
+    let stopped = log(&[(EnforcementAction::EmergencyStop, &sre)]);
+    // The trail of a gateway that did not serve the tenant.
+    let unserved = || {
+        let wrong = |record: &Record| Recovered {
+            verdict: Some(Err(Reason::WrongTenant.to_string())),
+            record: record.clone(),
+        };
+        stopped.iter().map(wrong)
+    };
+    let gone = Config {
+        stop_keys: vec![KeyPair::from_seed("sre-2", [3; 32]).public().to_config()],
+        ..config()
+    };
+    let executor = kept_of(&config());
+    executor.recover(unserved());
+    assert_eq!(
+        seen(&executor),
+        (Phase::Stopped, 0.0, None),
+        "with its key it is in force"
+    );
+    let executor = kept_of(&gone);
+    executor.recover(unserved());
+    let (_, percent, hold) = seen(&executor);
+    assert_eq!(percent.to_bits(), 0.0_f64.to_bits());
+    assert!(
+        hold.as_ref().is_some_and(|hold| hold.contains("key_gone")),
+        "{hold:?}"
+    );
+    // What was no stop is nothing to be afraid of, nor is a log that is this process's own.
+    let others = Config {
+        keys: vec![KeyPair::from_seed("ops-2", [4; 32]).public().to_config()],
+        stop_keys: vec![ops.public().to_config()],
+        ..config()
+    };
+    let executor = kept_of(&others);
+    executor.recover(unserved().take(2));
+    assert_eq!(seen(&executor), (Phase::Idle, 0.0, None));
+    let executor = executor_of(&gone);
+    executor.recover(unserved());
+    assert_eq!(seen(&executor).2, None);
+}
