@@ -55,11 +55,26 @@ impl ConnectionId {
     pub const fn as_u128(self) -> u128 {
         self.0
     }
+
+    /// Its 32 lower-case hex digits.
+    #[must_use]
+    pub const fn hex(self) -> [u8; 32] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let bytes = self.0.to_be_bytes();
+        let mut hex = [0; 32];
+        let mut at = 0;
+        while at < bytes.len() {
+            hex[2 * at] = DIGITS[(bytes[at] >> 4) as usize];
+            hex[2 * at + 1] = DIGITS[(bytes[at] & 15) as usize];
+            at += 1;
+        }
+        hex
+    }
 }
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        f.write_str(std::str::from_utf8(&self.hex()).expect("hex digits are ASCII"))
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A tenant's name: 1 to 64 characters of `[A-Za-z0-9_-]` (DESIGN 4).
 ///
 /// It goes unchanged into subjects and keys, so it is never folded, trimmed or escaped: a name that does not fit is an
 /// error. It comes from the *verified* claim `tenant_id`, or is fixed by the program.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct TenantId(Arc<str>);
 
 /// The longest tenant name, in bytes.
@@ -48,6 +48,13 @@ pub struct InvalidTenantId(String);
 impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// As its text.
+impl Serialize for TenantId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

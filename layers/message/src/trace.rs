@@ -179,12 +179,7 @@ impl TraceKey {
 
 impl From<ConnectionId> for TraceKey {
     fn from(id: ConnectionId) -> Self {
-        let mut hex = [0; 32];
-        for (at, digit) in hex.iter_mut().enumerate() {
-            let nibble = (id.as_u128() >> (4 * (31 - at))) & 0xf;
-            *digit = b"0123456789abcdef"[nibble as usize];
-        }
-        Self::build(b"c:", &hex, KeySource::Connection).expect("34 bytes fit")
+        Self::build(b"c:", &id.hex(), KeySource::Connection).expect("34 bytes fit")
     }
 }
 
