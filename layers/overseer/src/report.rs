@@ -69,9 +69,9 @@ pub struct Facts {
     pub rewrites: bool,
     /// Whether it is called for responses too.
     pub sees_responses: bool,
-    /// Initial memory in pages of 64 KiB.
+    /// Initial memory in pages of 64 KiB, begun ones counted.
     pub pages: u64,
-    /// Declared maximum of its memory in pages.
+    /// Declared maximum of its memory in such pages.
     pub pages_max: Option<u64>,
     /// Functions it defines.
     pub functions: usize,

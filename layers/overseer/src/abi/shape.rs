@@ -2,7 +2,7 @@
 
 use wasmparser::{ExternalKind, FuncType, Parser, Payload, TypeRef, ValType, Validator, WasmFeatures};
 
-/// Bytes of a Wasm page.
+/// Bytes of a Wasm page, where a memory does not say another size.
 pub(crate) const PAGE_BYTES: u64 = 65_536;
 
 /// The outline of a module.
@@ -36,6 +36,9 @@ pub(crate) struct Export {
 
 #[derive(Debug)]
 pub(crate) struct Memory {
+    /// Bytes it starts with.
+    pub(crate) bytes: u64,
+    /// The same, begun pages of 64 KiB, whatever size of page it says.
     pub(crate) pages: u64,
     pub(crate) pages_max: Option<u64>,
     pub(crate) imported: bool,
@@ -231,9 +234,12 @@ impl Reader {
     }
 
     fn memory(&mut self, memory: wasmparser::MemoryType, imported: bool) {
+        let page = 1_u64 << memory.page_size_log2.unwrap_or(PAGE_BYTES.ilog2());
+        let bytes = |pages: u64| pages.saturating_mul(page);
         self.shape.memories.push(Memory {
-            pages: memory.initial,
-            pages_max: memory.maximum,
+            bytes: bytes(memory.initial),
+            pages: bytes(memory.initial).div_ceil(PAGE_BYTES),
+            pages_max: memory.maximum.map(|pages| bytes(pages).div_ceil(PAGE_BYTES)),
             imported,
             shared: memory.shared,
             wide: memory.memory64,

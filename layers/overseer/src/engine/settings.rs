@@ -53,10 +53,14 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Features a guest may use: Wasm 2 and what deterministic single-threaded code needs of 3.
+    /// Features a guest may use: Wasm 2, what deterministic single-threaded code needs of 3, and memories that say their size
+    /// in bytes (the proposal custom-page-sizes): what a memory has is cleared after each call, and few need 64 KiB.
     pub(crate) fn features() -> WasmFeatures {
         // `GC_TYPES` is wasmparser's name for what needs a collector, such as `externref`.
-        (WasmFeatures::WASM2 | WasmFeatures::EXTENDED_CONST | WasmFeatures::TAIL_CALL)
+        (WasmFeatures::WASM2
+            | WasmFeatures::EXTENDED_CONST
+            | WasmFeatures::TAIL_CALL
+            | WasmFeatures::CUSTOM_PAGE_SIZES)
             - WasmFeatures::GC_TYPES
     }
 

@@ -182,8 +182,8 @@ fn recurse() {
 #[tokio::test]
 async fn nothing_a_guest_does_reaches_another_request() {
     // Denies unless memory and globals are as they were made, then soils both: a page in all, 4 MiB on every 64th request.
-    let soils = |pages: u32| {
-        let wat = r#"(memory (export "memory") PAGES)
+    let soils = |pages: u32, page_bytes: u32, end: u32| {
+        let wat = r#"(memory (export "memory") PAGES (pagesize SIZE))
            (global $g (mut i32) (i32.const 7))
            (data (i32.const 0) "x-grow")
            (func (export "on_request") (result i32) (local $i i32)
@@ -200,11 +200,13 @@ async fn nothing_a_guest_does_reaches_another_request() {
              (loop $again
                (if (i32.load (local.get $i)) (then (return (i32.const 3))))
                (i32.store (local.get $i) (i32.const -1))
-               (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 4096))) (i32.const 4194304))))
+               (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 4096))) (i32.const END))))
              (i32.const 0))"#;
         module(
             &wat.replace("PAGES", &pages.to_string())
-                .replace("LEFT", &(64 - pages).to_string()),
+                .replace("SIZE", &page_bytes.to_string())
+                .replace("LEFT", &(end / page_bytes - pages).to_string())
+                .replace("END", &end.to_string()),
         )
     };
     let inner = tower::service_fn(|_: Request<arqon_message::MessageBody<Body>>| async {
@@ -212,18 +214,21 @@ async fn nothing_a_guest_does_reaches_another_request() {
     });
     // A small memory is written over. A larger one is reset by page-map scan where that is possible, else by writing over its
     // beginning and giving back the rest. Made ready before, and made inline.
-    for (pages, pagemap_scan, standby) in [
-        (1, true, 4),
-        (1, true, 0),
-        (3, true, 4),
-        (3, true, 0),
-        (3, false, 4),
-        (3, false, 0),
+    for (pages, page_bytes, end, pagemap_scan, standby) in [
+        (1, 65_536, 4_194_304, true, 4),
+        (1, 65_536, 4_194_304, true, 0),
+        (3, 65_536, 4_194_304, true, 4),
+        (3, 65_536, 4_194_304, true, 0),
+        (3, 65_536, 4_194_304, false, 4),
+        (3, 65_536, 4_194_304, false, 0),
+        // Neither end is that of a page of the system.
+        (5_000, 1, 12_300, true, 4),
+        (5_000, 1, 12_300, true, 0),
     ] {
         let config = OverseerConfig {
             pagemap_scan,
             standby,
-            ..small([PolicyConfig::from_module("soils", soils(pages))])
+            ..small([PolicyConfig::from_module("soils", soils(pages, page_bytes, end))])
         };
         let service = OverseerLayer::new(config).unwrap().layer(inner);
         for at in 0..17_000 {
@@ -237,7 +242,7 @@ async fn nothing_a_guest_does_reaches_another_request() {
             assert_eq!(
                 response.status(),
                 StatusCode::OK,
-                "request {at}, {pages} pages, scan {pagemap_scan}, standby {standby}"
+                "request {at}, {pages} pages of {page_bytes}, scan {pagemap_scan}, standby {standby}"
             );
             // The next instances are made ready now.
             tokio::task::yield_now().await;

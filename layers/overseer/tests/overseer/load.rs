@@ -139,6 +139,41 @@ fn a_memory_of_4_mib_loads_and_one_page_more_does_not() {
 }
 
 #[test]
+fn a_memory_may_say_its_size_in_bytes() {
+    let with = |bytes: u32| {
+        check(module(&format!(
+            "(memory (export \"memory\") {bytes} {bytes} (pagesize 1)) (func (export \"on_request\") (result i32) (i32.const 0))"
+        )))
+    };
+    for (bytes, pages) in [(0, 0), (100, 1), (65_536, 1), (65_537, 2), (4_194_304, 64)] {
+        let report = with(bytes);
+        assert!(report.ok, "{report}");
+        let facts = report.facts.unwrap();
+        assert_eq!((facts.pages, facts.pages_max), (pages, Some(pages)), "{bytes}");
+    }
+    assert_eq!(codes(&with(4_194_305)), ["memory.too_large"]);
+}
+
+#[test]
+fn what_is_outside_of_a_memory_of_few_bytes_is_a_trap() {
+    let loads = |address: u32| {
+        check(module(&format!(
+            "(memory (export \"memory\") 100 (pagesize 1))
+             (func (export \"on_request\") (result i32) (i32.load8_u (i32.const {address})))"
+        )))
+    };
+    for (address, verdict) in [
+        (99, "allow"),
+        (100, "failed"),
+        (4_096, "failed"),
+        (u32::MAX, "failed"),
+    ] {
+        let dry_run = loads(address).facts.unwrap().dry_run.unwrap();
+        assert_eq!(dry_run.verdict, verdict, "{address}");
+    }
+}
+
+#[test]
 fn a_pinned_digest_must_match() {
     let sha256 = check(BLOCK_ME).facts.unwrap().sha256;
     let engine = PolicyEngine::new().unwrap();

@@ -203,8 +203,9 @@ fn memories(report: &mut LoadReport, shape: &Shape, limits: &LoadLimits) {
             "use one memory",
         );
     }
-    let pages_max = limits.memory_bytes_max as u64 / PAGE_BYTES;
+    let bytes_max = limits.memory_bytes_max as u64;
     for Memory {
+        bytes,
         pages,
         imported,
         shared,
@@ -241,7 +242,8 @@ fn memories(report: &mut LoadReport, shape: &Shape, limits: &LoadLimits) {
                 "build for wasm32",
             );
         }
-        if *pages > pages_max {
+        if *bytes > bytes_max {
+            let pages_max = bytes_max / PAGE_BYTES;
             report.error(
                 "memory.too_large",
                 "memory",
