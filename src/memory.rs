@@ -4,6 +4,7 @@
 //! subscriber that is too slow loses messages, counted, and the publisher never waits.
 
 use std::{
+    cell::LazyCell,
     convert::Infallible,
     fmt,
     future::Future,
@@ -12,19 +13,20 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::Request;
 use http_body::Body;
+use pin_project_lite::pin_project;
 use tokio::sync::mpsc;
 use tower_service::Service;
 
-use arqon_message::{BoxError, MAX_BODY_BYTES, SubjectPattern};
+use arqon_message::{BoxError, MAX_BODY_BYTES, Subject, SubjectPattern};
 use arqon_shadow::{Delivery, ShadowCopy};
 
-use crate::publish::{self, Answer, Message, Published};
+use crate::publish::{self, Answer, Message, Published, Take};
 
 /// How many messages may wait in one subscription.
 pub const SUBSCRIPTION_MESSAGES_MAX: usize = 1_024;
@@ -105,17 +107,23 @@ impl Broker {
 
     /// Hands a message to every subscriber; a full queue loses it, and ends a lossless subscription.
     pub fn publish(&self, message: &Message) {
+        self.publish_with(&message.subject, || message.clone());
+    }
+
+    /// As [`publish`](Self::publish), for a message that is made once somebody gets it.
+    pub fn publish_with(&self, subject: &Subject, message: impl FnOnce() -> Message) {
+        let message = LazyCell::new(message);
         let mut subscribers = self
             .shared
             .subscribers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         subscribers.retain(|subscriber| {
-            if !subscriber.pattern.matches(&message.subject) {
+            if !subscriber.pattern.matches(subject) {
                 return true;
             }
             let full = matches!(
-                subscriber.queue.try_send(message.clone()),
+                subscriber.queue.try_send(LazyCell::force(&message).clone()),
                 Err(mpsc::error::TrySendError::Full(_))
             );
             if full {
@@ -184,31 +192,55 @@ where
 {
     type Response = Answer;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+    type Future = PublishFuture<B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let Self {
-            broker,
-            max_body_bytes,
-        } = self.clone();
-        Box::pin(async move {
-            let message = match publish::take(request, max_body_bytes).await {
-                Ok((message, _)) => message,
-                Err((problem, parts)) => return Ok(publish::refuse(problem, &parts)),
-            };
-            broker.publish(&message);
-            Ok(Published {
-                subject: message.subject,
-                stream: None,
-                sequence: None,
-                duplicate: false,
+        PublishFuture {
+            taking: publish::take(request, self.max_body_bytes),
+            broker: self.broker.clone(),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`Publish`]. Dropping it before it is ready publishes nothing.
+    #[derive(Debug)]
+    pub struct PublishFuture<B> {
+        #[pin]
+        taking: Take<B>,
+        broker: Broker,
+    }
+}
+
+impl<B> Future for PublishFuture<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Answer, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let taken = match ready!(this.taking.poll(cx)) {
+            Ok(taken) => taken,
+            Err(refused) => {
+                let (problem, parts) = *refused;
+                return Poll::Ready(Ok(publish::refuse(problem, &parts)));
             }
-            .into_response())
-        })
+        };
+        // Where nobody subscribes, no headers are copied.
+        this.broker.publish_with(&taken.subject, || taken.message());
+        let published = Published {
+            subject: taken.subject,
+            stream: None,
+            sequence: None,
+            duplicate: false,
+        };
+        Poll::Ready(Ok(published.into_response()))
     }
 }
 

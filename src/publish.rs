@@ -1,13 +1,21 @@
 //! What publishing has in common, whichever engine does it: the headers that go along, and the answer.
 
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
 use http_body_util::Empty;
+use pin_project_lite::pin_project;
 use serde::Serialize;
 
 use arqon_message::{
-    BoxError, Code, MessageBody, Problem, Rejection, Subject, TraceContext, TraceKey, collect,
+    BoxError, Code, Collect, MessageBody, Problem, Rejection, Subject, TraceContext, TraceKey, collect,
 };
 
 /// The response of a publishing service: a small whole body.
@@ -41,43 +49,110 @@ impl Published {
     /// The 202 response.
     #[must_use]
     pub fn into_response(self) -> Answer {
-        let json = serde_json::to_vec(&self).expect("strings and numbers are JSON");
-        let mut response = Response::new(MessageBody::whole(json.into(), None));
+        let mut response = Response::new(MessageBody::whole(self.json().into(), None));
         *response.status_mut() = StatusCode::ACCEPTED;
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
+
+    fn json(&self) -> Vec<u8> {
+        let subject = self.subject.as_str();
+        let plain = |byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f);
+        let is_bare = self.stream.is_none() && self.sequence.is_none() && !self.duplicate;
+        if is_bare && subject.bytes().all(plain) {
+            // All but the subject is the same each time. One allocation, of the very size.
+            let rest = r#"","stream":null,"sequence":null,"duplicate":false}"#;
+            return [r#"{"subject":""#, subject, rest].concat().into_bytes();
+        }
+        serde_json::to_vec(self).expect("strings and numbers are JSON")
+    }
 }
 
-/// Makes a message of a request: its subject, the headers that go along and the collected body.
+/// Takes a request's body, at most `max_body_bytes`, for its [`Subject`].
 ///
-/// # Errors
-/// The refusal to answer with: no subject (`subject.invalid`), a body over `max_body_bytes` (`body.too_large`), one that
-/// could not be read (`body.timeout`, `internal`).
-pub async fn take<B>(request: Request<B>, max_body_bytes: usize) -> Result<(Message, Parts), (Problem, Parts)>
+/// The future's error is the refusal to answer with: no subject (`subject.invalid`), a body over `max_body_bytes`
+/// (`body.too_large`), one that could not be read (`body.timeout`, `internal`).
+pub fn take<B>(request: Request<B>, max_body_bytes: usize) -> Take<B>
+where
+    B: Body<Data = Bytes>,
+{
+    let (parts, body) = request.into_parts();
+    Take {
+        body: collect(body, max_body_bytes),
+        head: Some(parts),
+    }
+}
+
+pin_project! {
+    /// The future of [`take`]. Dropping it drops the body.
+    pub struct Take<B> {
+        #[pin]
+        body: Collect<B>,
+        head: Option<Parts>,
+    }
+}
+
+impl<B> fmt::Debug for Take<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Take").finish_non_exhaustive()
+    }
+}
+
+/// A request whose body is there.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Where it is published to.
+    pub subject: Subject,
+    /// The request's head.
+    pub parts: Parts,
+    /// Its body.
+    pub payload: Bytes,
+}
+
+impl Taken {
+    /// What is published: the subject, the headers that go along and the body.
+    #[must_use]
+    pub fn message(&self) -> Message {
+        Message {
+            subject: self.subject.clone(),
+            headers: forwarded(&self.parts, &self.subject),
+            payload: self.payload.clone(),
+        }
+    }
+}
+
+impl<B> Future for Take<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let (parts, body) = request.into_parts();
-    let Some(subject) = parts.extensions.get::<Subject>().cloned() else {
-        return Err((
-            Problem::new(Code::SubjectInvalid, "the request names no subject to publish to"),
-            parts,
-        ));
-    };
-    match collect(body, max_body_bytes).await {
-        Ok(body) => Ok((
-            Message {
-                headers: forwarded(&parts, &subject),
+    type Output = Result<Taken, Box<(Problem, Parts)>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let head = this
+            .head
+            .as_ref()
+            .expect("a future is not polled after it is ready");
+        let collected = match head.extensions.get::<Subject>() {
+            Some(subject) => Ok((subject.clone(), ready!(this.body.poll(cx)))),
+            None => Err(Problem::new(
+                Code::SubjectInvalid,
+                "the request names no subject to publish to",
+            )),
+        };
+        let parts = this.head.take().expect("it was there");
+        Poll::Ready(match collected {
+            Ok((subject, Ok(body))) => Ok(Taken {
                 subject,
+                parts,
                 payload: body.bytes,
-            },
-            parts,
-        )),
-        Err(error) => Err((error.problem(Code::Internal), parts)),
+            }),
+            Ok((_, Err(error))) => Err(Box::new((error.problem(Code::Internal), parts))),
+            Err(problem) => Err(Box::new((problem, parts))),
+        })
     }
 }
 
@@ -190,6 +265,27 @@ mod tests {
                 "x-custom=2"
             ]
         );
+    }
+
+    #[test]
+    fn an_answer_is_the_json_of_what_was_published() {
+        for subject in ["in.t.acme.a", "in.t.acme.\u{e4}\u{1f600}~", r#"in.t.acme.a"b\c"#] {
+            for (stream, sequence, duplicate) in [
+                (None, None, false),
+                (Some("S".to_owned()), Some(7), true),
+                (None, None, true),
+            ] {
+                let published = Published {
+                    subject: Subject::parse(subject).expect("subject"),
+                    stream,
+                    sequence,
+                    duplicate,
+                };
+                let told = serde_json::to_string(&published).expect("JSON");
+                assert_eq!(String::from_utf8(published.json()).expect("text"), told);
+                assert!(told.starts_with(r#"{"subject":"in.t.acme."#), "{told}");
+            }
+        }
     }
 
     #[test]

@@ -285,13 +285,13 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let this = self.clone();
         Box::pin(async move {
-            let (message, parts) = match publish::take(request, this.max_body_bytes).await {
+            let taken = match publish::take(request, this.max_body_bytes).await {
                 Ok(taken) => taken,
-                Err((problem, parts)) => return Ok(publish::refuse(problem, &parts)),
+                Err(refused) => return Ok(publish::refuse(refused.0, &refused.1)),
             };
-            Ok(match this.publish(message).await {
+            Ok(match this.publish(taken.message()).await {
                 Ok(published) => published.into_response(),
-                Err(problem) => publish::refuse(problem, &parts),
+                Err(problem) => publish::refuse(problem, &taken.parts),
             })
         })
     }
