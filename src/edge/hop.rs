@@ -7,10 +7,17 @@ use http::{HeaderMap, HeaderValue, header::CONNECTION};
 
 use super::reserved::is_reserved;
 
+/// How many names are looked at one by one.
+const SCANNED_MAX: usize = 32;
+
 /// Takes off every header that `Connection` names, and `Connection` itself. `Connection: upgrade` stays, and `Upgrade` with it: a
 /// WebSocket is opened by both. Reserved names stay for [`ReservedHeadersLayer`](super::reserved::ReservedHeadersLayer), which
 /// alone says who may write them. Again it finds nothing to do; without `Connection` it costs one look.
 pub fn strip(headers: &mut HeaderMap) {
+    // To look at a few names costs less than the hash of this one.
+    if headers.keys_len() <= SCANNED_MAX && !headers.keys().any(|name| *name == CONNECTION) {
+        return;
+    }
     let mut lines = headers.get_all(CONNECTION).iter();
     let Some(first) = lines.next().cloned() else {
         return;

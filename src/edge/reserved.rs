@@ -68,7 +68,13 @@ impl ReservedHeadersLayer {
     pub(crate) fn strip(self, headers: &mut HeaderMap) -> Option<Pin> {
         hop::strip(headers);
         let mut pin = None;
-        if headers.keys().any(|name| is_reserved(name.as_str())) {
+        // In one go: to look a name up by its hash takes longer.
+        let (mut reserves, mut lists) = (false, false);
+        for name in headers.keys() {
+            reserves |= is_reserved(name.as_str());
+            lists |= *name == TRAILER;
+        }
+        if reserves {
             pin = headers.get(PIN).cloned().map(Pin);
             let marker = self.keep_marker && arqon_shadow::is_shadow(headers);
             take_reserved(headers);
@@ -76,7 +82,9 @@ impl ReservedHeadersLayer {
                 headers.insert(arqon_shadow::SHADOW, HeaderValue::from_static("true"));
             }
         }
-        strip_trailer_names(headers);
+        if lists {
+            strip_trailer_names(headers);
+        }
         pin
     }
 }

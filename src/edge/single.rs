@@ -40,11 +40,18 @@ pub fn check(headers: &HeaderMap) -> Result<(), Problem> {
 /// Takes `x-request-id` away where it has more than [`REQUEST_ID_BYTES_MAX`] bytes, none, or any that is no visible ASCII character:
 /// an id goes into every log line, span, problem and published message.
 pub fn keep_short_request_id(headers: &mut HeaderMap) {
-    let keep =
-        |id: &[u8]| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
-    if headers.get(X_REQUEST_ID).is_some_and(|id| !keep(id.as_bytes())) {
+    if headers
+        .get(X_REQUEST_ID)
+        .is_some_and(|id| !is_request_id(id.as_bytes()))
+    {
         headers.remove(X_REQUEST_ID);
     }
+}
+
+/// Whether it is fit to be an id: 1 to [`REQUEST_ID_BYTES_MAX`] visible ASCII characters.
+#[must_use]
+pub fn is_request_id(id: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A request's body at the edge: it may not go idle, and what nobody read is read in the end.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -45,14 +46,41 @@ pub(crate) struct EdgeBody {
 pub(crate) struct Rest(Arc<Mutex<Shared>>);
 
 struct Shared {
+    /// What was read before anybody asked.
+    first: Option<Read>,
     body: Incoming,
     polled: bool,
     failed: bool,
 }
 
+type Read = Result<Frame<Bytes>, hyper::Error>;
+
+/// What is there of a body when its head is.
+pub(crate) enum Arrived {
+    /// All of it.
+    Whole(Bytes),
+    /// The rest comes as it is asked for.
+    Begun(Option<Read>, Incoming),
+}
+
+/// Looks at what has arrived of a body, without waiting: a small one comes with its head, and needs no clock and no lock then.
+pub(crate) async fn arrived(mut body: Incoming) -> Arrived {
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+    match first {
+        Poll::Ready(Some(Ok(frame))) if frame.is_data() && body.is_end_stream() => {
+            Arrived::Whole(frame.into_data().unwrap_or_default())
+        }
+        Poll::Ready(Some(read)) => Arrived::Begun(Some(read), body),
+        Poll::Ready(None) => Arrived::Whole(Bytes::new()),
+        Poll::Pending => Arrived::Begun(None, body),
+    }
+}
+
 impl EdgeBody {
-    pub(crate) fn new(body: Incoming, times: Times) -> (Self, Rest) {
+    /// `first` was read of `body` before.
+    pub(crate) fn new(first: Option<Read>, body: Incoming, times: Times) -> (Self, Rest) {
         let shared = Arc::new(Mutex::new(Shared {
+            first,
             body,
             polled: false,
             failed: false,
@@ -88,7 +116,11 @@ impl Body for EdgeBody {
         let this = &mut *self;
         let mut shared = Shared::of(&this.shared);
         shared.polled = true;
-        if let Poll::Ready(frame) = Pin::new(&mut shared.body).poll_frame(cx) {
+        let read = match shared.first.take() {
+            Some(first) => Poll::Ready(Some(first)),
+            None => Pin::new(&mut shared.body).poll_frame(cx),
+        };
+        if let Poll::Ready(frame) = read {
             (this.timer, this.looks) = (None, 0);
             shared.failed |= matches!(frame, Some(Err(_)));
             // hyper's error is what the client did to its body; whoever reads it answers 400.
@@ -119,11 +151,23 @@ impl Body for EdgeBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        Shared::of(&self.shared).body.is_end_stream()
+        let shared = Shared::of(&self.shared);
+        shared.first.is_none() && shared.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        Shared::of(&self.shared).body.size_hint()
+        let shared = Shared::of(&self.shared);
+        let first = shared
+            .first
+            .as_ref()
+            .and_then(|read| read.as_ref().ok()?.data_ref());
+        let (first, rest) = (first.map_or(0, Bytes::len) as u64, shared.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(first));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(first));
+        }
+        hint
     }
 }
 
@@ -136,11 +180,16 @@ impl Rest {
             return;
         };
         let Shared {
+            first,
             mut body,
             polled,
             failed,
         } = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if failed || body.is_end_stream() || (waits_for_continue && !polled) {
+        if failed
+            || first.is_some_and(|read| read.is_err())
+            || body.is_end_stream()
+            || (waits_for_continue && !polled)
+        {
             return;
         }
         let read = async {

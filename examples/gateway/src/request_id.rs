@@ -11,7 +11,7 @@ use arqon::{
     ConnectionId,
     edge::{hop, single},
 };
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::Entry};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -38,7 +38,26 @@ pub(crate) struct Named<S> {
 
 /// As good as a UUID, and no call of the system for each.
 fn mint() -> HeaderValue {
-    HeaderValue::try_from(ConnectionId::mint().to_string()).expect("digits are a header's value")
+    HeaderValue::from_bytes(&ConnectionId::mint().hex()).expect("digits are a header's value")
+}
+
+/// The id of a request: the one it has, if it is fit to be one, else one of ours. The name is looked up once.
+fn identify(headers: &mut HeaderMap) -> HeaderValue {
+    match headers.try_entry(X_REQUEST_ID) {
+        Ok(Entry::Occupied(given)) if single::is_request_id(given.get().as_bytes()) => given.get().clone(),
+        Ok(Entry::Occupied(mut given)) => {
+            let id = mint();
+            given.insert(id.clone());
+            id
+        }
+        Ok(Entry::Vacant(none)) => {
+            let id = mint();
+            // A map that is full stays without.
+            let _ = none.try_insert(id.clone());
+            id
+        }
+        Err(_) => mint(),
+    }
 }
 
 impl<S, B, R> Service<Request<B>> for Named<S>
@@ -56,15 +75,7 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let headers = request.headers_mut();
         hop::strip(headers);
-        single::keep_short_request_id(headers);
-        let id = match headers.get(X_REQUEST_ID) {
-            Some(id) => id.clone(),
-            None => {
-                let id = mint();
-                headers.insert(X_REQUEST_ID, id.clone());
-                id
-            }
-        };
+        let id = identify(headers);
         Naming {
             inner: self.inner.call(request),
             id: Some(id),
@@ -91,9 +102,9 @@ where
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
         if let Some(id) = this.id.take()
-            && !response.headers().contains_key(X_REQUEST_ID)
+            && let Ok(entry) = response.headers_mut().try_entry(X_REQUEST_ID)
         {
-            response.headers_mut().insert(X_REQUEST_ID, id);
+            let _ = entry.or_try_insert(id);
         }
         Poll::Ready(Ok(response))
     }

@@ -1,6 +1,7 @@
 //! The public listener: publish over HTTP and WebSocket, problems for everything else.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     future::Ready,
     sync::Arc,
@@ -246,12 +247,15 @@ pub(crate) fn subjects() -> SubjectLayer {
         let Some(suffix) = parts.uri.path().strip_prefix(PUBLISH) else {
             return Ok(None);
         };
-        let suffix = percent_decode_str(suffix).decode_utf8().map_err(|_| {
-            Problem::new(
-                Code::SubjectInvalid,
-                "the suffix is not UTF-8 once it is percent-decoded",
-            )
-        })?;
+        let suffix = match suffix.contains('%') {
+            true => percent_decode_str(suffix).decode_utf8().map_err(|_| {
+                Problem::new(
+                    Code::SubjectInvalid,
+                    "the suffix is not UTF-8 once it is percent-decoded",
+                )
+            })?,
+            false => Cow::Borrowed(suffix),
+        };
         let Some(tenant) = parts.extensions.get::<TenantId>() else {
             return Err(Problem::new(Code::TenantInvalid, "the request has no tenant"));
         };

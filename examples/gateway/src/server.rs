@@ -5,9 +5,10 @@ mod framing;
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -41,11 +42,12 @@ use tower::Service;
 
 pub(crate) use self::door::Door;
 use crate::{
-    body::{EdgeBody, Times},
+    body::{Arrived, EdgeBody, Times, arrived},
     buffers::{Meter, Metered},
     edge::Edge,
     guard::Late,
     head_timer::HeadTimer,
+    request_id::X_REQUEST_ID,
     routes::{self, Refused},
 };
 
@@ -178,12 +180,11 @@ impl<A: App> Connection<A> {
         let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(serving);
         // hyper's own timer starts with the protocol: whoever says nothing, or opens no stream, would be held for ever.
-        let silent = async {
-            sleep(limits.header_timeout).await;
-            if self.asked.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-        };
+        let mut clock = pin!(sleep(limits.header_timeout));
+        let silent = poll_fn(|cx| match self.asked.load(Ordering::Relaxed) {
+            true => Poll::Pending,
+            false => clock.as_mut().poll(cx),
+        });
         let leave = async {
             self.closed.cancelled().await;
             if !self.asked.load(Ordering::Relaxed) && self.edge.is_some() {
@@ -191,6 +192,7 @@ impl<A: App> Connection<A> {
             }
         };
         tokio::select! {
+            biased;
             served = &mut serving => return told(served),
             () = silent => return tracing::debug!(component = "edge", "a connection asked for nothing in time"),
             () = leave => {}
@@ -210,11 +212,15 @@ impl<A: App> Connection<A> {
     async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let limits = &self.limits;
         self.asked.store(true, Ordering::Relaxed);
-        let mut closes = must_close(&request);
-        let upgrades = request.headers().contains_key(UPGRADE);
+        let told = Told::of(request.headers());
+        // Nothing may be read behind such a request: two lengths are two readings of where it ends, and hyper, which goes by
+        // the chunks and forgets the other, tells nobody that there was one (RFC 9112, 6.1).
+        let mut closes = request.version() <= Version::HTTP_11 && told.encodes_transfer;
+        let (upgrades, expects) = (told.upgrades, told.expects);
         let client = self.edge.as_ref().map_or(self.remote, |edge| {
             edge.peers.client(self.remote, request.headers())
         });
+        let admitted = admit(self.edge.as_ref(), &told, &request);
         let extensions = request.extensions_mut();
         extensions.insert(self.id);
         extensions.insert(RemoteAddr(client));
@@ -224,7 +230,7 @@ impl<A: App> Connection<A> {
         if upgrades {
             extensions.insert(self.held.clone());
         }
-        let place = match admit(self.edge.as_ref(), &request) {
+        let place = match admitted {
             Ok(place) => place,
             Err(problem) if self.edge.is_some() => {
                 // What sends such a request, or sends while there is no room, gets no second turn on this connection.
@@ -240,17 +246,30 @@ impl<A: App> Connection<A> {
             drop(place);
             response
         } else {
-            let waits_for_continue = request.headers().contains_key(EXPECT);
             let (parts, body) = request.into_parts();
-            let (body, rest) = EdgeBody::new(body, limits.body);
-            let response = self.ask(Request::from_parts(parts, Body::new(body))).await?;
-            // What is read from here on lies nowhere: a client that sends slowly what nobody wants takes no place from others.
-            drop(place);
-            // Whose time is up is not waited for any more.
-            if response.extensions().get::<Late>().is_none() {
-                rest.drain(limits.drain_bytes, waits_for_continue).await;
+            // Who waits for 100-continue is told so once the body is asked for, and not before.
+            let arrived = match expects {
+                true => Arrived::Begun(None, body),
+                false => arrived(body).await,
+            };
+            match arrived {
+                Arrived::Whole(data) => {
+                    let response = self.ask(Request::from_parts(parts, Body::from(data))).await?;
+                    drop(place);
+                    response
+                }
+                Arrived::Begun(first, body) => {
+                    let (body, rest) = EdgeBody::new(first, body, limits.body);
+                    let response = self.ask(Request::from_parts(parts, Body::new(body))).await?;
+                    // What is read from here on lies nowhere: a client that sends slowly what nobody wants takes no place from others.
+                    drop(place);
+                    // Whose time is up is not waited for any more.
+                    if response.extensions().get::<Late>().is_none() {
+                        rest.drain(limits.drain_bytes, expects).await;
+                    }
+                    response
+                }
             }
-            response
         };
         if closes || self.stop.is_cancelled() {
             close_after(&mut response);
@@ -277,10 +296,31 @@ fn told(served: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     }
 }
 
-/// Whether nothing may be read behind this request: two lengths are two readings of where it ends, and hyper, which goes by
-/// the chunks and forgets the other, tells nobody that there was one (RFC 9112, 6.1).
-fn must_close(request: &Request<Incoming>) -> bool {
-    request.version() <= Version::HTTP_11 && request.headers().contains_key(TRANSFER_ENCODING)
+/// What a head says that the edge goes by, read in one go: to look each name up by its hash takes longer.
+#[derive(Default)]
+struct Told<'a> {
+    length: Option<&'a HeaderValue>,
+    encodes_transfer: bool,
+    expects: bool,
+    upgrades: bool,
+}
+
+impl<'a> Told<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let mut told = Self::default();
+        for (name, value) in headers {
+            if *name == CONTENT_LENGTH {
+                told.length = told.length.or(Some(value));
+            } else if *name == TRANSFER_ENCODING {
+                told.encodes_transfer = true;
+            } else if *name == EXPECT {
+                told.expects = true;
+            } else if *name == UPGRADE {
+                told.upgrades = true;
+            }
+        }
+        told
+    }
 }
 
 /// A switch of protocols keeps its connection.
@@ -292,27 +332,28 @@ fn close_after(response: &mut Response<Body>) {
     }
 }
 
-fn admit(edge: Option<&Edge>, request: &Request<Incoming>) -> Result<Option<crate::edge::Place>, Problem> {
-    let headers = request.headers();
-    framing::check(request.version(), headers)?;
-    single::check(headers)?;
+fn admit(
+    edge: Option<&Edge>,
+    told: &Told<'_>,
+    request: &Request<Incoming>,
+) -> Result<Option<crate::edge::Place>, Problem> {
+    framing::check(request.version(), request.headers())?;
+    single::check(request.headers())?;
     match edge {
         Some(edge) => edge
             .load
-            .enter(announced(headers, request.body(), edge.max_body_bytes))
+            .enter(announced(told, request.body(), edge.max_body_bytes))
             .map(Some),
         None => Ok(None),
     }
 }
 
 /// How much of a body may come to lie in memory: what it announces, at most the largest that is taken.
-fn announced(headers: &HeaderMap, body: &Incoming, max: usize) -> usize {
+fn announced(told: &Told<'_>, body: &Incoming, max: usize) -> usize {
     if hyper::body::Body::is_end_stream(body) {
         return 0;
     }
-    let length = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = told.length.and_then(|length| length.to_str().ok()?.parse().ok());
     length.unwrap_or(max).min(max)
 }
 
@@ -323,7 +364,7 @@ async fn turn_away(problem: Problem, request: Request<Incoming>, limits: Limits)
     let mut response = routes::refuse(problem, &parts);
     *response.version_mut() = parts.version;
     if !hyper::body::Body::is_end_stream(&body) {
-        let (unread, rest) = EdgeBody::new(body, limits.body);
+        let (unread, rest) = EdgeBody::new(None, body, limits.body);
         drop(unread);
         rest.drain(limits.drain_bytes, waits_for_continue).await;
     }
