@@ -40,7 +40,7 @@ use crate::{
     readiness::{Flips, Readiness},
     reload::{self, Reloader, Source},
     routes::{self, MessageService, Public},
-    server::{self, Door, Limits},
+    server::{self, App, Door, Limits},
 };
 
 /// How often readiness is looked at, so that a flip is told on the bus.
@@ -280,7 +280,7 @@ impl Gateway {
         (hub, edge): (Hub, Edge),
         tenant: TenantId,
         config: &Config,
-    ) -> routes::App {
+    ) -> impl App + Sync + use<> {
         routes::app(Public {
             observe,
             stack,
@@ -301,7 +301,7 @@ impl Gateway {
         &mut self,
         config: &Config,
         listeners: (TcpListener, TcpListener),
-        public: routes::App,
+        public: impl App + Sync,
         (admin, edge): (Admin, Edge),
     ) {
         let gateway = &config.gateway;

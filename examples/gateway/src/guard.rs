@@ -12,7 +12,7 @@ use std::{
 
 use arqon::{Code, Problem, TenantId, TraceContext, observe::Story};
 use axum::body::Body;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower::{Layer, Service};
@@ -90,11 +90,19 @@ impl Asked {
     fn of<B>(request: &Request<B>) -> Self {
         let (headers, extensions) = (request.headers(), request.extensions());
         let context = extensions.get::<TraceContext>().copied();
-        let trace = |headers: &HeaderMap| headers.get(TRACEPARENT).cloned();
+        // Both in one go: to look them up by their hashes takes longer.
+        let (mut id, mut trace) = (None, None);
+        for (name, value) in headers {
+            if *name == X_REQUEST_ID {
+                id = id.or(Some(value));
+            } else if *name == TRACEPARENT && context.is_none() {
+                trace = trace.or(Some(value));
+            }
+        }
         Self {
             uri: request.uri().clone(),
-            id: headers.get(X_REQUEST_ID).cloned(),
-            trace: if context.is_some() { None } else { trace(headers) },
+            id: id.cloned(),
+            trace: trace.cloned(),
             context,
             story: extensions.get().cloned(),
         }

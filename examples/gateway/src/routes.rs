@@ -35,7 +35,12 @@ use tower::{
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::{
-    edge::Edge, frame::Dialect, guard::GuardLayer, hub::Hub, request_id::RequestIdLayer, server::Raised,
+    edge::Edge,
+    frame::Dialect,
+    guard::GuardLayer,
+    hub::Hub,
+    request_id::RequestIdLayer,
+    server::{App, Raised},
     ws::Session,
 };
 
@@ -78,12 +83,9 @@ pub(crate) struct Public {
 #[derive(Clone)]
 pub(crate) struct Refused(pub(crate) Problem);
 
-/// What serves the public listener's requests.
-pub(crate) type App = BoxCloneSyncService<http::Request<Body>, Response, Infallible>;
-
-/// The public listener. A publish goes straight to the message stack, and all else to routes: a router's boxes and clones
+/// What serves the public listener's requests: a publish goes straight to the message stack, and all else to routes: a router's boxes and clones
 /// would cost it more than the four layers do.
-pub(crate) fn app(public: Public) -> App {
+pub(crate) fn app(public: Public) -> impl App + Sync {
     let (observe, cors) = (public.observe.clone(), cors(&public.cors_origins));
     let guard = GuardLayer {
         timeout: public.request_timeout,
@@ -97,18 +99,16 @@ pub(crate) fn app(public: Public) -> App {
             .then(|| (public.tenant.clone(), public.edge.clone())),
         routes: router(public),
     };
-    BoxCloneSyncService::new(
-        ServiceBuilder::new()
-            // The id is set before anything can log, and answered with.
-            .layer(RequestIdLayer)
-            // Every request is counted, and told where somebody asks for it.
-            .layer(observe)
-            // Answers a browser's question itself: no publish, no verdict.
-            .option_layer(cors)
-            // A panic below is a 500, not a reset connection; what takes too long is a 503.
-            .layer(guard)
-            .service(entry),
-    )
+    ServiceBuilder::new()
+        // The id is set before anything can log, and answered with.
+        .layer(RequestIdLayer)
+        // Every request is counted, and told where somebody asks for it.
+        .layer(observe)
+        // Answers a browser's question itself: no publish, no verdict.
+        .option_layer(cors)
+        // A panic below is a 500, not a reset connection; what takes too long is a 503.
+        .layer(guard)
+        .service(entry)
 }
 
 /// Where a request goes.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use arqon::{ConnectionId, supervise::Supervisor};
+use arqon::supervise::Supervisor;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{App, Connection, Held, Limits, Raised};
+use super::{App, Connection, Held, Limits, Raised, extensions};
 use crate::edge::Edge;
 
 /// How long to wait after the system refused a connection, such as for want of descriptors.
@@ -155,9 +155,8 @@ impl<A: App> Door<A> {
         let peers = self.edge.as_ref().map(|edge| &edge.peers);
         let connection = Connection {
             app: Mutex::new(app),
-            trusted: peers.is_some_and(|peers| peers.contains(remote.ip())),
+            told: extensions(remote, peers.is_some_and(|peers| peers.contains(remote.ip()))),
             edge: self.edge.clone(),
-            id: ConnectionId::mint(),
             remote,
             limits: self.limits,
             asked: AtomicBool::new(false),
