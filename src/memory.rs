@@ -261,10 +261,10 @@ impl Sink {
 
 impl arqon_shadow::Sink for Sink {
     fn send(&self, copy: ShadowCopy) -> Delivery<'_> {
-        self.broker.publish(&Message {
+        self.broker.publish_with(&copy.subject, || Message {
             headers: copy.headers(),
-            subject: copy.subject,
-            payload: copy.body,
+            subject: copy.subject.clone(),
+            payload: copy.body.clone(),
         });
         Box::pin(std::future::ready(Ok(())))
     }
@@ -299,6 +299,28 @@ mod tests {
         broker.publish(&message("in.t.a.x"));
         assert_eq!(own.recv().await.expect("one").subject.as_str(), "in.t.a.x");
         assert!(own.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_message_is_made_once_and_only_for_subscribers() {
+        let broker = Broker::new();
+        let made = std::cell::Cell::new(0);
+        let publish = || {
+            let message = message("in.t.a.x");
+            broker.publish_with(&message.subject.clone(), || {
+                made.set(made.get() + 1);
+                message
+            });
+            made.get()
+        };
+        assert_eq!(publish(), 0);
+        let _other = broker.subscribe(pattern("in.t.b.*")).expect("room");
+        assert_eq!(publish(), 0);
+        let mut both = [">", "in.t.a.*"].map(|text| broker.subscribe(pattern(text)).expect("room"));
+        assert_eq!(publish(), 1);
+        for one in &mut both {
+            assert_eq!(one.recv().await.expect("one").subject.as_str(), "in.t.a.x");
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,9 @@ use crate::{Code, Problem, TenantId};
 /// The longest subject, in bytes.
 pub const SUBJECT_BYTES_MAX: usize = 1_024;
 
+/// A subject up to here is put together on the stack.
+const SHORT_BYTES: usize = 128;
+
 /// Where a tenant's messages live: `in.t.<tenant>.<suffix>`.
 const TENANT_PREFIX: &str = "in.t.";
 /// Where mirrored messages live: `shadow.<subject>`.
@@ -48,7 +51,18 @@ impl Subject {
         if suffix.is_empty() {
             return Err(InvalidSubject::new("", Fault::Empty));
         }
-        Self::parse([TENANT_PREFIX, tenant.as_str(), ".", suffix].concat())
+        let parts = [TENANT_PREFIX, tenant.as_str(), ".", suffix];
+        let length = parts.iter().map(|part| part.len()).sum();
+        let mut short = [0; SHORT_BYTES];
+        let Some(text) = short.get_mut(..length) else {
+            return Self::parse(parts.concat());
+        };
+        let mut at = 0;
+        for part in parts {
+            text[at..at + part.len()].copy_from_slice(part.as_bytes());
+            at += part.len();
+        }
+        Self::parse(std::str::from_utf8(text).expect("what is made of texts is text"))
     }
 
     /// The whole subject.

@@ -21,6 +21,24 @@ fn a_tenants_subject_is_canonical() {
 }
 
 #[test]
+fn a_tenants_subject_may_have_any_length_up_to_the_border() {
+    let tenant = tenant("acme");
+    let before = "in.t.acme.".len();
+    for length in [SHORT_BYTES - 1, SHORT_BYTES, SHORT_BYTES + 1, SUBJECT_BYTES_MAX] {
+        let suffix = "s".repeat(length - before);
+        let subject = Subject::for_tenant(&tenant, &suffix).expect("subject");
+        assert_eq!(subject.as_str(), format!("in.t.acme.{suffix}"));
+        assert_eq!(subject.as_str().len(), length);
+    }
+    let over = "s".repeat(SUBJECT_BYTES_MAX + 1 - before);
+    assert!(Subject::for_tenant(&tenant, over).is_err());
+    // A character of two bytes across the border of what is put together on the stack.
+    let suffix = "\u{e4}".repeat((SHORT_BYTES - before) / 2);
+    let subject = Subject::for_tenant(&tenant, format!("{suffix}\u{e4}")).expect("subject");
+    assert_eq!(subject.suffix(), Some(format!("{suffix}\u{e4}").as_str()));
+}
+
+#[test]
 fn what_nats_would_read_otherwise_is_refused() {
     for bad in [
         "",
