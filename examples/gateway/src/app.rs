@@ -46,6 +46,8 @@ use crate::{
 /// How often readiness is looked at, so that a flip is told on the bus.
 const READINESS_TICK: Duration = Duration::from_millis(250);
 
+/// How long an HTTP/2 connection may ask for nothing.
+const H2_IDLE: Duration = Duration::from_secs(60);
 /// How long the admin listener's open requests may take at the end of a drain.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 /// How long a reload that is under way is waited for: its file may lie on a disk that does not answer.
@@ -315,6 +317,7 @@ impl Gateway {
                 whole: Duration::from_millis(gateway.request_timeout_ms),
             },
             drain_bytes: gateway.max_body_bytes.saturating_mul(2),
+            h2_idle: H2_IDLE,
             drain_timeout: self.drain_timeout,
         };
         let stop = self.stop_public.clone();

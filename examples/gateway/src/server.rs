@@ -2,6 +2,7 @@
 
 mod door;
 mod framing;
+mod streams;
 
 use std::{
     convert::Infallible,
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 pub(crate) use self::door::Door;
+use self::streams::Streams;
 use crate::{
     body::{Arrived, EdgeBody, Times, arrived},
     buffers::{Meter, Metered},
@@ -62,6 +64,8 @@ pub(crate) struct Limits {
     pub(crate) body: Times,
     /// How much of a refused body is read, in bytes, so that the answer arrives.
     pub(crate) drain_bytes: usize,
+    /// How long an HTTP/2 connection may ask for nothing; it is pinged twice as often.
+    pub(crate) h2_idle: Duration,
     /// How long open requests may take once the listener stops.
     pub(crate) drain_timeout: Duration,
 }
@@ -73,6 +77,8 @@ const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long a connection that has asked for nothing yet may still ask when the listener is closed: its request may be on its way.
 const LAST_WORD: Duration = Duration::from_millis(500);
+/// How long the last answers of an HTTP/2 connection may take to be taken once all are there.
+const LAST_ANSWER: Duration = Duration::from_secs(3);
 
 /// What a listener hands requests to. Each connection has one of its own, so that no request pays for a clone.
 pub(crate) trait App:
@@ -129,6 +135,7 @@ struct Connection<A> {
     limits: Limits,
     /// Whether a request has come.
     asked: AtomicBool,
+    streams: Streams,
     stop: CancellationToken,
     closed: CancellationToken,
     held: Held,
@@ -171,7 +178,7 @@ impl<A: App> Connection<A> {
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .keep_alive_interval(Some(Duration::from_secs(30)));
+            .keep_alive_interval(Some(limits.h2_idle / 2));
         let service = hyper::service::service_fn({
             let this = Arc::clone(&self);
             move |request| Arc::clone(&this).handle(request)
@@ -196,15 +203,20 @@ impl<A: App> Connection<A> {
             served = &mut serving => return told(served),
             () = silent => return tracing::debug!(component = "edge", "a connection asked for nothing in time"),
             () = leave => {}
+            // An operator's event stream is answered for as long as it is read.
+            () = self.streams.idle(limits.h2_idle), if self.edge.is_some() => {}
         }
         serving.as_mut().graceful_shutdown();
-        let served = match timeout(LAST_WORD, &mut serving).await {
-            Ok(served) => served,
-            // Nothing is under way, and the peer does not say that it is gone.
-            Err(_) if !self.asked.load(Ordering::Relaxed) => return,
-            Err(_) => serving.await,
-        };
-        told(served);
+        loop {
+            let asked = self.asked.load(Ordering::Relaxed);
+            let patience = if asked { LAST_ANSWER } else { LAST_WORD };
+            match timeout(patience, &mut serving).await {
+                Ok(served) => return told(served),
+                // Nothing is under way, and the peer does not say that it is gone.
+                Err(_) if !asked || (self.edge.is_some() && self.streams.rest()) => return,
+                Err(_) => {}
+            }
+        }
     }
 
     /// Serves one request; before its answer goes out, what is left of its body is read, within bounds: a server that closes
@@ -212,6 +224,7 @@ impl<A: App> Connection<A> {
     async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let limits = &self.limits;
         self.asked.store(true, Ordering::Relaxed);
+        let _open = (request.version() == Version::HTTP_2).then(|| self.streams.begin());
         let told = Told::of(request.headers());
         // Nothing may be read behind such a request: two lengths are two readings of where it ends, and hyper, which goes by
         // the chunks and forgets the other, tells nobody that there was one (RFC 9112, 6.1).

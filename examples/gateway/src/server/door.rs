@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{App, Connection, Held, Limits, Raised, extensions};
+use super::{App, Connection, Held, Limits, Raised, extensions, streams::Streams};
 use crate::edge::Edge;
 
 /// How long to wait after the system refused a connection, such as for want of descriptors.
@@ -160,6 +160,7 @@ impl<A: App> Door<A> {
             remote,
             limits: self.limits,
             asked: AtomicBool::new(false),
+            streams: Streams::default(),
             stop: self.stop.clone(),
             closed: self.closed.clone(),
             held,

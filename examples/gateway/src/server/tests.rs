@@ -18,6 +18,7 @@ const LIMITS: Limits = Limits {
         whole: Duration::from_secs(60),
     },
     drain_bytes: 1_000,
+    h2_idle: Duration::from_millis(400),
     drain_timeout: Duration::from_secs(10),
 };
 
@@ -217,4 +218,53 @@ async fn an_answered_request_whose_body_is_still_read_takes_no_place() {
     // In the same turn the answer was there; what is still to come is the rest of its body, for seconds.
     assert_eq!(ask(&mut connect(&server).await, "/").await.0, 200);
     server.stop.cancel();
+}
+
+#[tokio::test]
+async fn an_http2_connection_that_asks_for_nothing_any_more_is_closed_and_one_that_asks_is_not() {
+    let server = start(guarded()).await;
+    let stream = hyper_util::rt::TokioIo::new(connect(&server).await);
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Body>(hyper_util::rt::TokioExecutor::new(), stream)
+            .await
+            .expect("HTTP/2");
+    let mut connection = tokio::spawn(connection);
+    let ask = |path: &str| {
+        let uri = format!("http://x{path}");
+        Request::get(uri).body(Body::empty()).expect("a request")
+    };
+    // Longer under way than a connection may be idle.
+    let answer = client.send_request(ask("/slow")).await.expect("answered");
+    assert_eq!(answer.status(), 200);
+    assert!(!connection.is_finished());
+    let ended = timeout(Duration::from_secs(30), &mut connection).await;
+    ended
+        .expect("closed in time")
+        .expect("no panic")
+        .expect("in peace");
+    assert!(client.send_request(ask("/")).await.is_err());
+    server.stop.cancel();
+    server.ended.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_no_http2_connection_that_does_not_answer() {
+    let server = start(guarded()).await;
+    let mut stream = connect(&server).await;
+    // The preface, SETTINGS, and HEADERS with :method GET, :scheme http, :path / and :authority x; then never another byte.
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    said.extend_from_slice(b"\0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01x");
+    stream.write_all(&said).await.expect("sent");
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"fine!") && !seen.windows(5).any(|part| part == b"fine!") {
+        let mut more = [0; 4_096];
+        let count = stream.read(&mut more).await.expect("read");
+        assert!(count > 0, "closed before the answer");
+        seen.extend_from_slice(&more[..count]);
+    }
+    let began = std::time::Instant::now();
+    server.stop.cancel();
+    server.ended.await.expect("no panic");
+    // The drain's own time is 10 s.
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
 }
