@@ -242,25 +242,30 @@ async fn the_same_frames_go_over_websocket_to_the_stream() {
         "sec-websocket-protocol",
         http::HeaderValue::from_static("arqon.v1.json"),
     );
-    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.expect("upgraded");
+    let (socket, _) = tokio_tungstenite::connect_async(request).await.expect("upgraded");
+    let (mut sink, mut stream) = socket.split();
     let subject = format!("{}.ws", server.unique());
-    let mut ask = async |frame: serde_json::Value| {
-        socket.send(Message::text(frame.to_string())).await.expect("sent");
-        let text = timeout(PATIENCE, socket.next())
+    let mut send = async |frame: serde_json::Value| {
+        let frame = Message::text(frame.to_string());
+        sink.send(frame).await.expect("sent");
+    };
+    let mut heard = async || {
+        let text = timeout(PATIENCE, stream.next())
             .await
             .expect("in time")
             .expect("open")
             .expect("frame");
         serde_json::from_str::<serde_json::Value>(text.to_text().expect("text")).expect("JSON")
     };
-    let subscribed = ask(json!({ "id": "s", "subscribe": subject })).await;
+    send(json!({ "id": "s", "subscribe": subject })).await;
+    let subscribed = heard().await;
     assert!(subscribed["ack"].is_object(), "{subscribed}");
-    let mut replies = vec![ask(json!({ "id": "1", "subject": subject, "payload": "aGk=" })).await];
-    // The ack and the delivery of the same message may come in either order.
-    let other = ask(json!({ "id": "2", "subject": subject, "headers": { "X-Block-Me": "1" } })).await;
-    replies.push(other);
+    send(json!({ "id": "1", "subject": subject, "payload": "aGk=" })).await;
+    send(json!({ "id": "2", "subject": subject, "headers": { "X-Block-Me": "1" } })).await;
+    // An ack, a nack and a delivery, which comes when it comes.
+    let mut replies = Vec::new();
     while replies.len() < 3 {
-        replies.push(ask(json!({ "id": "3" })).await);
+        replies.push(heard().await);
     }
     let acked = replies.iter().find(|reply| reply["id"] == "1").expect("acked");
     assert_eq!(acked["ack"]["stream"], "ARQON_IN", "{acked}");
