@@ -367,3 +367,65 @@ async fn a_node_proposes_to_all_is_told_what_was_decided_and_reports() -> Result
     assert!(second.client(&tenant).send(nan).await.is_err());
     Ok(())
 }
+
+/// Passes everything on between a client and the server, each byte so much later.
+async fn far(server: &NatsServer, way: Duration) -> Result<String, Error> {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        sync::mpsc,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("nats://{}", listener.local_addr()?);
+    let to = server.url().trim_start_matches("nats://").to_owned();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let Ok(server) = TcpStream::connect(&to).await else {
+                return;
+            };
+            let (near_in, near_out) = near.into_split();
+            let (server_in, server_out) = server.into_split();
+            for (mut from, mut into) in [(near_in, server_out), (server_in, near_out)] {
+                let (sent, mut arrives) = mpsc::channel::<(Instant, Vec<u8>)>(4_096);
+                tokio::spawn(async move {
+                    let mut bytes = vec![0; 65_536];
+                    while let Ok(count @ 1..) = from.read(&mut bytes).await {
+                        let arrives = (Instant::now() + way, bytes[..count].to_vec());
+                        if sent.send(arrives).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                tokio::spawn(async move {
+                    while let Some((at, bytes)) = arrives.recv().await {
+                        tokio::time::sleep_until(at).await;
+                        if into.write_all(&bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    Ok(url)
+}
+
+#[tokio::test]
+async fn a_reader_far_from_its_server_begins_to_follow_and_hears_of_the_end() -> Result<(), Error> {
+    let server = NatsServer::start_own().await?;
+    let (near, _client) = log(&server).await?;
+    near.append(down()?, b"one".to_vec().into()).await?;
+    // Each question takes half a second, and six of them stand before the first record.
+    let url = far(&server, Duration::from_millis(250)).await?;
+    let client = async_nats::ConnectOptions::new()
+        .retry_on_initial_connect()
+        .connect(url)
+        .await?;
+    let log = NatsControlLog::new(client, 1);
+    let (records, _) = read(&log, 0, 1).await?;
+    assert_eq!(texts(&records), [(1, &b"one"[..])]);
+    near.append(down()?, b"two".to_vec().into()).await?;
+    let (records, _) = read(&log, 1, 1).await?;
+    assert_eq!(texts(&records), [(2, &b"two"[..])]);
+    Ok(())
+}

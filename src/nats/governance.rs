@@ -52,6 +52,14 @@ const BATCH: usize = 256;
 /// How long a consumer that nobody reads is kept by the server.
 const INACTIVE: Duration = Duration::from_secs(30);
 
+/// The answer to one question, within its time.
+async fn answered<T, E: Into<BoxError>>(question: impl Future<Output = Result<T, E>>) -> Result<T, BoxError> {
+    timeout(ANSWER, question)
+        .await
+        .map_err(|_| "NATS did not answer within a second")?
+        .map_err(Into::into)
+}
+
 /// The control log in JetStream stream `ARQON_GOV`: file storage, no limit of age or number, neither delete nor purge.
 ///
 /// Reading follows the stream by a consumer of its own and, when nothing comes, asks the stream's leader every 250 ms
@@ -185,12 +193,13 @@ impl NatsControlLog {
 
     /// Follows the stream after position `after`.
     async fn open(&self, after: u64) -> Result<Session, BoxError> {
-        let mut stream = self.stream().await?;
-        let state = stream.info().await?.state.clone();
+        // Half a dozen questions one behind the other: each has its time, or a slow network would never get through them.
+        let mut stream = answered(self.stream()).await?;
+        let state = answered(stream.info()).await?.state.clone();
         let offset = self.offset.load(Ordering::Relaxed);
         let mut from = after.saturating_sub(offset);
         let mut gap = false;
-        if from > 0 && !self.recognises(&stream, after, from, &state).await? {
+        if from > 0 && !answered(self.recognises(&stream, after, from, &state)).await? {
             tracing::error!(
                 component = "governance",
                 position = after,
@@ -214,16 +223,15 @@ impl NatsControlLog {
             ..pull::Config::default()
         };
         let asked = Uptime::now();
-        let told = self.look().await?;
+        let told = answered(self.look()).await?;
         let offset = self.offset.load(Ordering::Relaxed);
-        let consumer = stream.create_consumer(config).await?;
+        let consumer = answered(stream.create_consumer(config)).await?;
         let messages = consumer
             .stream()
             .max_messages_per_batch(BATCH)
             .expires(Duration::from_secs(30))
-            .heartbeat(HEARTBEAT)
-            .messages()
-            .await?;
+            .heartbeat(HEARTBEAT);
+        let messages = answered(messages.messages()).await?;
         Ok(Session {
             told_us: told.time_us(),
             messages,
@@ -272,7 +280,7 @@ impl NatsControlLog {
             .filter(|session| session.asked == after);
         let mut session = match known {
             Some(session) => session,
-            None => timeout(ANSWER * 2, self.open(after)).await??,
+            None => self.open(after).await?,
         };
         let batch = self.follow(&mut session).await?;
         if !session.lost {
@@ -298,7 +306,7 @@ impl NatsControlLog {
             Ok(first) => first,
             Err(_) => {
                 let asked = Uptime::now();
-                let told = timeout(ANSWER, self.look()).await??;
+                let told = answered(self.look()).await?;
                 let offset = self.offset.load(Ordering::Relaxed);
                 let (end, here) = (told.end(), session.at.saturating_sub(offset));
                 session.known = (asked, end + offset);
