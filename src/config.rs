@@ -16,6 +16,7 @@ mod reload;
 #[cfg(feature = "cli")]
 mod schema;
 mod sources;
+mod url;
 
 use std::{fmt, path::Path};
 
@@ -30,7 +31,7 @@ use figment::{
 use serde::Serialize;
 use serde_json::Value;
 
-pub(crate) use self::nats::{shown_url, user_of, without_user};
+pub(crate) use self::url::{shown_url, user_of, without_user};
 pub use self::{
     auth::{AuthConfig, IssuerConfig},
     edge::{RateLimitConfig, TlsConfig, WebSocketConfig},

@@ -8,7 +8,7 @@ use arqon_message::SubjectPattern;
 use serde::{Deserialize, Serialize};
 
 pub use self::user::NatsUserConfig;
-use super::Finding;
+use super::{Finding, shown_url};
 use crate::files;
 
 /// `[nats]`: the distributed engine. Absent: embedded, in memory.
@@ -273,36 +273,6 @@ fn is_published_to(prefix: &str) -> bool {
 
 /// Whether a file holds what it is for, or why not.
 type Check = fn(&str) -> Result<(), &'static str>;
-
-/// User and password of a URL, or a token where there is no password, as they are written there.
-pub(crate) fn user_of(url: &str) -> Option<(&str, Option<&str>)> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let (user, _) = rest.rsplit_once('@')?;
-    Some(match user.split_once(':') {
-        Some((user, password)) => (user, Some(password)),
-        None => (user, None),
-    })
-}
-
-/// The URL without user and password.
-pub(crate) fn without_user(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => format!(
-            "{scheme}://{}",
-            rest.rsplit_once('@').map_or(rest, |(_, host)| host)
-        ),
-        None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
-    }
-}
-
-/// The URL as it may be shown: with neither a user nor a query, which both may hold secrets.
-pub(crate) fn shown_url(url: &str) -> String {
-    let shown = without_user(url);
-    match shown.split_once(['?', '#']) {
-        Some((before, _)) => format!("{before}?[redacted]"),
-        None => shown,
-    }
-}
 
 fn is_creds(text: &str) -> Result<(), &'static str> {
     let has = |label: &str| text.contains(&format!("-----BEGIN {label}-----"));
