@@ -241,3 +241,43 @@ pub struct LogLine {
     /// The text.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+
+    use super::*;
+
+    fn parts() -> request::Parts {
+        Request::new(()).into_parts().0
+    }
+
+    #[test]
+    fn a_box_that_is_used_again_has_nothing_of_who_had_it_before() {
+        let mut lent = Lent::request(parts(), Some(Bytes::from_static(b"somebody's")));
+        let used = std::ptr::from_ref(&*lent.0);
+        lent.rewritten = true;
+        lent.response = Some(Box::new(Response::new(()).into_parts().0));
+        lent.logs = Some(Vec::new());
+        lent.masked = Some(Box::default());
+        drop(lent.into_request());
+        let again = Lent::request(parts(), None);
+        assert_eq!(std::ptr::from_ref(&*again.0), used, "it is the same box");
+        // All of them, so that one that comes to be there is looked at, too.
+        let Exchange {
+            request,
+            response,
+            body,
+            rewritten,
+            edits,
+            logs,
+            masked,
+            awaiting,
+        } = &*again.0;
+        assert!(request.is_some() && response.is_none() && body.is_none() && !rewritten);
+        assert_eq!(
+            (edits.len(), logs.is_none(), masked.is_none(), awaiting.is_none()),
+            (0, true, true, true)
+        );
+    }
+}

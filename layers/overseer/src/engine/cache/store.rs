@@ -57,6 +57,8 @@ impl Store {
     /// The entry of this name, if it is as it was written.
     pub(super) fn read(&self, name: &str) -> Option<Entry> {
         let path = self.folder.join(name);
+        // A pipe would never open.
+        fs::metadata(&path).ok().filter(Metadata::is_file)?;
         let file = File::open(&path).ok()?;
         let about = file.metadata().ok().filter(Metadata::is_file)?;
         if about.len() > BYTES_MAX {
