@@ -204,8 +204,12 @@ function of_mirror(tell, grew, mirror, readings) {
 }
 
 function of_rollouts(tell, grew, rollout) {
-  if (rollout.hold)
+  // What holds one tenant is told of that one: the others go on.
+  if (rollout.hold && !rollout.hold_of)
     tell("now", "hold", "rollouts", `Shares are held, nothing is loosened: ${rollout.hold}`, "stops and pauses still act");
+  for (const { tenant, hold } of rollout.tenants)
+    if (hold)
+      tell("now", `hold ${tenant}`, "rollouts", `Shares of tenant ${tenant} are held, nothing is loosened: ${hold}`, "stops and pauses still act");
   const scopes = rollout.tenants.flatMap(({ tenant, scopes: of }) =>
     of.map((one) => ({ ...one, name: one.scope ? `${tenant} ${one.scope}` : tenant })),
   );
