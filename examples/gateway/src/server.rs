@@ -208,12 +208,12 @@ impl<A: App> Connection<A> {
         }
         serving.as_mut().graceful_shutdown();
         loop {
-            let asked = self.asked.load(Ordering::Relaxed);
-            let patience = if asked { LAST_ANSWER } else { LAST_WORD };
+            let asked = || self.asked.load(Ordering::Relaxed);
+            let patience = if asked() { LAST_ANSWER } else { LAST_WORD };
             match timeout(patience, &mut serving).await {
                 Ok(served) => return told(served),
-                // Nothing is under way, and the peer does not say that it is gone.
-                Err(_) if !asked || (self.edge.is_some() && self.streams.rest()) => return,
+                // Nothing is under way, and the peer does not say that it is gone. Who asked meanwhile is answered.
+                Err(_) if !asked() || (self.edge.is_some() && self.streams.rest()) => return,
                 Err(_) => {}
             }
         }
