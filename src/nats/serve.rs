@@ -31,6 +31,7 @@
 //! | 4xx | reply with `Nats-Service-Error-Code` and `Nats-Service-Error`, the problem as payload | term: the same message would be refused again |
 //! | 408, 425, 429, 5xx, an error, a panic, no answer in time | the same | nak, with a growing delay, or `Retry-After` where that is longer |
 //! | nothing: the message cannot be a request (subject, headers, size) | the same, 400 or 413 | term (poison) |
+//! | nothing: the client cannot read the message | no reply | term (poison), see below |
 //!
 //! A JetStream message that was delivered [`deliveries_max`](Serve::deliveries_max) times and failed is poison too: it is
 //! terminated and logged, so that it does not go round for ever. Long calls are kept alive with progress acknowledgements.
@@ -47,7 +48,15 @@
 //! whose headers are not of NATS's form, and connects again; core subscriptions come back with the connection, and what others
 //! sent them in between is not heard. So whoever may publish to a source can cut its connection: give the source a client of
 //! its own, apart from the one that publishes, and let replies go by that ([`Source::replies_through`]).
-//! TD-040: a stream delivers such a message again and again, and what was asked for with it is lost each time.
+//! One whose header value has a carriage return in it ends the client itself: [`run`](Serve::run) returns
+//! [`Closed`](ServeError::Closed), and has to be called with a new one.
+//!
+//! A stream would deliver such a message again and again. So at each connection a consumer looks by the JetStream API
+//! at what it owes (of `ack_policy` explicit), and terminates what cannot be read, as poison. Where it did, or could
+//! not look, messages are asked for one by one for an ack wait: what was lost with the connection comes again in it,
+//! and is not lost once more. The client has to be permitted to publish to `$JS.API.CONSUMER.INFO.<stream>.<consumer>`
+//! and `$JS.API.STREAM.MSG.GET.<stream>` for it; else such a message comes alone at each ack wait, until `max_deliver`
+//! ends it.
 //!
 //! # Under load
 //!
@@ -62,25 +71,28 @@
 
 mod answer;
 mod core;
+mod counts;
+mod cuts;
 mod jetstream;
+mod owed;
 mod request;
+mod unreadable;
 
 use std::{
     future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use arqon_message::{BoxError, MAX_BODY_BYTES, SubjectLayer, SubjectPattern};
-use async_nats::{Client, jetstream::consumer::PullConsumer};
+use async_nats::{
+    Client,
+    jetstream::{Context, consumer::PullConsumer},
+};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::Full;
-use metrics::{Counter, Gauge, Histogram};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
@@ -88,7 +100,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use self::answer::Outcome;
+pub use self::counts::register_metrics;
+use self::{
+    answer::Outcome,
+    counts::{Counts, Metrics},
+};
 use super::connect::was_reached;
 
 /// How many messages are worked on at once, unless set otherwise.
@@ -120,7 +136,7 @@ enum Kind {
         pattern: SubjectPattern,
         queue_group: Option<String>,
     },
-    JetStream(Box<PullConsumer>),
+    JetStream(Box<PullConsumer>, Option<Context>),
 }
 
 impl Source {
@@ -139,13 +155,13 @@ impl Source {
         }
     }
 
-    /// A JetStream pull consumer: at least once, with ack, nak and term.
+    /// A JetStream pull consumer: at least once, with ack, nak and term. `client` is the consumer's own.
     #[must_use]
     pub fn consumer(client: &Client, consumer: PullConsumer) -> Self {
         Self {
             client: client.clone(),
             replies: client.clone(),
-            kind: Kind::JetStream(Box::new(consumer)),
+            kind: Kind::JetStream(Box::new(consumer), None),
             strip_prefix: None,
             reply_prefixes: Vec::new(),
         }
@@ -157,6 +173,16 @@ impl Source {
     pub fn queue_group(mut self, name: impl Into<String>) -> Self {
         if let Kind::Core { queue_group, .. } = &mut self.kind {
             *queue_group = Some(name.into());
+        }
+        self
+    }
+
+    /// The context by which the JetStream API is asked, for a consumer behind a domain or another prefix. Without it
+    /// that of the client is.
+    #[must_use]
+    pub fn context(mut self, context: Context) -> Self {
+        if let Kind::JetStream(_, own) = &mut self.kind {
+            *own = Some(context);
         }
         self
     }
@@ -286,7 +312,7 @@ impl<S> Serve<S> {
         } = source;
         let name = match kind {
             Kind::Core { .. } => "core",
-            Kind::JetStream(_) => "jetstream",
+            Kind::JetStream(..) => "jetstream",
         };
         let server = Arc::new(Server {
             client,
@@ -302,7 +328,9 @@ impl<S> Serve<S> {
             Kind::Core { pattern, queue_group } => {
                 self::core::run(&server, &pattern, queue_group, stop).await?;
             }
-            Kind::JetStream(consumer) => self::jetstream::run(&server, &consumer, stop).await,
+            Kind::JetStream(consumer, context) => {
+                self::jetstream::run(&server, &consumer, context, stop).await?;
+            }
         }
         Ok(server.served.read())
     }
@@ -343,7 +371,7 @@ pub enum ServeError {
         #[source]
         source: async_nats::SubscribeError,
     },
-    /// The client was closed, so no message will come any more.
+    /// The client was closed or has died, so no message will come any more.
     #[error("the NATS client was closed")]
     Closed,
 }
@@ -414,66 +442,5 @@ impl<S> Server<S> {
             }
             Err(_) => tracing::warn!(component = "nats", "{what} could not be sent in time"),
         }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    ok: AtomicU64,
-    refused: AtomicU64,
-    failed: AtomicU64,
-    poison: AtomicU64,
-}
-
-impl Counts {
-    fn read(&self) -> Served {
-        Served {
-            ok: self.ok.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-            poison: self.poison.load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// The handles of one source's metrics.
-struct Metrics {
-    ok: Counter,
-    refused: Counter,
-    failed: Counter,
-    poison: Counter,
-    in_flight: Gauge,
-    duration: Histogram,
-    replies_refused: Counter,
-}
-
-impl Metrics {
-    fn of(source: &'static str) -> Self {
-        let of = |outcome: &'static str| {
-            let counter =
-                metrics::counter!("shield_nats_served_total", "source" => source, "outcome" => outcome);
-            counter.increment(0);
-            counter
-        };
-        let in_flight = metrics::gauge!("shield_nats_serve_in_flight", "source" => source);
-        in_flight.set(0.0);
-        let replies_refused = metrics::counter!("shield_nats_replies_refused_total");
-        replies_refused.increment(0);
-        Self {
-            replies_refused,
-            ok: of("ok"),
-            refused: of("refused"),
-            failed: of("failed"),
-            poison: of("poison"),
-            in_flight,
-            duration: metrics::histogram!("shield_nats_serve_duration_seconds", "source" => source),
-        }
-    }
-}
-
-/// Puts the metrics of [`serve`] at 0, both sources, whether or not anything is served.
-pub fn register_metrics() {
-    for source in ["core", "jetstream"] {
-        let _ = Metrics::of(source);
     }
 }
