@@ -45,7 +45,7 @@ pub(crate) use self::door::Door;
 use self::streams::Streams;
 use crate::{
     body::{Arrived, EdgeBody, Times, arrived},
-    buffers::{Meter, Metered},
+    buffers::{HEAD_BYTES_MAX, Meter, Metered, listed},
     edge::Edge,
     guard::Late,
     head_timer::HeadTimer,
@@ -70,8 +70,6 @@ pub(crate) struct Limits {
     pub(crate) drain_timeout: Duration,
 }
 
-/// The largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How much of a stream, and of a whole HTTP/2 connection, may be on its way unread, in bytes.
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -147,13 +145,17 @@ impl<A: App> Connection<A> {
             return self.speak(stream).await;
         };
         // The handshake has the time of a head, and none once the listener is closed.
+        let stream = Metered::handshake(stream, Arc::clone(&self.held.meter));
         let handshake = timeout(self.limits.header_timeout, tls.acceptor().accept(stream));
         let stream = tokio::select! {
             () = self.closed.cancelled() => return,
             stream = handshake => stream,
         };
         match stream {
-            Ok(Ok(stream)) => self.speak(stream).await,
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().0.done();
+                self.speak(stream).await;
+            }
             Ok(Err(error)) => tracing::debug!(component = "edge", error = %error, "no TLS"),
             Err(_) => tracing::debug!(component = "edge", "no TLS in time"),
         }
@@ -224,6 +226,7 @@ impl<A: App> Connection<A> {
     async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let limits = &self.limits;
         self.asked.store(true, Ordering::Relaxed);
+        let _answering = self.held.meter.answer(request.version());
         let _open = (request.version() == Version::HTTP_2).then(|| self.streams.begin());
         let told = Told::of(request.headers());
         // Nothing may be read behind such a request: two lengths are two readings of where it ends, and hyper, which goes by
@@ -379,7 +382,7 @@ fn admit(
     match edge {
         Some(edge) => edge
             .load
-            .enter(announced(told, request.body(), edge.max_body_bytes))
+            .enter(announced(told, request.body(), edge.max_body_bytes) + listed(request.headers()))
             .map(Some),
         None => Ok(None),
     }
