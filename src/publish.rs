@@ -19,6 +19,10 @@ use arqon_message::{
     collect,
 };
 
+/// Headers that an answer has room for. Over HTTP/1, hyper reads the next head of the connection into the map of the last
+/// answer: so neither grows where layers add what they decided.
+const ANSWER_HEADERS: usize = 12;
+
 /// The response of a publishing service: a small whole body.
 pub type Answer = Response<MessageBody<Empty<Bytes>>>;
 
@@ -51,6 +55,7 @@ impl Published {
     #[must_use]
     pub fn into_response(self) -> Answer {
         let mut response = Response::new(MessageBody::whole(self.json().into(), None));
+        *response.headers_mut() = HeaderMap::with_capacity(ANSWER_HEADERS);
         *response.status_mut() = StatusCode::ACCEPTED;
         response
             .headers_mut()

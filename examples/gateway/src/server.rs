@@ -2,6 +2,7 @@
 
 mod door;
 mod framing;
+mod signal;
 mod streams;
 
 use std::{
@@ -42,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 pub(crate) use self::door::Door;
-use self::streams::Streams;
+use self::{signal::Signal, streams::Streams};
 use crate::{
     body::{Arrived, EdgeBody, Times, arrived},
     buffers::{HEAD_BYTES_MAX, Meter, Metered, listed},
@@ -135,7 +136,7 @@ struct Connection<A> {
     asked: AtomicBool,
     streams: Streams,
     stop: CancellationToken,
-    closed: CancellationToken,
+    closed: Signal,
     held: Held,
 }
 
@@ -148,7 +149,7 @@ impl<A: App> Connection<A> {
         let stream = Metered::handshake(stream, Arc::clone(&self.held.meter));
         let handshake = timeout(self.limits.header_timeout, tls.acceptor().accept(stream));
         let stream = tokio::select! {
-            () = self.closed.cancelled() => return,
+            () = self.closed.wait() => return,
             stream = handshake => stream,
         };
         match stream {
@@ -195,7 +196,7 @@ impl<A: App> Connection<A> {
             false => clock.as_mut().poll(cx),
         });
         let leave = async {
-            self.closed.cancelled().await;
+            self.closed.wait().await;
             if !self.asked.load(Ordering::Relaxed) && self.edge.is_some() {
                 sleep(LAST_WORD).await;
             }

@@ -1,7 +1,8 @@
 //! Runs sandboxed Wasm and knows no ABI: shards, pools, fuel, deadlines, memory limits.
 //!
-//! Every call gets a fresh instance whose store is discarded afterwards. Instances come from wasmtime's pooling
-//! allocator by way of `InstancePre` with copy-on-write memory, so a fresh one costs a few microseconds.
+//! Every call gets an instance as it was made. Instances come from wasmtime's pooling
+//! allocator by way of `InstancePre` with copy-on-write memory, so a fresh one costs a few microseconds; its store is discarded
+//! after the call. Where a module has nothing but a small memory that a call can change, that is put back instead ([`Image`]).
 
 mod budget;
 mod cache;
@@ -25,7 +26,7 @@ use std::{
 pub(crate) use self::{
     budget::Budget,
     cache::ModuleCache,
-    compiled::{Compiled, Entry, Exports, Ready},
+    compiled::{Compiled, Entry, Exports, Image, Ready},
     compiler::Compiler,
     fault::classify,
     gate::Gate,

@@ -1,4 +1,4 @@
-//! Instances made ready before the request and dropped after the response.
+//! Instances made ready before the request and dropped after the response, or put back as they were.
 //!
 //! A request pays for taking one out of a queue and for the call. What it leaves behind is dropped, and the next ones are
 //! made, in batches: by a task on the runtime of the requests, so after the response and on the core whose cache knows the
@@ -49,17 +49,31 @@ pub(crate) struct Used {
 /// A used instance that waits to be dropped, and its call to be counted: at the latest then.
 #[derive(Debug)]
 struct Spent {
-    ready: Ready<State>,
+    /// There until it is taken to be used again.
+    ready: Option<Ready<State>>,
     ran: Option<Ran>,
 }
 
 impl Spent {
     fn count(&mut self) {
         if let Some(ran) = self.ran.take()
-            && let Some(metrics) = self.ready.state().guest().metrics.get()
+            && let Some(ready) = &mut self.ready
+            && let Some(metrics) = ready.state().guest().metrics.get()
         {
             metrics.ran(&ran);
         }
+    }
+
+    /// The instance, as it was before its call, if it is one of `module` and that can be.
+    fn renewed(&mut self, module: &Loaded) -> Option<Ready<State>> {
+        let (image, ready) = (module.image.as_ref()?, self.ready.as_mut()?);
+        let fits =
+            module.compiled.made(ready, Phase::Request.entry()) && ready.state().role() == Role::Active;
+        if !fits || !ready.restore(image) {
+            return None;
+        }
+        ready.state().renew();
+        self.ready.take()
     }
 }
 
@@ -107,6 +121,9 @@ struct Shop {
     desk: Desk,
 }
 
+/// Modules, and what a call of each may spend.
+type Modules = Vec<(Weak<Loaded>, Budget)>;
+
 /// What the requests of a shard share with whoever fills its queues.
 #[derive(Debug)]
 struct Desk {
@@ -116,7 +133,7 @@ struct Desk {
     used: Mutex<Vec<Spent>>,
     used_max: usize,
     /// The modules of the present chain.
-    modules: Mutex<Vec<(Weak<Loaded>, Budget)>>,
+    modules: Mutex<Modules>,
 }
 
 /// A task that was asked for. However it ends, the next one may be asked for then.
@@ -221,6 +238,7 @@ impl Refill {
         if waiting.len() >= shop.desk.used_max {
             return ran;
         }
+        let ready = Some(ready);
         waiting.push(Spent { ready, ran });
         let count = waiting.len();
         drop(waiting);
@@ -315,7 +333,8 @@ fn work(shops: &[Arc<Shop>], keeper: &Keeper) {
 }
 
 impl Shop {
-    /// Drops a batch of used instances and makes as many new ones; says whether there is more to do.
+    /// Puts a batch of used instances back as they were, or drops them and makes as many new ones; says whether there is more to
+    /// do.
     fn turn(&self) -> bool {
         let (used, more_used) = {
             let mut used = lock(&self.desk.used);
@@ -324,8 +343,9 @@ impl Shop {
             used[at..].iter_mut().for_each(Spent::count);
             (used.split_off(at), at > 0)
         };
-        drop(used);
-        let more_missing = self.fill_up();
+        let modules = lock(&self.desk.modules).clone();
+        self.use_again(used, &modules);
+        let more_missing = self.fill_up(&modules);
         (more_used || more_missing) && !self.keeper.stop.load(Ordering::Acquire)
     }
 
@@ -350,12 +370,21 @@ impl Shop {
         }
     }
 
+    /// Lets those stand by again that can be put back as they were, and drops the others.
+    fn use_again(&self, mut used: Vec<Spent>, modules: &Modules) {
+        for (module, _) in modules {
+            let Some(module) = module.upgrade() else { continue };
+            for ready in used.iter_mut().filter_map(|spent| spent.renewed(&module)) {
+                module.standby.push(self.shard, self.target, ready);
+            }
+        }
+    }
+
     /// Makes what the modules miss, at most a batch; says whether more is missing that can be made.
-    fn fill_up(&self) -> bool {
-        let modules = lock(&self.desk.modules).clone();
+    fn fill_up(&self, modules: &Modules) -> bool {
         let mut room = self.batch;
         let mut more = false;
-        for (module, budget) in &modules {
+        for (module, budget) in modules {
             let Some(module) = module.upgrade() else { continue };
             let missing = module.standby.missing(self.shard, self.target);
             self.metrics.popped(module.standby.popped(self.shard));

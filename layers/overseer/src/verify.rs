@@ -13,7 +13,7 @@ use wasmtime::Linker;
 
 use crate::{
     abi::arqon_host_v1::{self as abi, Guest, Phase, Plan, Role, State},
-    engine::{Budget, Compiled, Engine},
+    engine::{Budget, Compiled, Engine, Image, Reset},
     error::{CompileError, EngineError},
     exchange::Lent,
     report::{DryRun, LoadReport},
@@ -48,6 +48,8 @@ pub(crate) struct Loaded {
     /// What loading found.
     pub(crate) report: LoadReport,
     pub(crate) standby: Standby,
+    /// Where instances may be used again: what their memory is to be like.
+    pub(crate) image: Option<Image>,
 }
 
 /// Loads modules: the engine, and the host functions linked for each of its shards.
@@ -156,7 +158,8 @@ impl Loader {
             facts.compile_ms = Some(begun.elapsed().as_secs_f64() * 1_000.0);
         }
         let standby = Standby::new(self.engine.settings().shards);
-        let loaded = Loaded {
+        let mut loaded = Loaded {
+            image: None,
             standby,
             compiled,
             guest: Arc::clone(&spec.guest),
@@ -167,6 +170,14 @@ impl Loader {
         self.configure(report, spec, role, &loaded);
         if report.ok {
             self.dry_run(report, spec, role, &loaded);
+        }
+        if loaded.plan.is_in_memory && self.engine.reset(loaded.plan.pages) == Reset::Cleared {
+            let phase = Phase::Request;
+            let fresh = loaded.compiled.has(phase.entry()).then(|| {
+                let shard = self.engine.shard();
+                run::instantiate(&self.engine, shard, &loaded, phase, role, spec.budget)
+            });
+            loaded.image = fresh.and_then(Result::ok).map(|fresh| fresh.image());
         }
         Some(loaded)
     }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{App, Connection, Held, Limits, Raised, extensions, streams::Streams};
+use super::{App, Connection, Held, Limits, Raised, extensions, signal::Signal, streams::Streams};
 use crate::{buffers::Meter, edge::Edge};
 
 /// How long to wait after the system refused a connection, such as for want of descriptors.
@@ -37,7 +37,7 @@ pub(crate) struct Door<A> {
     /// Cancelled when the gateway drains.
     stop: CancellationToken,
     /// Cancelled when nobody is let in any more.
-    closed: CancellationToken,
+    closed: Signal,
     accepted: metrics::Counter,
     open: metrics::Gauge,
 }
@@ -59,7 +59,7 @@ impl<A: App> Door<A> {
             places: Arc::new(Semaphore::new(limits.max_connections)),
             connections: TaskTracker::new(),
             stop,
-            closed: CancellationToken::new(),
+            closed: Signal::default(),
             accepted: metrics::counter!("shield_gateway_connections_total", "listener" => limits.listener),
             open: metrics::gauge!("shield_gateway_connections", "listener" => limits.listener),
         })
@@ -98,7 +98,7 @@ impl<A: App> Door<A> {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
         }
-        self.closed.cancel();
+        self.closed.give();
         self.connections.close();
         let ended = timeout(self.limits.drain_timeout, self.connections.wait()).await;
         if ended.is_err() {

@@ -1,6 +1,8 @@
 //! What a module imports, exports and reserves, read before anything is compiled.
 
-use wasmparser::{ExternalKind, FuncType, Parser, Payload, TypeRef, ValType, Validator, WasmFeatures};
+use wasmparser::{
+    DataKind, ElementKind, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType, Validator, WasmFeatures,
+};
 
 /// Bytes of a Wasm page, where a memory does not say another size.
 pub(crate) const PAGE_BYTES: u64 = 65_536;
@@ -19,6 +21,8 @@ pub(crate) struct Shape {
     pub(crate) function_bytes: usize,
     /// Whether the module has a start function.
     pub(crate) start: bool,
+    /// Whether it has globals that change, or segments that can be used and dropped while it runs.
+    pub(crate) keeps: bool,
 }
 
 #[derive(Debug)]
@@ -130,6 +134,22 @@ impl Shape {
             .map_err(|error| error.to_string())
     }
 
+    /// Whether a call can leave nothing behind in an instance but what lies in its memory, and how large that is: no global
+    /// changes, there is no table, no segment to be dropped, nothing but functions is imported, and no code ran before.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        let only_functions = self
+            .imports
+            .iter()
+            .all(|import| matches!(import.kind, Kind::Function(_)));
+        let own_memory = self.memories.iter().all(|memory| !memory.shared);
+        only_functions
+            && own_memory
+            && self.memories.len() <= 1
+            && self.tables.is_empty()
+            && !self.start
+            && !self.keeps
+    }
+
     pub(crate) fn export(&self, name: &str) -> Option<&Kind> {
         self.exports
             .iter()
@@ -205,6 +225,21 @@ impl Reader {
                 }
             }
             Payload::StartSection { .. } => self.shape.start = true,
+            Payload::GlobalSection(section) => {
+                for global in section {
+                    self.shape.keeps |= global?.ty.mutable;
+                }
+            }
+            Payload::ElementSection(section) => {
+                for element in section {
+                    self.shape.keeps |= !matches!(element?.kind, ElementKind::Active { .. });
+                }
+            }
+            Payload::DataSection(section) => {
+                for data in section {
+                    self.shape.keeps |= !matches!(data?.kind, DataKind::Active { .. });
+                }
+            }
             Payload::CodeSectionEntry(body) => {
                 self.shape.function_bytes = self.shape.function_bytes.max(body.range().len());
             }

@@ -1,6 +1,10 @@
 //! A module compiled for every shard, and the instances made of it.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use wasmtime::{Engine, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc, UpdateDeadline};
 
@@ -32,7 +36,41 @@ pub(crate) struct Exports {
 
 /// One module, compiled and linked for every shard.
 pub(crate) struct Compiled<T: 'static> {
+    /// No two have the same.
+    id: u64,
     shards: Box<[Shard<T>]>,
+}
+
+/// The memory of an instance that nobody has called.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// Without the zeroes at its end.
+    written: Box<[u8]>,
+    len: usize,
+}
+
+impl Image {
+    fn of(memory: &[u8]) -> Self {
+        let end = memory
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |last| last + 1);
+        Self {
+            written: memory[..end].into(),
+            len: memory.len(),
+        }
+    }
+
+    /// Makes a memory as it was; false for one that has grown.
+    fn restore(&self, memory: &mut [u8]) -> bool {
+        if memory.len() != self.len {
+            return false;
+        }
+        let (written, rest) = memory.split_at_mut(self.written.len());
+        written.copy_from_slice(&self.written);
+        rest.fill(0);
+        true
+    }
 }
 
 struct Shard<T: 'static> {
@@ -67,7 +105,14 @@ impl<T: Host> Compiled<T> {
             .map(|(module, linker)| Shard::new(module, linker, exports))
             .collect::<wasmtime::Result<_>>()
             .map_err(CompileError::refused)?;
-        Ok(Self { shards })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, shards })
+    }
+
+    /// Whether the instance was made of this module, for the entry point with this number.
+    pub(crate) const fn made(&self, ready: &Ready<T>, entry: usize) -> bool {
+        ready.module == self.id && ready.entry == entry
     }
 
     /// Whether the module has the entry point with this number.
@@ -100,7 +145,15 @@ impl<T: Host> Compiled<T> {
         match module.start(&mut store, entry, budget) {
             Ok(call) => {
                 store.data_mut().started();
-                Ok(Ready { store, call })
+                Ok(Ready {
+                    store,
+                    call,
+                    module: self.id,
+                    entry,
+                    is_whole: true,
+                    #[cfg(test)]
+                    calls: 0,
+                })
             }
             Err(error) => Err((error, store.into_data())),
         }
@@ -170,10 +223,16 @@ enum Call {
     Pair(TypedFunc<(i32, i32), i32>),
 }
 
-/// A fresh instance whose start functions are over. It is called once and dropped.
+/// A fresh instance whose start functions are over. It is called once and dropped, or [restored](Ready::restore).
 pub(crate) struct Ready<T: 'static> {
     store: Store<T>,
     call: Call,
+    module: u64,
+    entry: usize,
+    /// Whether every call came to its end.
+    is_whole: bool,
+    #[cfg(test)]
+    pub(crate) calls: u32,
 }
 
 impl<T: Host> Ready<T> {
@@ -196,10 +255,34 @@ impl<T: Host> Ready<T> {
             },
             Err(error) => Err(error),
         };
+        self.is_whole = result.is_ok();
+        #[cfg(test)]
+        {
+            self.calls += 1;
+        }
         (
             result,
             budget.fuel.saturating_sub(self.store.get_fuel().unwrap_or(0)),
         )
+    }
+}
+
+impl<T: Host> Ready<T> {
+    /// What its memory is like: of an instance that nobody has called, what each is like.
+    pub(crate) fn image(&self) -> Image {
+        let memory = self.store.data().memory();
+        Image::of(memory.map_or(&[], |memory| memory.data(&self.store)))
+    }
+
+    /// Puts back what a call can have changed in the memory, for a module that keeps nothing elsewhere; false where that is
+    /// not enough: the call did not end, or the memory grew.
+    pub(crate) fn restore(&mut self, image: &Image) -> bool {
+        let memory = self.store.data().memory();
+        self.is_whole
+            && match memory {
+                Some(memory) => image.restore(memory.data_mut(&mut self.store)),
+                None => image.restore(&mut []),
+            }
     }
 }
 

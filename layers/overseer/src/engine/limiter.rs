@@ -24,6 +24,11 @@ impl Limiter {
         self.refused
     }
 
+    /// Forgets what was refused.
+    pub(crate) const fn renew(&mut self) {
+        self.refused = false;
+    }
+
     fn decide(&mut self, desired: usize, max: usize) -> bool {
         let granted = desired <= max;
         self.refused |= !granted;

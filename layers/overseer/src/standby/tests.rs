@@ -8,6 +8,7 @@ use crate::{
     OverseerConfig, PolicyConfig,
     assemble::{loader, read_and_load},
     exchange::Lent,
+    verdict::Verdict,
     verify::Loader,
 };
 
@@ -178,4 +179,123 @@ fn a_candidate_that_was_taken_away_is_dropped_by_the_thread() {
     let gone = Arc::downgrade(&loaded);
     drop(loaded);
     eventually("the drop", || gone.strong_count() == 0);
+}
+
+/// A policy of these definitions and this `on_request`.
+fn policy(definitions: &str, body: &str) -> &'static str {
+    let wat = format!(
+        r#"(module
+  (memory (export "memory") 1 2)
+  (global (export "arqon_abi_v1") i32 (i32.const 1))
+  {definitions}
+  (func (export "on_request") (result i32) {body}))"#
+    );
+    // Tests load few.
+    wat.leak()
+}
+
+/// Calls it often: the verdict, which is the same each time, and how often the instance had been called that stands by in the end.
+fn call_often(wat: &'static str) -> (Verdict, u32) {
+    let (loader, loaded, budget) = load(4, wat);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
+    let shard = loader.engine.shard();
+    let call = || {
+        loader
+            .call(budget, &loaded, Phase::Request, Role::Active, Some(exchange()))
+            .0
+    };
+    let first = call();
+    for _ in 0..1_000 {
+        eventually("an instance that stands by", || loaded.standby.len(shard) > 0);
+        let next = call();
+        assert_eq!((&next.verdict, next.fuel), (&first.verdict, first.fuel), "{wat}");
+    }
+    eventually("a full queue", || loaded.standby.len(shard) == 4);
+    let calls = loaded.standby.pop(shard).expect("it is full").calls;
+    (first.verdict, calls)
+}
+
+#[test]
+fn an_instance_with_nothing_but_its_memory_is_put_back_and_no_call_sees_the_one_before() {
+    for wat in [
+        SOILS,
+        // What a segment wrote is written again.
+        policy(
+            r#"(data (i32.const 64) "abcd")"#,
+            "(if (i32.ne (i32.load (i32.const 64)) (i32.const 0x64636261)) (then (return (i32.const 1))))
+             (i32.store (i32.const 64) (i32.const -1)) (i32.store (i32.const 65532) (i32.const -1)) (i32.load (i32.const 60000))",
+        ),
+    ] {
+        let (verdict, calls) = call_often(wat);
+        assert_eq!(verdict, Verdict::Allow, "{wat}");
+        assert!(calls > 0, "{wat}");
+    }
+}
+
+#[test]
+fn an_instance_that_keeps_something_elsewhere_is_made_anew() {
+    let kept = [
+        (
+            "(global $g (mut i32) (i32.const 0))",
+            "(global.get $g) (global.set $g (i32.const 1))",
+        ),
+        (
+            "(table $t 2 funcref) (func $f) (elem declare func $f)",
+            "(i32.eqz (ref.is_null (table.get $t (i32.const 0)))) (table.set $t (i32.const 0) (ref.func $f))",
+        ),
+        (
+            r#"(data $d "\01")"#,
+            "(memory.init $d (i32.const 8) (i32.const 0) (i32.const 1)) (data.drop $d) (i32.const 0)",
+        ),
+        ("(func $f) (start $f)", "(i32.const 0)"),
+        (r#"(func (export "_initialize"))"#, "(i32.const 0)"),
+    ];
+    for (definitions, body) in kept {
+        let wat = policy(definitions, body);
+        assert_eq!(call_often(wat), (Verdict::Allow, 0), "{wat}");
+    }
+}
+
+#[test]
+fn an_instance_whose_memory_grew_or_whose_call_did_not_end_is_made_anew() {
+    let grows = "(i32.ne (memory.grow (i32.const 1)) (i32.const 1))";
+    assert_eq!(call_often(policy("", grows)), (Verdict::Allow, 0));
+    let traps = "(if (i32.load (i32.const 64)) (then (return (i32.const 1))))
+                 (i32.store (i32.const 64) (i32.const -1)) unreachable";
+    let (verdict, calls) = call_often(policy("", traps));
+    assert!(matches!(verdict, Verdict::Fail(..)), "{verdict:?}");
+    assert_eq!(calls, 0);
+    let rejects = r#"(import "arqon_host_v1" "host_reject" (func $reject (param i32 i32 i32)))"#;
+    let wat = policy(
+        "",
+        "(call $reject (i32.const 403) (i32.const 0) (i32.const 0)) (i32.const 0)",
+    );
+    let wat = wat.replace("(module", &format!("(module {rejects}")).leak();
+    let (verdict, calls) = call_often(wat);
+    assert!(matches!(verdict, Verdict::Deny(_)), "{verdict:?}");
+    assert_eq!(calls, 0);
+}
+
+#[test]
+fn an_instance_of_a_module_that_was_replaced_is_never_called_for_the_next_one() {
+    let (loader, loaded, budget) = load(4, SOILS);
+    // The same policy, and so the same guest, with another module.
+    let spec = OverseerConfig::of([PolicyConfig::from_module("p", policy("", "(i32.const 1)"))]);
+    let spec = &spec.parse().unwrap().policies[0];
+    let (report, next) = read_and_load(&loader, spec);
+    assert!(report.ok, "{report}");
+    let mut next = next.unwrap();
+    next.guest = Arc::clone(&loaded.guest);
+    let next = Arc::new(next);
+    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
+    let shard = loader.engine.shard();
+    eventually("a full queue", || loaded.standby.len(shard) == 4);
+    let (_, _, used) = loader.call_and_keep(budget, &loaded, Phase::Request, Role::Active, Some(exchange()));
+    loader.refill.stand_by(&[(Arc::clone(&next), budget)], &[]);
+    loader.refill.retire(used, None);
+    for _ in 0..100 {
+        let (call, _) = loader.call(budget, &next, Phase::Request, Role::Active, Some(exchange()));
+        assert!(matches!(call.verdict, Verdict::Deny(_)), "{:?}", call.verdict);
+        thread::sleep(Duration::from_micros(100));
+    }
 }

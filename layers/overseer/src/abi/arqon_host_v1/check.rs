@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) configures: bool,
     /// Pages of memory it starts with.
     pub(crate) pages: u64,
+    /// Whether an instance whose memory is put back is as one made now: see [`Shape::is_in_memory`].
+    pub(crate) is_in_memory: bool,
 }
 
 /// Looks at a binary module: all findings and the facts go into `report`; the plan is of use only if it is ok.
@@ -64,6 +66,7 @@ pub(crate) fn inspect(
         needs_claims: host("host_get_claim"),
         configures: exports.entries.get(2).is_some_and(Option::is_some),
         pages: shape.memories.first().map_or(0, |memory| memory.pages),
+        is_in_memory: shape.is_in_memory() && exports.initialize.is_none(),
         exports,
     };
     report.facts = Some(facts(&shape, &plan, wasm, sha256, host("host_set_payload")));

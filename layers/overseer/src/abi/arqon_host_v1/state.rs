@@ -104,6 +104,36 @@ impl State {
         (self.exchange.take(), self.denial.take())
     }
 
+    /// As it was before the call. The role says whose calls it is for.
+    pub(crate) fn renew(&mut self) {
+        let Self {
+            guest: _,
+            role: _,
+            looks: _,
+            memory: _,
+            phase,
+            exchange,
+            denial,
+            edits,
+            edit_bytes,
+            log_lines,
+            logs_dropped,
+            timer,
+            limiter,
+        } = self;
+        *phase = Phase::Start;
+        *exchange = None;
+        *denial = None;
+        (*edits, *edit_bytes) = (0, 0);
+        (*log_lines, *logs_dropped) = (0, 0);
+        *timer = None;
+        limiter.renew();
+    }
+
+    pub(crate) const fn role(&self) -> Role {
+        self.role
+    }
+
     /// Log lines over the limit, which were dropped.
     pub(crate) const fn logs_dropped(&self) -> u32 {
         self.logs_dropped

@@ -121,3 +121,17 @@ fn a_call_that_does_not_end_is_interrupted_at_the_tick_that_finds_it_too_old() {
     assert_eq!(result.unwrap_err().downcast_ref(), Some(&Trap::Interrupt));
     assert_eq!(ticks, TICKS);
 }
+
+proptest::proptest! {
+    #[test]
+    fn an_image_puts_back_all_of_a_memory_and_knows_one_that_grew(
+        memory in proptest::collection::vec(0_u8..3, 0..200), change in 1_u8..255, grown in 1_usize..10,
+    ) {
+        let image = Image::of(&memory);
+        let mut soiled: Vec<u8> = memory.iter().map(|byte| byte.wrapping_add(change)).collect();
+        proptest::prop_assert!(image.restore(&mut soiled));
+        proptest::prop_assert_eq!(&soiled, &memory);
+        soiled.resize(memory.len() + grown, 0);
+        proptest::prop_assert!(!image.restore(&mut soiled));
+    }
+}
