@@ -32,7 +32,7 @@ pub(crate) use self::{
     gate::Gate,
     limiter::Limiter,
     settings::{Reset, Settings},
-    ticker::{Looks, REST_MAX, Timer},
+    ticker::{Looks, REST_MAX, REST_MIN, Timer},
 };
 use crate::error::EngineError;
 

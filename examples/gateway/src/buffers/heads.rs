@@ -58,13 +58,18 @@ impl Heads {
     }
 }
 
-/// What the list of headers of a whole head takes besides its body, in bytes, where that is worth counting: over HTTP/2 a byte
-/// may name a header.
+/// What the headers of a whole head take besides its body, in bytes, where that is worth counting: what a connection's buffer
+/// has room for is not, and over HTTP/2 a byte may name a header.
 pub(crate) fn listed(headers: &HeaderMap) -> usize {
-    match headers.len() {
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    let list = match headers.len() {
         0..=HEADERS_MAX => 0,
         count => count * HEADER_BYTES,
-    }
+    };
+    list + bytes.saturating_sub(FREE_BYTES)
 }
 
 /// What one connection holds. Over HTTP/1 it is written by the connection's task alone, and over HTTP/2 by that which reads;

@@ -22,7 +22,7 @@ use crate::{
         shape::PAGE_BYTES,
     },
     edit,
-    engine::{Budget, ModuleCache, REST_MAX, Settings},
+    engine::{Budget, ModuleCache, REST_MAX, REST_MIN, Settings},
     error::ConfigError,
     recorder::RecordSettings,
     scope::{Route, Scope},
@@ -248,7 +248,7 @@ impl OverseerConfig {
             table_elements_max: self.table_elements_max,
             stack_bytes_max: self.stack_bytes_max,
             pagemap_scan: self.pagemap_scan,
-            rest: deadline.min(REST_MAX),
+            rest: deadline.clamp(REST_MIN, REST_MAX),
             cache_dir: self.cache_dir.clone(),
         }
     }

@@ -169,3 +169,21 @@ fn the_pools_keep_to_the_address_space_whatever_is_asked_for() {
         );
     }
 }
+
+#[test]
+fn the_deadlines_clock_rests_as_long_as_a_deadline_within_its_limits() {
+    for (deadline, rest_us) in [
+        ("10us", 1_000),
+        ("1ms", 1_000),
+        ("3ms", 3_000),
+        ("5ms", 4_000),
+        ("10s", 4_000),
+    ] {
+        let config = OverseerConfig {
+            budget: Some(deadline.to_owned()),
+            ..OverseerConfig::default()
+        };
+        let settings = config.parse().unwrap().settings;
+        assert_eq!(settings.rest.as_micros(), rest_us, "{deadline}");
+    }
+}

@@ -48,7 +48,7 @@ pub(crate) struct Settings {
     pub(crate) stack_bytes_max: usize,
     /// Whether the page-map scan may be used where the process cannot be swapped, for memories that gain by it.
     pub(crate) pagemap_scan: bool,
-    /// How long the ticker rests at most between two looks at who is running; no deadline is shorter.
+    /// How long the ticker rests at most between two looks at who is running; no deadline of a millisecond or more is shorter.
     pub(crate) rest: Duration,
     /// Where compiled modules are kept.
     pub(crate) cache_dir: Option<PathBuf>,

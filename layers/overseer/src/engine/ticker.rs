@@ -2,7 +2,8 @@
 //!
 //! Who runs when an epoch is raised is asked how long it has run already ([`Timer`]), and says when to look again; so nobody
 //! pays for a tick a millisecond while no call takes one. Between two looks goes [`Settings::rest`](super::Settings) at most,
-//! which no deadline is shorter than: a call that began right after a look is found by the next one before it is late.
+//! which no deadline of a millisecond or more is shorter than: a call that began right after a look is found by the next one
+//! before it is late.
 
 use std::{
     fmt, io,
@@ -16,7 +17,8 @@ use std::{
 
 use wasmtime::{Engine, EngineWeak};
 
-/// How long the thread rests between two looks where every deadline is longer.
+/// How long the thread rests between two looks: as long as a deadline, within these.
+pub(crate) const REST_MIN: Duration = Duration::from_millis(1);
 pub(crate) const REST_MAX: Duration = Duration::from_millis(4);
 /// What a call has to end in once it was found to be late: its thread may have had to stand aside past its deadline.
 pub(crate) const GRACE: Duration = Duration::from_millis(1);

@@ -155,6 +155,20 @@ fn a_list_of_more_headers_than_http1_may_have_is_counted() {
     }
 }
 
+#[test]
+fn a_whole_head_larger_than_a_connections_buffer_is_counted() {
+    for (bytes, counted) in [
+        (FREE_BYTES - 3, 0),
+        (FREE_BYTES - 2, 1),
+        (60_000, 60_003 - FREE_BYTES),
+    ] {
+        let mut headers = HeaderMap::new();
+        let value = http::HeaderValue::try_from("x".repeat(bytes)).expect("a value");
+        headers.insert("x-a", value);
+        assert_eq!(listed(&headers), counted, "{bytes}");
+    }
+}
+
 #[tokio::test]
 async fn what_frames_hold_is_counted_by_themselves() -> io::Result<()> {
     let heads = Heads::new(0);
