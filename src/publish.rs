@@ -15,7 +15,8 @@ use pin_project_lite::pin_project;
 use serde::Serialize;
 
 use arqon_message::{
-    BoxError, Code, Collect, MessageBody, Problem, Rejection, Subject, TraceContext, TraceKey, collect,
+    BoxError, Code, Collect, KeySource, MessageBody, Problem, Rejection, Subject, TraceContext, TraceKey,
+    collect,
 };
 
 /// The response of a publishing service: a small whole body.
@@ -178,7 +179,7 @@ pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
     }
     if let Some(context) = parts.extensions.get::<TraceContext>() {
         headers.insert("traceparent", context.traceparent());
-    } else if TraceKey::of_trace(&headers).is_none() {
+    } else if TraceKey::of_trace(&headers).is_none_or(|key| key.source() != KeySource::Traceparent) {
         headers.remove("traceparent");
     }
     if let Some(id) = parts.headers.get("nats-msg-id") {
@@ -309,6 +310,13 @@ mod tests {
         let good = format!("00-{}-{}-01", "1".repeat(32), "2".repeat(16));
         assert_eq!(forward(&[("traceparent", &good)]).len(), 1);
         assert!(forward(&[("traceparent", "junk")]).is_empty());
+        let b3 = ("x-b3-traceid", "1".repeat(32));
+        let both = forward(&[("traceparent", "junk"), (b3.0, &b3.1)]);
+        assert_eq!(
+            both,
+            [format!("{}={}", b3.0, b3.1)],
+            "another trace header makes it no better"
+        );
     }
 
     #[tokio::test]

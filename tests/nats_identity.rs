@@ -1,7 +1,12 @@
 //! Who we are to NATS: credentials file, nkey, token, TLS, each with a real server that asks for it.
 #![cfg(feature = "nats")]
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use arqon::nats::{Identity, connect::ready, connect_as};
 use arqon_test_support::GuardedServer;
@@ -193,6 +198,60 @@ async fn tls_is_asked_for_with_an_authority_and_a_client_certificate_opens_what_
         !gets_in(&server.url(), &none).await?,
         "no certificate where one is asked for"
     );
+    Ok(())
+}
+
+/// Lines of the log.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("no panic")).into_owned()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_what_is_wrong_with_a_servers_certificate_and_shows_no_secret() -> Result<(), Error> {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(move || writer.clone());
+    let _default = tracing::subscriber::set_default(subscriber.finish());
+    let ((authority, cert, key), (other, ..)) = (certificate()?, certificate()?);
+    let files = [
+        ("cert.pem", cert.as_str()),
+        ("key.pem", &key),
+        ("ca.pem", &authority),
+    ];
+    let config = "tls { cert_file: \"DIR/cert.pem\", key_file: \"DIR/key.pem\", timeout: 5 }";
+    let server = GuardedServer::start(config, &files).await?;
+    let ca = file(server.folder(), "other.pem", &other)?;
+    let url = server.url().replace("nats://", "nats://gw:open-sesame@");
+    let _client = connect_as(&url, &identity(|i| i.ca_file = Some(ca))).await?;
+    let start = Instant::now();
+    while !lines.text().contains("invalid peer certificate") {
+        assert!(start.elapsed() < PATIENCE, "{}", lines.text());
+        sleep(Duration::from_millis(10)).await;
+    }
+    // More tries end in the same way, and are not told again.
+    sleep(Duration::from_millis(500)).await;
+    let said = lines.text();
+    assert_eq!(said.matches("invalid peer certificate").count(), 1, "{said}");
+    assert!(said.contains("127.0.0.1") && !said.contains("sesame"), "{said}");
     Ok(())
 }
 

@@ -34,7 +34,8 @@ pub struct GatewayConfig {
     /// session is opened and HTTP/1 connections are closed with their answer. Default 4,096.
     pub max_requests: usize,
     /// How many bytes all bodies that are being served may have, as they announce it (the largest body, where they do
-    /// not); more are answered 503 `overloaded`. Default 268,435,456.
+    /// not); more are answered 503 `overloaded`. A request of more than 100 headers counts with 128 bytes for each. Default
+    /// 268,435,456. A quarter of it, at least 1 MiB, goes besides to heads and handshakes that are not whole yet.
     pub max_requests_bytes: usize,
     /// The certificate of the public listener; absent: plain HTTP.
     pub tls: Option<TlsConfig>,

@@ -8,7 +8,8 @@ use http::{HeaderMap, HeaderName, header::CONTENT_TYPE};
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const NATS_MSG_ID: HeaderName = HeaderName::from_static("nats-msg-id");
+/// The header whose value is a message's id, by which a stream knows a second one.
+pub const NATS_MSG_ID: HeaderName = HeaderName::from_static("nats-msg-id");
 const SINGLE: [HeaderName; 3] = [CONTENT_TYPE, X_REQUEST_ID, NATS_MSG_ID];
 
 /// Whether what may stand once stands once: `content-type`, `x-request-id` and `nats-msg-id`; and whether the last one can be

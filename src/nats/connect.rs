@@ -2,11 +2,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::{Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, connection::State};
+use async_nats::{Client, ConnectOptions, Server, connection::State};
 use percent_encoding::percent_decode_str;
 
 use crate::{
@@ -125,6 +125,7 @@ pub(super) async fn connect_hearing(
     identity: &Identity,
     hears: impl Fn(&async_nats::Event) + Send + Sync + 'static,
 ) -> Result<Client, ConnectError> {
+    let causes = Causes::default();
     let mut options = ConnectOptions::new()
         .name("arqon")
         .retry_on_initial_connect()
@@ -132,6 +133,11 @@ pub(super) async fn connect_hearing(
         .connection_timeout(Duration::from_secs(5))
         .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(pause)
+        // It is asked before each try; it chooses no server, and knows what the last try ended with.
+        .reconnect_to_server_callback(move |servers, _| {
+            causes.tell(&servers);
+            std::future::ready(None)
+        })
         .event_callback(move |event| {
             hears(&event);
             // What goes wrong again and again is held back by the log's own limit (F44).
@@ -180,6 +186,27 @@ pub(super) async fn connect_hearing(
             url: shown_url(url),
             source,
         })
+}
+
+/// Why servers could not be reached, as the log was told. The client's events have the kind of an error only: a certificate that
+/// does not hold is an `IO error` there.
+#[derive(Default)]
+struct Causes(Mutex<Vec<(String, String)>>);
+
+impl Causes {
+    /// Tells what is new.
+    fn tell(&self, servers: &[Server]) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = servers.iter().filter_map(|server| {
+            let cause = server.last_error.clone()?;
+            Some((shown_url(server.addr.as_url_str()), cause))
+        });
+        let now: Vec<_> = now.collect();
+        for (server, cause) in now.iter().filter(|failed| !told.contains(failed)) {
+            tracing::warn!(component = "nats", server, cause, "a server could not be reached");
+        }
+        *told = now;
+    }
 }
 
 pub(super) fn pause(attempts: usize) -> Duration {

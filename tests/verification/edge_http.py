@@ -9,6 +9,8 @@ never hear it. Ends with "N passed, N failed".
 import asyncio
 import contextlib
 import json
+import pathlib
+import re
 import resource
 import socket
 import ssl
@@ -277,12 +279,30 @@ def http2(gateway):
     except (OSError, h2.exceptions.ProtocolError):
         gone = True
     cases.check(gone, "rapid reset ends the connection")
-    for what, frame in {"settings": b"\0\0\0\4\0\0\0\0\0", "ping": b"\0\0\x08\6\0\0\0\0\0" + b"12345678"}.items():
-        flood = H2(gateway.port)
-        with contextlib.suppress(OSError):
+    # Frames that ask for nothing: a thousand in a row are taken, twenty thousand are not.
+    window, shed = b"\0\0\4\x08\0\0\0\0\0\0\0\0\1", 'shield_edge_shed_total{what="frames"}'
+    floods = {"settings": b"\0\0\0\4\0\0\0\0\0", "ping": b"\0\0\x08\6\0\0\0\0\0" + b"12345678", "priority": b"\0\0\5\2\0\0\0\0\3" + bytes(5), "window": window}
+    for what, frame in floods.items():
+        lively, before = H2(gateway.port), gateway.metric(shed)
+        lively.socket.sendall(frame * 900)
+        cases.same(lively.ask(lawful), 202, f"900 frames of {what}, and a request")
+        lively.socket.sendall(frame * 900)
+        cases.same((lively.ask(lawful), gateway.metric(shed)), (202, before), f"and again: {what}")
+        flood, ended = H2(gateway.port), False
+        cases.same(flood.ask(lawful), 202, "a request, then nothing but frames")
+        flood.socket.settimeout(10)
+        try:
             for _ in range(200):
                 flood.socket.sendall(frame * 100)
+            while flood.socket.recv(65_536):
+                pass
+            ended = True
+        except TimeoutError:
+            pass
+        except OSError:
+            ended = True
         flood.socket.close()
+        cases.check(ended and gateway.metric(shed) == before + 1, f"a {what} flood is ended, and counted")
         cases.same(H2(gateway.port).ask(lawful), 202, f"others are served beside a {what} flood")
     # CONTINUATION without an end.
     flood = H2(gateway.port)
@@ -436,6 +456,15 @@ def overload():
         cases.check((gateway.metric('shield_edge_shed_total{what="bytes"}') or 0) >= 1, "bodies over the budget are shed")
         for stream in held:
             stream.close()
+    # A list of headers counts too: over HTTP/2 a byte names one. 1,500 of them have 192,000 bytes.
+    with Gateway(gateway="max_requests_bytes = 2_000_000\nmax_body_bytes = 65536") as gateway:
+        listed = H2(gateway.port)
+        fields = b"\x83\x86\x41\x01x\x44\x11/v1/publish/users\x0f\x0d\x011" + bytes([0x80 + 21]) * 1_500
+        listed.socket.sendall(b"".join(len(fields).to_bytes(3) + b"\1\4" + stream.to_bytes(4) + fields for stream in range(1, 41, 2)))
+        end, shed = time.monotonic() + 20, 'shield_edge_shed_total{what="bytes"}'
+        while (gateway.metric(shed) or 0) < 10 and time.monotonic() < end:
+            time.sleep(0.05)
+        cases.same((gateway.metric(shed), gateway.publish()[0]), (10, 202), "twenty heads of 1,500 headers each")
     # From four fifths on: requests are served, their connections end with the answer, and no session is opened.
     with Gateway(gateway="max_requests = 10") as gateway:
         upgrade = (b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -591,6 +620,78 @@ def tls():
         cases.same(curl(gateway, "--http1.1", "--cert", str(gateway.folder / "client.pem"), "--key", str(gateway.folder / "client.key")), "202 1.1", "a client of the authority")
 
 
+def memory(gateway):
+    """What the process holds, in MiB."""
+    text = pathlib.Path(f"/proc/{gateway.process.pid}/status").read_text(encoding="ascii")
+    return int(re.search(r"^VmRSS:\s+(\d+) kB", text, re.M)[1]) / 1_024
+
+
+def unfinished():
+    """Heads that are not whole share a budget: who goes beyond it is cut, the others and small heads are served."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 16_384), hard))
+    count, shed = min(2_000, min(hard, 16_384) - 500), 'shield_edge_shed_total{what="heads"}'
+    # HPACK: one byte names a header. HEADERS without END_HEADERS.
+    fields = bytes([0x80 + 21]) * 1_500
+    listed = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0" + (3 + len(fields)).to_bytes(3) + b"\1\0\0\0\0\1\x83\x86\x84" + fields
+    # The head of a ClientHello of 65,000 bytes, in records, and no end.
+    hello = b"\1" + (65_000).to_bytes(3) + b"\3\3" + bytes(60_000)
+    hello = b"".join(b"\x16\3\1" + len(part).to_bytes(2) + part for part in (hello[at:at + 16_000] for at in range(0, len(hello), 16_000)))
+    with Gateway() as scratch:
+        certificates(scratch.folder)
+        files = {path.name: path.read_bytes() for path in scratch.folder.glob("server.*")}
+    plain, secure = "max_requests_bytes = 67_108_864\nheader_timeout_ms = 60000\n", 'tls = { cert = "server.pem", key = "server.key" }'
+    kinds = {"60 KB of a head": (post(b"X-A: " + b"a" * 60_000), plain), "a list of headers that goes on": (listed, plain), "60 KB of a handshake": (hello, plain + secure)}
+    for what, (data, limits) in kinds.items():
+        context = ssl.create_default_context() if limits != plain else None
+        if context:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+        def connected(port, context=context):
+            stream = socket.create_connection(("127.0.0.1", port), 10)
+            return context.wrap_socket(stream) if context else stream
+
+        def publish(gateway, *pieces, connected=connected):
+            """The status of a publish whose head has so many bytes more, in these pieces."""
+            with connected(gateway.port) as stream:
+                for piece in pieces:
+                    stream.sendall(piece)
+                    time.sleep(0.2 if len(pieces) > 1 else 0)
+                return statuses(stream.recv(65_536))
+
+        def head(bytes_):
+            return post(b"X-A: " + b"a" * bytes_ + b"\r\nConnection: close\r\nContent-Length: 1\r\n", b"x")
+
+        # A quarter of 64 MiB is for heads.
+        with Gateway(gateway=limits, files=files, environment={"RUST_LOG": "info"}) as gateway:
+            cases.same(publish(gateway, head(10)), [202], f"{what}: a publish before")
+            before, held, got = memory(gateway), [], []
+            cases.same(gateway.metric(shed), 0, "nothing was cut")
+            for n in range(count):
+                held.append(socket.create_connection(("127.0.0.1", gateway.port), 10))
+                with contextlib.suppress(OSError):
+                    held[-1].sendall(data)
+                if n % 400 == 399:
+                    got += publish(gateway, head(4_000))
+            end = time.monotonic() + 20
+            while (gateway.metric(shed) or 0) < count / 4 and time.monotonic() < end:
+                time.sleep(0.1)
+            grown, cut = memory(gateway) - before, gateway.metric(shed) or 0
+            print(f"{count} sockets with {what}: {grown:.0f} MiB more, {cut:.0f} were cut")
+            cases.check(grown < 96, f"{what}: {grown:.0f} MiB for {count} sockets")
+            cases.check(count / 4 <= cut < count, f"{what}: {cut} of {count} were cut")
+            cases.same(got, [202] * (count // 400), f"{what}: a publish meanwhile")
+            for stream in held:
+                stream.close()
+            # Room comes back: a head of 20 KB in two pieces.
+            got, end = [], time.monotonic() + 20
+            while got != [202] and time.monotonic() < end:
+                with contextlib.suppress(OSError):
+                    got = publish(gateway, head(20_000)[:15_000], head(20_000)[15_000:])
+            cases.same(got, [202], f"{what}: room comes back")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def drips():
     """A body that comes too slowly for a whole request is told so, with its request's ids."""
     keys, trace = Keys(), "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -709,6 +810,7 @@ def main():
     tls()
     drips()
     attackers()
+    unfinished()
     with nats_server() as url:
         asyncio.run(reserved(url))
         asyncio.run(peers(url))

@@ -26,8 +26,8 @@ use crate::{app::Shared, console, divergence, feed::Feed, readiness::Check};
 
 /// The largest policy that can be uploaded, in bytes.
 const POLICY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// The largest control message, in bytes.
-const CONTROL_BYTES_MAX: usize = 256 * 1024;
+/// The largest control message, in bytes: none larger is an envelope.
+const CONTROL_BYTES_MAX: usize = arqon::rollout::MAX_ENVELOPE_BYTES;
 
 /// What the routes need.
 #[derive(Clone)]
@@ -148,10 +148,13 @@ async fn control_only(State(admin): State<Admin>, request: Request, next: Next) 
     refuse(problem, request.uri().path())
 }
 
-/// What could not be read of a request to a control route.
-fn unread(code: Code, status: StatusCode, detail: String, path: &str) -> Response {
+/// What could not be read of a request to a control route, whose body has at most `bytes_max` bytes.
+fn unread(code: Code, status: StatusCode, detail: String, (path, bytes_max): (&str, usize)) -> Response {
     let problem = match status {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::BodyTooLarge, detail),
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+            Code::BodyTooLarge,
+            format!("at most {bytes_max} bytes are taken here"),
+        ),
         status => Problem::new(code, detail).with_status(status),
     };
     refuse(problem, path)
@@ -170,7 +173,10 @@ async fn control(State(admin): State<Admin>, envelope: Result<Bytes, BytesReject
     const PATH: &str = "/v1/control";
     let envelope = match envelope {
         Ok(envelope) => envelope,
-        Err(error) => return unread(Code::ControlRefused, error.status(), error.body_text(), PATH),
+        Err(error) => {
+            let (status, detail) = (error.status(), error.body_text());
+            return unread(Code::ControlRefused, status, detail, (PATH, CONTROL_BYTES_MAX));
+        }
     };
     match admin.shared.platform.rollout.submit(&envelope).await {
         Ok(receipt) => Json(json!({
@@ -217,7 +223,8 @@ async fn put_policy(
     upload: Result<Query<Upload>, QueryRejection>,
     module: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let unread = |status, detail| unread(Code::PolicyRefused, status, detail, "/v1/policies");
+    let limited = ("/v1/policies", POLICY_BYTES_MAX);
+    let unread = |status, detail| unread(Code::PolicyRefused, status, detail, limited);
     let (Path(name), Query(upload), module) = match (name, upload, module) {
         (Ok(name), Ok(upload), Ok(module)) => (name, upload, module),
         (Err(error), ..) => return unread(error.status(), error.body_text()),
@@ -247,7 +254,8 @@ async fn change_policy(
         Ok(path) => path,
         Err(error) => {
             let (status, detail) = (error.status(), error.body_text());
-            return unread(Code::PolicyRefused, status, detail, "/v1/policies");
+            let limited = ("/v1/policies", POLICY_BYTES_MAX);
+            return unread(Code::PolicyRefused, status, detail, limited);
         }
     };
     let overseer = &admin.shared.platform.overseer;

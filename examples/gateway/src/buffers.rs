@@ -1,6 +1,9 @@
 //! What sessions hold in memory besides the message that is being served: messages that are not whole yet, and deliveries
 //! that wait. All sessions share one budget, and where there are tenants each has half of it at most, so that memory ends for
-//! whoever fills it before it ends for everybody.
+//! whoever fills it before it ends for everybody. Connections that are no session hold [`heads`] that are not whole yet.
+
+mod frames;
+mod heads;
 
 use std::{
     collections::HashMap,
@@ -14,11 +17,15 @@ use std::{
 };
 
 use arqon::TenantId;
+use http::Version;
 use metrics::{Counter, counter};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take},
     time::Instant,
 };
+
+use self::heads::{Answering, Head, Spoken};
+pub(crate) use self::heads::{HEAD_BYTES_MAX, Heads, listed};
 
 /// What one side of a session may hold whatever the others do, in bytes: who keeps up is not ended for who does not.
 const FREE_BYTES: usize = 16 * 1024;
@@ -176,14 +183,30 @@ impl Unread {
     }
 }
 
-/// Where a connection's reads are counted, once it has become a session.
+/// Where a connection's reads are counted: unfinished heads, and once it has become a session unfinished messages.
 #[derive(Default)]
-pub(crate) struct Meter(OnceLock<Unread>);
+pub(crate) struct Meter {
+    session: OnceLock<Unread>,
+    head: Option<Head>,
+}
 
 impl Meter {
-    /// From now on what is read is counted, until it is cleared as a whole message.
+    /// Its heads are counted in the budget of `heads`.
+    pub(crate) fn of(heads: &Heads) -> Self {
+        Self {
+            session: OnceLock::new(),
+            head: Some(Head::new(heads)),
+        }
+    }
+
+    /// A request's head is whole; what is read from here on, until its answer, is its body.
+    pub(crate) fn answer(&self, version: Version) -> Option<Answering<'_>> {
+        self.head.as_ref()?.answer(version)
+    }
+
+    /// From now on what is read is counted as a session's, until it is cleared as a whole message.
     pub(crate) fn begin(&self, share: &Share) -> &Unread {
-        self.0.get_or_init(|| Unread {
+        self.session.get_or_init(|| Unread {
             account: share.account(usize::MAX),
             since: Mutex::default(),
         })
@@ -192,13 +215,34 @@ impl Meter {
 
 /// A stream with a [`Meter`].
 pub(crate) struct Metered<S> {
-    stream: S,
-    meter: Arc<Meter>,
+    stream: Take<S>,
+    spoken: Spoken,
+    /// None: nothing is counted any more.
+    meter: Option<Arc<Meter>>,
 }
 
-impl<S> Metered<S> {
-    pub(crate) const fn new(stream: S, meter: Arc<Meter>) -> Self {
-        Self { stream, meter }
+impl<S: AsyncRead> Metered<S> {
+    pub(crate) fn new(stream: S, meter: Arc<Meter>) -> Self {
+        Self {
+            stream: stream.take(u64::MAX),
+            spoken: Spoken::Preface(0),
+            meter: Some(meter),
+        }
+    }
+
+    /// Below TLS, whose handshake is counted as a head until it is [`done`](Self::done).
+    pub(crate) fn handshake(stream: S, meter: Arc<Meter>) -> Self {
+        Self {
+            spoken: Spoken::Http1,
+            ..Self::new(stream, meter)
+        }
+    }
+
+    /// What comes from here on is counted above.
+    pub(crate) fn done(&mut self) {
+        if let Some(head) = self.meter.take().as_ref().and_then(|meter| meter.head.as_ref()) {
+            head.reset();
+        }
     }
 }
 
@@ -208,28 +252,43 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let meter = this.meter.as_deref();
+        let session = meter.and_then(|meter| meter.session.get());
+        let head = meter.and_then(|meter| meter.head.as_ref());
+        let head = head.filter(|_| session.is_none());
+        let read_max = match head {
+            Some(head) => {
+                this.spoken.may_read(head)?;
+                this.spoken.read_max()
+            }
+            None => u64::MAX,
+        };
+        this.stream.set_limit(read_max);
         let before = into.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
-        if let Some(unread) = self.meter.0.get()
-            && !unread.take(into.filled().len() - before)
-        {
-            return Poll::Ready(Err(io::Error::other(NO_ROOM)));
-        }
-        Poll::Ready(Ok(()))
+        ready!(Pin::new(&mut this.stream).poll_read(cx, into))?;
+        let bytes = &into.filled()[before..];
+        Poll::Ready(match (session, head) {
+            (Some(unread), _) if !unread.take(bytes.len()) => Err(io::Error::other(NO_ROOM)),
+            (_, Some(head)) => this.spoken.read(bytes, head),
+            _ => Ok(()),
+        })
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let wrote = ready!(Pin::new(self.stream.get_mut()).poll_write(cx, bytes))?;
+        self.spoken.wrote(wrote);
+        Poll::Ready(Ok(wrote))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(self.stream.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(self.stream.get_mut()).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -237,11 +296,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let wrote = ready!(Pin::new(self.stream.get_mut()).poll_write_vectored(cx, slices))?;
+        self.spoken.wrote(wrote);
+        Poll::Ready(Ok(wrote))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.get_ref().is_write_vectored()
     }
 }
 

@@ -19,7 +19,11 @@ use http::{HeaderMap, header::ORIGIN};
 use metrics::{Counter, counter};
 use tokio_util::sync::CancellationToken;
 
-use crate::{buffers::Buffers, readiness::Readiness, tls::Tls};
+use crate::{
+    buffers::{Buffers, Heads},
+    readiness::Readiness,
+    tls::Tls,
+};
 
 /// The guards of one gateway. Cloning it is a few reference counts.
 #[derive(Clone)]
@@ -30,6 +34,7 @@ pub(crate) struct Edge {
     /// How many sessions each tenant has.
     pub(crate) sessions: TenantLimitLayer,
     pub(crate) buffers: Buffers,
+    pub(crate) heads: Heads,
     pub(crate) tls: Option<Tls>,
     pub(crate) peers: Arc<TrustedPeers>,
     pub(crate) websocket: WebSocketConfig,
@@ -83,6 +88,7 @@ impl Edge {
             load: Load::new(gateway.max_requests, gateway.max_requests_bytes),
             sessions: TenantLimitLayer::new(None, gateway.websocket.tenant_sessions),
             buffers: Buffers::new(buffered_max, tenant_max),
+            heads: Heads::new(gateway.max_requests_bytes),
             tls,
             peers: Arc::new(peers),
             websocket: gateway.websocket,

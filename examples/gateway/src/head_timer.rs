@@ -2,27 +2,33 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use hyper::rt::{Sleep, Timer};
-use tokio::time;
-
-type Clock = Pin<Box<time::Sleep>>;
+use tokio::{task::unconstrained, time};
 
 /// A connection's timer. hyper asks for a new sleep for each head and drops it once the head is there; to enter one of the
-/// runtime's and take it out again costs more than to read the head. So one is kept, and wound again: later, which is
-/// one step.
+/// runtime's and take it out again costs more than to read the head. So one clock is kept. While it would ring before its
+/// sleep is over it runs on as it is, and is wound for the rest when it rings: one step in the time of a head, not one a head.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeadTimer {
     idle: Arc<Mutex<Option<Clock>>>,
 }
 
-/// What is slept until the kept clock's deadline.
+#[derive(Debug)]
+struct Clock {
+    sleep: Pin<Box<time::Sleep>>,
+    /// Whom it wakes.
+    wakes: Option<Waker>,
+}
+
+/// What is slept until its deadline.
 struct HeadSleep {
+    deadline: time::Instant,
     /// There until this is dropped.
     clock: Option<Clock>,
     home: HeadTimer,
@@ -41,14 +47,21 @@ impl Timer for HeadTimer {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        let deadline = deadline.into();
         let clock = match self.swap(None) {
             Some(mut clock) => {
-                clock.as_mut().reset(deadline.into());
+                if clock.sleep.deadline() > deadline {
+                    clock.wind(deadline);
+                }
                 clock
             }
-            None => Box::pin(time::sleep_until(deadline.into())),
+            None => Clock {
+                sleep: Box::pin(time::sleep_until(deadline)),
+                wakes: None,
+            },
         };
         Box::pin(HeadSleep {
+            deadline,
             clock: Some(clock),
             home: self.clone(),
         })
@@ -59,12 +72,41 @@ impl Timer for HeadTimer {
     }
 }
 
+impl Clock {
+    fn wind(&mut self, deadline: time::Instant) {
+        self.sleep.as_mut().reset(deadline);
+        self.wakes = None;
+    }
+
+    /// Waits until `deadline`, or less: it may have been wound for an earlier one.
+    fn poll(&mut self, deadline: time::Instant, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let known = self.wakes.as_ref();
+            if !self.sleep.is_elapsed() && known.is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return Poll::Pending;
+            }
+            // Unconstrained: where a task has used up its turn, a sleep is pending without a word to its clock.
+            let mut sleep = pin!(unconstrained(self.sleep.as_mut()));
+            if sleep.as_mut().poll(cx).is_pending() {
+                // The clock has nothing left to say before it rings.
+                self.wakes = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            if self.sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            self.wind(deadline);
+        }
+    }
+}
+
 impl Future for HeadSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.deadline;
         match &mut self.clock {
-            Some(clock) => clock.as_mut().poll(cx),
+            Some(clock) => clock.poll(deadline, cx),
             None => Poll::Ready(()),
         }
     }
@@ -115,6 +157,33 @@ mod tests {
         drop(head);
         timer.sleep(Duration::from_secs(1)).await;
         assert_eq!(seconds(begun, &timer), 41);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_rings_early_is_wound_for_the_rest_and_wakes_whoever_waits_by_then() {
+        let timer = HeadTimer::default();
+        let begun = timer.now();
+        let mut task = tokio_test::task::spawn(timer.sleep(Duration::from_secs(10)));
+        assert!(task.poll().is_pending());
+        drop(task);
+        time::advance(Duration::from_secs(6)).await;
+        // The next head: its own ten seconds, while the clock still runs for four.
+        let mut task = tokio_test::task::spawn(timer.sleep(Duration::from_secs(10)));
+        assert!(task.poll().is_pending());
+        time::advance(Duration::from_secs(5)).await;
+        assert!(task.is_woken(), "early");
+        assert!(task.poll().is_pending());
+        time::advance(Duration::from_secs(4)).await;
+        assert!(!task.is_woken() && task.poll().is_pending());
+        time::advance(Duration::from_secs(1)).await;
+        assert!(task.is_woken() && task.poll().is_ready());
+        assert_eq!(seconds(begun, &timer), 16);
+        drop(task);
+        // Rung, and used again.
+        let mut task = tokio_test::task::spawn(timer.sleep(Duration::from_secs(10)));
+        assert!(task.poll().is_pending());
+        time::advance(Duration::from_secs(10)).await;
+        assert!(task.is_woken() && task.poll().is_ready());
     }
 
     #[tokio::test(start_paused = true)]

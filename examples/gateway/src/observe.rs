@@ -88,7 +88,7 @@ fn describe() {
         ),
         (
             "shield_edge_shed_total",
-            "requests and sessions refused because too much was under way",
+            "requests, sessions and connections refused because too much was under way, by what of it",
         ),
         (
             "shield_gateway_accept_errors_total",

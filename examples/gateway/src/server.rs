@@ -25,7 +25,7 @@ use arqon::{
 use axum::body::Body;
 use http::{
     Extensions, HeaderMap, HeaderValue, Request, Response, Version,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE},
 };
 use hyper::body::Incoming;
 use hyper_util::{
@@ -45,7 +45,7 @@ pub(crate) use self::door::Door;
 use self::streams::Streams;
 use crate::{
     body::{Arrived, EdgeBody, Times, arrived},
-    buffers::{Meter, Metered},
+    buffers::{HEAD_BYTES_MAX, Meter, Metered, listed},
     edge::Edge,
     guard::Late,
     head_timer::HeadTimer,
@@ -70,8 +70,6 @@ pub(crate) struct Limits {
     pub(crate) drain_timeout: Duration,
 }
 
-/// The largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How much of a stream, and of a whole HTTP/2 connection, may be on its way unread, in bytes.
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
@@ -147,13 +145,17 @@ impl<A: App> Connection<A> {
             return self.speak(stream).await;
         };
         // The handshake has the time of a head, and none once the listener is closed.
+        let stream = Metered::handshake(stream, Arc::clone(&self.held.meter));
         let handshake = timeout(self.limits.header_timeout, tls.acceptor().accept(stream));
         let stream = tokio::select! {
             () = self.closed.cancelled() => return,
             stream = handshake => stream,
         };
         match stream {
-            Ok(Ok(stream)) => self.speak(stream).await,
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().0.done();
+                self.speak(stream).await;
+            }
             Ok(Err(error)) => tracing::debug!(component = "edge", error = %error, "no TLS"),
             Err(_) => tracing::debug!(component = "edge", "no TLS in time"),
         }
@@ -224,6 +226,7 @@ impl<A: App> Connection<A> {
     async fn handle(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let limits = &self.limits;
         self.asked.store(true, Ordering::Relaxed);
+        let _answering = self.held.meter.answer(request.version());
         let _open = (request.version() == Version::HTTP_2).then(|| self.streams.begin());
         let told = Told::of(request.headers());
         // Nothing may be read behind such a request: two lengths are two readings of where it ends, and hyper, which goes by
@@ -337,9 +340,13 @@ fn told(served: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
 #[derive(Default)]
 struct Told<'a> {
     length: Option<&'a HeaderValue>,
+    /// The last one, and how many there are.
+    host: Option<&'a HeaderValue>,
+    hosts: usize,
     encodes_transfer: bool,
     expects: bool,
     upgrades: bool,
+    names_message: bool,
 }
 
 impl<'a> Told<'a> {
@@ -348,15 +355,35 @@ impl<'a> Told<'a> {
         for (name, value) in headers {
             if *name == CONTENT_LENGTH {
                 told.length = told.length.or(Some(value));
+            } else if *name == HOST {
+                told.host = Some(value);
+                told.hosts += 1;
             } else if *name == TRANSFER_ENCODING {
                 told.encodes_transfer = true;
             } else if *name == EXPECT {
                 told.expects = true;
             } else if *name == UPGRADE {
                 told.upgrades = true;
+            } else if *name == single::NATS_MSG_ID {
+                told.names_message = true;
             }
         }
         told
+    }
+
+    /// Whether the head says where the request ends and whom it is for once and plainly. Most do, and need no name looked up.
+    fn check(&self, version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+        let host = match self.host {
+            Some(host) => self.hosts == 1 && framing::is_host(host.as_bytes()),
+            None => version != Version::HTTP_11,
+        };
+        if !host || self.encodes_transfer {
+            framing::check(version, headers)?;
+        }
+        if self.names_message || headers.len() > headers.keys_len() {
+            single::check(headers)?;
+        }
+        Ok(())
     }
 }
 
@@ -374,12 +401,11 @@ fn admit(
     told: &Told<'_>,
     request: &Request<Incoming>,
 ) -> Result<Option<crate::edge::Place>, Problem> {
-    framing::check(request.version(), request.headers())?;
-    single::check(request.headers())?;
+    told.check(request.version(), request.headers())?;
     match edge {
         Some(edge) => edge
             .load
-            .enter(announced(told, request.body(), edge.max_body_bytes))
+            .enter(announced(told, request.body(), edge.max_body_bytes) + listed(request.headers()))
             .map(Some),
         None => Ok(None),
     }

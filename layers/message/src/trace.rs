@@ -112,8 +112,8 @@ impl TraceKey {
     /// The key that the trace headers name, if any.
     #[must_use]
     pub fn of_trace(headers: &HeaderMap) -> Option<Self> {
-        if let Some(id) = single(headers, &TRACEPARENT).and_then(traceparent::trace_id) {
-            return Self::build(b"", id, KeySource::Traceparent);
+        if let Some(key) = single(headers, &TRACEPARENT).and_then(Self::of_traceparent) {
+            return Some(key);
         }
         let id = single(headers, &B3)
             .and_then(traceparent::b3_trace_id)
@@ -122,6 +122,16 @@ impl TraceKey {
         padded[32 - id.len()..].copy_from_slice(id);
         padded.make_ascii_lowercase();
         Self::build(b"", &padded, KeySource::B3)
+    }
+
+    /// The key that the value of a `traceparent` names, if it is a valid one.
+    #[must_use]
+    pub fn of_traceparent(value: &[u8]) -> Option<Self> {
+        Self::build(
+            b"",
+            traceparent::trace_id(value.trim_ascii())?,
+            KeySource::Traceparent,
+        )
     }
 
     fn of_connection(extensions: &Extensions) -> Option<Self> {

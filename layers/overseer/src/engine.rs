@@ -14,9 +14,12 @@ mod pagemap;
 mod settings;
 mod ticker;
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 pub(crate) use self::{
@@ -28,6 +31,7 @@ pub(crate) use self::{
     gate::Gate,
     limiter::Limiter,
     settings::{Reset, Settings},
+    ticker::{Looks, REST_MAX, Timer},
 };
 use crate::error::EngineError;
 
@@ -41,8 +45,10 @@ pub(crate) trait Host: Send + 'static {
     fn memory(&self) -> Option<wasmtime::Memory>;
     /// The start functions are over; request functions may be called from now on.
     fn started(&mut self);
-    /// The deadline of the call has passed; says whether it has for the first time.
-    fn late(&mut self) -> bool;
+    /// A call, or the start functions, begin now and may take `deadline`.
+    fn timed(&mut self, deadline: Duration);
+    /// The ticker found the call running; whether it may go on.
+    fn ticked(&mut self) -> bool;
 }
 
 /// Everything that modules run in: the shards and their pools, the epoch ticker and the limits. A clone is one `Arc`.
@@ -77,7 +83,7 @@ impl Engine {
     pub(crate) fn new(settings: Settings) -> Result<Self, EngineError> {
         let cache = settings.cache_dir.as_deref().map(ModuleCache::open).transpose()?;
         let cleared = pools(&settings, Reset::Cleared, cache.as_ref())?;
-        let ticker = ticker::Ticker::start(&cleared).map_err(EngineError::Thread)?;
+        let ticker = ticker::Ticker::start(&cleared, settings.rest).map_err(EngineError::Thread)?;
         let gate = Arc::new(Gate::new(settings.concurrency));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -128,6 +134,11 @@ impl Engine {
     /// The limits this engine was made with.
     pub(crate) fn settings(&self) -> &Settings {
         &self.inner.settings
+    }
+
+    /// Where a call says when the ticker is to look at it again.
+    pub(crate) fn looks(&self) -> &Arc<Looks> {
+        self.inner.ticker.looks()
     }
 
     /// Where compiled modules are kept, if they are.

@@ -34,7 +34,12 @@ pub(crate) fn instantiate(
 ) -> Result<Ready<State>, Verdict> {
     let settings = engine.settings();
     let limiter = Limiter::new(settings.memory_bytes_max, settings.table_elements_max);
-    let state = State::new(Arc::clone(&loaded.guest), role, limiter);
+    let state = State::new(
+        Arc::clone(&loaded.guest),
+        role,
+        limiter,
+        Arc::clone(engine.looks()),
+    );
     loaded
         .compiled
         .instantiate(shard, phase.entry(), state, budget)

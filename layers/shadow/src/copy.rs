@@ -76,7 +76,8 @@ impl ShadowCopy {
 
     /// The request's headers without hop-by-hop and stripped ones, with `x-arqon-shadow: true` exactly once and
     /// `x-arqon-shadow-of: <key>`. `traceparent` is that of our own span where requests are observed
-    /// ([`TraceContext`]), as on what the primary publishes, else the original's. The map is made by each call.
+    /// ([`TraceContext`]), as on what the primary publishes, else the original's, if that is a valid one. The map is made by
+    /// each call.
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(16);
@@ -142,10 +143,22 @@ fn each_header(
 
 fn lines(head: &Head, context: Option<&TraceContext>, rule: &Rule, mut each: impl FnMut(&Line<'_>)) {
     let hops = marker::Hops::of(head.lines().map(|line| (line.name, line.value)));
+    let keeps_trace = context.is_none() && is_traced(head);
     head.lines()
         .filter(|line| !hops.drops(line.name, &rule.terms.strip))
-        .filter(|line| context.is_none() || line.name != marker::TRACEPARENT.as_str())
+        .filter(|line| keeps_trace || line.name != marker::TRACEPARENT.as_str())
         .for_each(|line| each(&line));
+}
+
+/// Whether the head has a `traceparent` that others can read: one, and a valid one.
+fn is_traced(head: &Head) -> bool {
+    let mut parents = head
+        .lines()
+        .filter(|line| line.name == marker::TRACEPARENT.as_str());
+    match (parents.next(), parents.next()) {
+        (Some(parent), None) => TraceKey::of_traceparent(parent.value).is_some(),
+        _ => false,
+    }
 }
 
 /// A copy under way: the request's head as it came in, and what of the body has been seen. The request path does no more

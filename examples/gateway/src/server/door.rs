@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{App, Connection, Held, Limits, Raised, extensions, streams::Streams};
-use crate::edge::Edge;
+use crate::{buffers::Meter, edge::Edge};
 
 /// How long to wait after the system refused a connection, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -147,8 +147,9 @@ impl<A: App> Door<A> {
 
     fn open(&self, stream: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
         let _ = stream.set_nodelay(true);
+        let meter = self.edge.as_ref().map(|edge| Meter::of(&edge.heads));
         let held = Held {
-            meter: Arc::default(),
+            meter: Arc::new(meter.unwrap_or_default()),
             _place: Arc::new((Raised::of(&self.open), place)),
         };
         let app = self.app.lock().unwrap_or_else(PoisonError::into_inner).clone();

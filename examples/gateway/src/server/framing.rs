@@ -33,7 +33,7 @@ pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<(), Problem
 }
 
 /// `uri-host [":" port]` of RFC 3986: a name (which may be empty) or an IPv4 address, or an IPv6 address in brackets. No user.
-fn is_host(host: &[u8]) -> bool {
+pub(super) fn is_host(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else {
         return false;
     };

@@ -268,3 +268,41 @@ async fn a_drain_waits_for_no_http2_connection_that_does_not_answer() {
     // The drain's own time is 10 s.
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
 }
+
+#[test]
+fn what_a_head_says_is_checked_as_if_each_name_were_looked_up() {
+    let lines: [(&str, &[u8]); 14] = [
+        ("host", b"x"),
+        ("host", b"y:80"),
+        ("host", b"a b"),
+        ("transfer-encoding", b"chunked"),
+        ("transfer-encoding", b"gzip"),
+        ("nats-msg-id", b"1"),
+        ("nats-msg-id", b"a b"),
+        ("x-request-id", b"1"),
+        ("x-request-id", b"2"),
+        ("content-type", b"a/b"),
+        ("content-type", b"a/c"),
+        ("x-own", b"1"),
+        ("x-own", b"2"),
+        ("content-length", b"3"),
+    ];
+    let mut refused = 0;
+    for chosen in 0..1_u32 << lines.len() {
+        let mut headers = HeaderMap::new();
+        let lines = lines.iter().enumerate().filter(|(at, _)| chosen >> at & 1 == 1);
+        for (_, (name, value)) in lines {
+            let value = HeaderValue::from_bytes(value).expect("a value");
+            headers
+                .try_append(http::HeaderName::from_static(name), value)
+                .expect("room");
+        }
+        for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+            let told = Told::of(&headers).check(version, &headers);
+            let looked_up = framing::check(version, &headers).and_then(|()| single::check(&headers));
+            assert_eq!(told, looked_up, "{version:?} {headers:?}");
+            refused += usize::from(told.is_err());
+        }
+    }
+    assert!((1..3 << lines.len()).contains(&refused));
+}

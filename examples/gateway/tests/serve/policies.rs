@@ -349,7 +349,7 @@ async fn a_request_to_a_control_route_that_cannot_be_read_is_a_problem_and_chang
     assert_eq!(policy(&gateway).await, before);
     for (path, method, bytes) in [
         ("/v1/policies/block_me", "PUT", (8 << 20) + 1),
-        ("/v1/control", "POST", (256 << 10) + 1),
+        ("/v1/control", "POST", (64 << 10) + 1),
     ] {
         // Who has no token is refused without any of the body, which is only announced.
         for (token, status, code) in [
@@ -377,8 +377,21 @@ async fn a_request_to_a_control_route_that_cannot_be_read_is_a_problem_and_chang
             }
             assert!(seen.starts_with(&format!("HTTP/1.1 {status} ")), "{seen}");
             assert!(seen.contains("application/problem+json"), "{seen}");
+            let limit = format!("at most {} bytes", bytes - 1);
+            assert_eq!(seen.contains(&limit), status == 413, "{seen}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_control_message_at_the_limit_is_read() {
+    let gateway = Gateway::ready(&config("nack"), &[]).await;
+    let answer = operate(&gateway, Method::POST, "/v1/control", vec![b' '; 64 << 10]).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.code().as_str()),
+        (409, "control.refused")
+    );
+    assert_eq!(answer.json()["reason"], "malformed");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::{
         shape::PAGE_BYTES,
     },
     edit,
-    engine::{Budget, ModuleCache, Settings},
+    engine::{Budget, ModuleCache, REST_MAX, Settings},
     error::ConfigError,
     recorder::RecordSettings,
     scope::{Route, Scope},
@@ -68,7 +68,10 @@ impl Parsed {
     /// Gives every policy its budget, once the fuel is known.
     pub(crate) fn set_fuel(&mut self, fuel: u64) {
         for policy in &mut self.policies {
-            policy.budget = Budget::new(fuel, self.deadline);
+            policy.budget = Budget {
+                fuel,
+                deadline: self.deadline,
+            };
         }
     }
 }
@@ -134,7 +137,7 @@ impl OverseerConfig {
                 function_bytes_max: self.function_bytes_max,
                 compile_deadline,
             };
-            let settings = self.settings(policies.len());
+            let settings = self.settings(policies.len(), deadline);
             let record = record.flatten();
             let (enabled, body_bytes_max) = (self.enabled, self.max_body_bytes);
             Ok(Parsed {
@@ -226,7 +229,7 @@ impl OverseerConfig {
         findings.within("function_bytes_max", self.function_bytes_max, 1, 1 << 24);
     }
 
-    fn settings(&self, policies: usize) -> Settings {
+    fn settings(&self, policies: usize, deadline: Duration) -> Settings {
         let cpus = thread::available_parallelism().map_or(1, usize::from).min(16);
         let shards = if self.shards == 0 { cpus } else { self.shards };
         let running = self.concurrency.min(RUNNING_MAX);
@@ -245,6 +248,7 @@ impl OverseerConfig {
             table_elements_max: self.table_elements_max,
             stack_bytes_max: self.stack_bytes_max,
             pagemap_scan: self.pagemap_scan,
+            rest: deadline.min(REST_MAX),
             cache_dir: self.cache_dir.clone(),
         }
     }
@@ -304,7 +308,10 @@ impl PolicyConfig {
             monitor,
             open,
             close_session: close,
-            budget: Budget::new(FUEL_DEFAULT, DEADLINE_DEFAULT),
+            budget: Budget {
+                fuel: FUEL_DEFAULT,
+                deadline: DEADLINE_DEFAULT,
+            },
         })
     }
 

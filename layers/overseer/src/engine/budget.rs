@@ -4,24 +4,13 @@ use std::time::{Duration, Instant};
 
 use wasmtime::{Engine, Instance, Module, Store};
 
-use super::ticker::TICK;
-
 /// Fuel and wall-clock time of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Budget {
     /// Units of fuel: about one per Wasm operator, host calls charged on top.
     pub(crate) fuel: u64,
-    /// Epoch ticks after which a guest is warned, so to say: it has one more then, and is interrupted.
-    pub(crate) ticks: u64,
-}
-
-impl Budget {
-    /// A call may take `deadline`, rounded up to whole ticks; the tick under way does not count, but as the one more that a
-    /// guest has.
-    pub(crate) fn new(fuel: u64, deadline: Duration) -> Self {
-        let ticks = u64::try_from(deadline.as_micros().div_ceil(TICK.as_micros())).unwrap_or(u64::MAX / 2);
-        Self { fuel, ticks }
-    }
+    /// How long a guest may run. Found running longer it is late, has [`GRACE`](super::ticker::GRACE) more, and is interrupted.
+    pub(crate) deadline: Duration,
 }
 
 /// Slow and fast work per unit of fuel: a chain of divisions, and a hash over bytes.
@@ -67,16 +56,4 @@ pub(super) fn calibrate(engine: &Engine) -> wasmtime::Result<u64> {
         lowest = lowest.min(best);
     }
     Ok(lowest.clamp(RATE_BOUNDS.0, RATE_BOUNDS.1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deadline_is_whole_ticks_rounded_up() {
-        assert_eq!(Budget::new(1, Duration::from_millis(5)).ticks, 5);
-        assert_eq!(Budget::new(1, Duration::from_micros(5_001)).ticks, 6);
-        assert_eq!(Budget::new(1, Duration::ZERO).ticks, 0);
-    }
 }

@@ -7,6 +7,9 @@ use wasmtime::{Engine, InstancePre, Linker, Memory, Module, ModuleExport, Store,
 use super::{Budget, Compiler, Host, ModuleCache};
 use crate::error::CompileError;
 
+/// Whoever runs when the epoch is raised is asked about: see [`Host::ticked`].
+const NEXT_TICK: u64 = 1;
+
 /// How an entry point is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
@@ -87,11 +90,9 @@ impl<T: Host> Compiled<T> {
         let module = &self.shards[shard];
         let mut store = Store::new(module.pre.module().engine(), state);
         store.limiter(|state| state.limiter());
-        // Ticks are the clock's. A call of microseconds whose thread had to stand aside for milliseconds finds its deadline
-        // passed when it goes on: it has a tick of its own to end in. One that loops is stopped no later for that.
         store.epoch_deadline_callback(|mut store| {
-            Ok(if store.data_mut().late() {
-                UpdateDeadline::Continue(1)
+            Ok(if store.data_mut().ticked() {
+                UpdateDeadline::Continue(NEXT_TICK)
             } else {
                 UpdateDeadline::Interrupt
             })
@@ -123,7 +124,8 @@ impl<T: Host> Shard<T> {
 
     fn start(&self, store: &mut Store<T>, entry: usize, budget: Budget) -> wasmtime::Result<Call> {
         store.set_fuel(budget.fuel)?;
-        store.set_epoch_deadline(budget.ticks);
+        store.data_mut().timed(budget.deadline);
+        store.set_epoch_deadline(NEXT_TICK);
         let instance = self.pre.instantiate(&mut *store)?;
         let memory: Option<Memory> = self
             .memory
@@ -185,7 +187,8 @@ impl<T: Host> Ready<T> {
     /// Fuel and deadline count from here, so an instance made ready long ago behaves as one made now.
     #[inline(always)]
     pub(crate) fn call(&mut self, budget: Budget) -> (wasmtime::Result<i32>, u64) {
-        self.store.set_epoch_deadline(budget.ticks);
+        self.store.data_mut().timed(budget.deadline);
+        self.store.set_epoch_deadline(NEXT_TICK);
         let result = match self.store.set_fuel(budget.fuel) {
             Ok(()) => match &self.call {
                 Call::Plain(function) => function.call(&mut self.store, ()),

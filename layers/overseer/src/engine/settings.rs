@@ -1,6 +1,6 @@
 //! Numbers the engine is made with, and wasmtime's configuration from them.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig,
@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) stack_bytes_max: usize,
     /// Whether the page-map scan may be used where the process cannot be swapped, for memories that gain by it.
     pub(crate) pagemap_scan: bool,
+    /// How long the ticker rests at most between two looks at who is running; no deadline is shorter.
+    pub(crate) rest: Duration,
     /// Where compiled modules are kept.
     pub(crate) cache_dir: Option<PathBuf>,
 }

@@ -11,6 +11,7 @@ fn settings() -> Settings {
         table_elements_max: 16,
         stack_bytes_max: 256 << 10,
         pagemap_scan: true,
+        rest: REST_MAX,
         cache_dir: None,
     }
 }

@@ -127,6 +127,40 @@ async fn a_copy_is_the_request_marked_once() {
     );
 }
 
+#[tokio::test]
+async fn a_traceparent_that_is_none_is_not_copied() {
+    let good = format!("00-{TRACE}-b7ad6b7169203331-01");
+    let junk = format!("{good}-more");
+    for (parents, copied) in [
+        (vec![good.as_str()], true),
+        (vec!["junk"], false),
+        (vec![junk.as_str()], false),
+        (vec![""], false),
+        (vec![good.as_str(), good.as_str()], false),
+    ] {
+        let rig = rig(&all());
+        let mut request = request(body());
+        let headers = request.headers_mut();
+        headers.remove("traceparent");
+        headers.insert("x-b3-traceid", HeaderValue::from_static(TRACE));
+        for parent in &parents {
+            headers
+                .try_append("traceparent", HeaderValue::from_str(parent).expect("a value"))
+                .expect("room");
+        }
+        send(&rig.layer, request, echo).await;
+        let (_, copies) = rig.settled().await;
+        assert_eq!(
+            copies[0].headers().contains_key("traceparent"),
+            copied,
+            "{parents:?}"
+        );
+        let mut told = 0;
+        copies[0].each_header(|name, _| told += usize::from(name == "traceparent"));
+        assert_eq!(told, usize::from(copied), "{parents:?}");
+    }
+}
+
 trait AppendOnce {
     fn append_once(&mut self, name: &'static str, value: &'static str);
 }

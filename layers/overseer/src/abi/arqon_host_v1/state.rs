@@ -1,12 +1,16 @@
 //! The state of one call.
 
-use std::{mem, sync::Arc};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use wasmtime::Memory;
 
 use super::Guest;
 use crate::{
-    engine::{Host, Limiter},
+    engine::{Host, Limiter, Looks, Timer},
     exchange::Lent,
     verdict::Denial,
 };
@@ -58,14 +62,15 @@ pub(crate) struct State {
     /// Lines logged in this call, and lines dropped over the limit.
     pub(super) log_lines: u32,
     pub(super) logs_dropped: u32,
-    /// Whether the deadline has passed once.
-    late: bool,
+    /// None before anything has begun.
+    timer: Option<Timer>,
+    looks: Arc<Looks>,
     limiter: Limiter,
     memory: Option<Memory>,
 }
 
 impl State {
-    pub(crate) const fn new(guest: Arc<Guest>, role: Role, limiter: Limiter) -> Self {
+    pub(crate) const fn new(guest: Arc<Guest>, role: Role, limiter: Limiter, looks: Arc<Looks>) -> Self {
         Self {
             guest,
             phase: Phase::Start,
@@ -76,7 +81,8 @@ impl State {
             edit_bytes: 0,
             log_lines: 0,
             logs_dropped: 0,
-            late: false,
+            timer: None,
+            looks,
             limiter,
             memory: None,
         }
@@ -125,12 +131,21 @@ impl Host for State {
         // The limits on logs count from the call, so that standby and inline instances behave the same.
         self.log_lines = 0;
         self.logs_dropped = 0;
-        self.late = false;
         drop(mem::take(&mut self.denial));
     }
 
-    fn late(&mut self) -> bool {
-        !mem::replace(&mut self.late, true)
+    #[inline]
+    fn timed(&mut self, deadline: Duration) {
+        self.timer = Some(Timer::start(deadline));
+    }
+
+    fn ticked(&mut self) -> bool {
+        let Some(timer) = &mut self.timer else { return true };
+        let next = timer.look(Instant::now());
+        if let Some(next) = next {
+            self.looks.want(next);
+        }
+        next.is_some()
     }
 }
 
@@ -160,12 +175,18 @@ mod tests {
             },
             metrics: OnceLock::new(),
         };
-        let mut state = State::new(Arc::new(guest), Role::Active, Limiter::new(1 << 16, 1));
-        assert!(state.late() && !state.late());
+        let mut state = State::new(
+            Arc::new(guest),
+            Role::Active,
+            Limiter::new(1 << 16, 1),
+            Arc::default(),
+        );
+        state.timed(Duration::ZERO);
+        assert!(state.ticked(), "it is late, and has its grace");
         (state.log_lines, state.logs_dropped) = (1, 1);
         state.started();
         assert_eq!((state.log_lines, state.logs_dropped), (0, 0));
-        assert!(state.late(), "the call has a tick of its own");
-        assert!(!state.late());
+        state.timed(Duration::from_secs(60));
+        assert!(state.ticked(), "the call has a time of its own");
     }
 }

@@ -3,12 +3,14 @@ use wasmtime::{Caller, Config, Trap};
 use super::*;
 use crate::engine::Limiter;
 
-/// A host whose clock is the guest's to move.
+/// A host whose clock is the guest's to move, and that lets a call go on for some ticks.
 struct Clock {
     limiter: Limiter,
-    late: bool,
+    left: u64,
     ticks: u64,
 }
+
+const TICKS: u64 = 3;
 
 impl Host for Clock {
     fn limiter(&mut self) -> &mut Limiter {
@@ -18,17 +20,20 @@ impl Host for Clock {
     fn memory(&self) -> Option<Memory> {
         None
     }
-    fn started(&mut self) {
-        self.late = false;
+    fn started(&mut self) {}
+    fn timed(&mut self, deadline: Duration) {
+        assert_eq!(deadline, BUDGET.deadline);
+        self.left = TICKS;
     }
-    fn late(&mut self) -> bool {
-        !std::mem::replace(&mut self.late, true)
+    fn ticked(&mut self) -> bool {
+        self.left = self.left.saturating_sub(1);
+        self.left > 0
     }
 }
 
 const BUDGET: Budget = Budget {
     fuel: 1_000_000,
-    ticks: 3,
+    deadline: Duration::from_millis(3),
 };
 
 /// How a call of this body ends, and how many ticks had passed by then.
@@ -70,7 +75,7 @@ fn run(body: &str) -> (wasmtime::Result<i32>, u64) {
     .unwrap();
     let state = Clock {
         limiter: Limiter::new(1 << 16, 1),
-        late: false,
+        left: 0,
         ticks: 0,
     };
     let mut ready = match compiled.instantiate(0, 0, state, BUDGET) {
@@ -86,27 +91,33 @@ fn run(body: &str) -> (wasmtime::Result<i32>, u64) {
 }
 
 #[test]
-fn a_call_that_had_to_stand_aside_past_its_deadline_ends_well() {
-    for ticks in [0, 2, 3, 50] {
-        let (result, _) = run(&format!("(call $tick (i32.const {ticks})) (call $rest)"));
-        assert_eq!(result.unwrap(), 7, "{ticks} ticks");
-    }
-}
-
-#[test]
-fn a_call_that_is_late_a_second_time_is_interrupted() {
-    for body in [
-        "(call $tick (i32.const 50)) (call $rest) (call $tick (i32.const 1)) (call $rest)",
-        "(call $tick (i32.const 3)) (call $rest) (call $tick (i32.const 50)) (call $rest)",
+fn a_call_is_asked_about_at_each_tick_that_finds_it_and_several_at_once_are_one() {
+    for (body, ends) in [
+        ("(call $rest)", true),
+        (
+            "(call $tick (i32.const 1)) (call $rest) (call $tick (i32.const 50)) (call $rest)",
+            true,
+        ),
+        (
+            "(call $tick (i32.const 1)) (call $rest) (call $tick (i32.const 1)) (call $rest) (call $tick (i32.const 1)) (call $rest)",
+            false,
+        ),
     ] {
-        let error = run(body).0.unwrap_err();
-        assert_eq!(error.downcast_ref(), Some(&Trap::Interrupt), "{body}");
+        let (result, _) = run(body);
+        match ends {
+            true => assert_eq!(result.unwrap(), 7, "{body}"),
+            false => assert_eq!(
+                result.unwrap_err().downcast_ref(),
+                Some(&Trap::Interrupt),
+                "{body}"
+            ),
+        }
     }
 }
 
 #[test]
-fn a_call_that_does_not_end_is_interrupted_one_tick_after_its_deadline() {
+fn a_call_that_does_not_end_is_interrupted_at_the_tick_that_finds_it_too_old() {
     let (result, ticks) = run("(loop $again (call $tick (i32.const 1)) (br $again))");
     assert_eq!(result.unwrap_err().downcast_ref(), Some(&Trap::Interrupt));
-    assert_eq!(ticks, BUDGET.ticks + 1);
+    assert_eq!(ticks, TICKS);
 }
