@@ -2,16 +2,19 @@
 
 pub mod catalogs;
 pub mod connect;
+mod connection;
 pub mod governance;
 pub mod heads;
 pub mod publish;
 pub mod schemas;
 pub mod serve;
 pub mod sink;
+mod stored;
 
 pub use self::{
     catalogs::KvCatalogs,
-    connect::{ConnectError, Identity, connect, connect_as, connect_hearing},
+    connect::{ConnectError, Identity, connect, connect_as},
+    connection::Connection,
     governance::NatsControlLog,
     publish::Publish,
     serve::serve,
@@ -23,11 +26,11 @@ pub use self::{
 #[derive(Clone, Debug)]
 pub struct Clients {
     /// Messages of the primary path, schemas, catalogs.
-    pub primary: async_nats::Client,
-    /// Copies.
+    pub primary: Connection,
+    /// Copies. It hears nothing, so that nothing it hears can end it.
     pub mirror: async_nats::Client,
     /// The control log: a stop never waits behind messages.
-    pub control: async_nats::Client,
+    pub control: Connection,
     /// How many servers keep a copy of what is made: 1, or 3 or 5 on a cluster.
     pub replicas: usize,
 }
@@ -35,7 +38,8 @@ pub struct Clients {
 impl Clients {
     /// Sends what the clients hold and closes them, each within `limit`: the last step of a drain.
     pub async fn drain(&self, limit: std::time::Duration) {
-        let closing = [&self.primary, &self.mirror, &self.control].map(|client| async move {
+        let (primary, control) = (self.primary.client(), self.control.client());
+        let closing = [&primary, &self.mirror, &control].map(|client| async move {
             // One that never reached a server holds nothing that a server could be given in time.
             if !connect::was_reached(client) {
                 return;

@@ -104,8 +104,8 @@ impl Platform {
         let sink = crate::nats::sink::NatsSink::new(clients.mirror.clone());
         let schemas = match &config.registry.kv_bucket {
             Some(bucket) => {
-                let client = clients.primary.clone();
-                let store = crate::nats::schemas::KvSchemas::new(client, bucket, &config.registry);
+                let nats = clients.primary.clone();
+                let store = crate::nats::schemas::KvSchemas::new(nats, bucket, &config.registry);
                 Schemas::Kv(Box::new(store.replicas(clients.replicas)))
             }
             None => Schemas::Dir,

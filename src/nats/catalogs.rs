@@ -6,18 +6,16 @@ use arqon_message::BoxError;
 use arqon_rollout::{
     Catalog, CatalogFuture, CatalogSource, CatalogWanted, Digest, FetchError, FileCatalogs, MAX_CATALOG_BYTES,
 };
-use async_nats::{
-    Client,
-    connection::State,
-    jetstream::{
-        self, ErrorCode,
-        context::GetStreamErrorKind,
-        kv::{self, Operation},
-    },
+use async_nats::jetstream::{
+    ErrorCode,
+    context::GetStreamErrorKind,
+    kv::{self, Operation},
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::timeout;
+
+use super::Connection;
 
 /// How long a read of the bucket may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,9 +28,8 @@ const BUCKET: &str = "ARQON_CATALOGS";
 /// reads what the others read. What is not there, or not any more, is looked for in bucket `ARQON_CATALOGS` by its digest.
 #[derive(Clone, Debug)]
 pub struct KvCatalogs {
-    client: Client,
+    nats: Connection,
     replicas: usize,
-    jetstream: jetstream::Context,
     files: FileCatalogs,
 }
 
@@ -44,12 +41,11 @@ struct Wanted {
 }
 
 impl KvCatalogs {
-    /// Buckets that `client` reaches, and files in the folders of `files`.
+    /// Buckets that `nats` reaches, and files in the folders of `files`.
     #[must_use]
-    pub fn new(client: Client, files: FileCatalogs) -> Self {
+    pub fn new(nats: impl Into<Connection>, files: FileCatalogs) -> Self {
         Self {
-            jetstream: jetstream::new(client.clone()),
-            client,
+            nats: nats.into(),
             replicas: 1,
             files,
         }
@@ -69,7 +65,7 @@ impl KvCatalogs {
     pub async fn first(&self, place: &str) -> Result<Bytes, BoxError> {
         let (bucket, key) = place.split_once('/').ok_or("a KV catalog is `<bucket>/<key>`")?;
         let read = async {
-            let store = self.jetstream.get_key_value(bucket).await?;
+            let store = self.nats.life().jetstream.get_key_value(bucket).await?;
             let mut revisions = store.history(key).await?;
             while let Some(entry) = revisions.next().await {
                 let entry = entry?;
@@ -86,7 +82,7 @@ impl KvCatalogs {
     async fn by_digest(&self, digest: &str) -> Option<Bytes> {
         let key = key(digest)?;
         let read = async {
-            let store = self.jetstream.get_key_value(BUCKET).await.ok()?;
+            let store = self.nats.life().jetstream.get_key_value(BUCKET).await.ok()?;
             store.get(key).await.ok()?
         };
         timeout(READ_TIMEOUT, read).await.ok()?
@@ -94,7 +90,8 @@ impl KvCatalogs {
 
     async fn put(&self, digest: &str, bytes: Bytes) -> Result<(), BoxError> {
         let Some(key) = key(digest) else { return Ok(()) };
-        let store = match self.jetstream.get_key_value(BUCKET).await {
+        let nats = self.nats.life();
+        let store = match nats.jetstream.get_key_value(BUCKET).await {
             Ok(store) => store,
             Err(_) => {
                 let config = kv::Config {
@@ -103,7 +100,7 @@ impl KvCatalogs {
                     num_replicas: self.replicas,
                     ..kv::Config::default()
                 };
-                self.jetstream.create_key_value(config).await?
+                nats.jetstream.create_key_value(config).await?
             }
         };
         if store.get(key.as_str()).await?.is_none_or(|known| known != bytes) {
@@ -117,13 +114,15 @@ impl KvCatalogs {
         let Some((bucket, key)) = place.split_once('/') else {
             return Ok(None);
         };
-        if let Err(error) = self.jetstream.get_stream(format!("KV_{bucket}")).await
+        let nats = self.nats.life();
+        if let Err(error) = nats.jetstream.get_stream(format!("KV_{bucket}")).await
             && let GetStreamErrorKind::JetStream(error) = error.kind()
             && error.error_code() == ErrorCode::STREAM_NOT_FOUND
         {
             return Ok(None);
         }
-        let store = self.jetstream.get_key_value(bucket).await?;
+        let store = nats.jetstream.get_key_value(bucket).await?;
+        // TD-042: the client that reads a record with a carriage return in a header's value dies of it.
         let mut revisions = store.history(key).await?;
         let mut newest = None;
         while let Some(entry) = revisions.next().await {
@@ -146,7 +145,7 @@ impl KvCatalogs {
     async fn read(&self, wanted: &Wanted, place: &str) -> Result<Bytes, FetchError> {
         let uri = || wanted.uri.clone();
         let unavailable = |source: BoxError| FetchError::Unavailable { uri: uri(), source };
-        if self.client.connection_state() != State::Connected {
+        if !self.nats.is_connected() {
             return Err(unavailable("not connected to NATS".into()));
         }
         match timeout(READ_TIMEOUT, self.revision(place, wanted)).await {

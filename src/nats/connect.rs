@@ -120,10 +120,7 @@ pub async fn connect_as(url: &str, identity: &Identity) -> Result<Client, Connec
 }
 
 /// As [`connect_as`], and `hears` is given each event of the connection, besides the log; it must return at once.
-///
-/// # Errors
-/// As there.
-pub async fn connect_hearing(
+pub(super) async fn connect_hearing(
     url: &str,
     identity: &Identity,
     hears: impl Fn(&async_nats::Event) + Send + Sync + 'static,
@@ -212,7 +209,7 @@ impl Causes {
     }
 }
 
-fn pause(attempts: usize) -> Duration {
+pub(super) fn pause(attempts: usize) -> Duration {
     use std::hash::{BuildHasher, RandomState};
 
     let doubled = RECONNECT_MIN

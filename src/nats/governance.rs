@@ -1,5 +1,7 @@
 //! The control log on JetStream (DESIGN 8): stream `ARQON_GOV`, read by every node from where it stands.
 
+mod limits;
+mod session;
 mod told;
 
 use std::{
@@ -15,22 +17,24 @@ use arqon_rollout::{
     Appended, Batch, CURRENT, Channel, ControlLog, LogError, LogFuture, NodeId, Record, UpstreamMessage,
     Uptime,
 };
-use async_nats::{
-    Client,
-    connection::State,
-    jetstream::{
-        self,
-        consumer::{AckPolicy, DeliverPolicy, pull},
-        message::PublishMessage,
-        response::Response,
-        stream::{self, StorageType, Stream},
-    },
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+    message::PublishMessage,
+    response::Response,
+    stream::{self, StorageType, Stream},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 
-use self::told::Told;
+use self::{
+    limits::keeps_everything,
+    session::{Opened, Session},
+    told::Told,
+};
+use super::{Connection, stored::stored};
 
 /// The stream of the control log.
 pub const STREAM: &str = "ARQON_GOV";
@@ -69,13 +73,14 @@ async fn answered<T, E: Into<BoxError>>(question: impl Future<Output = Result<T,
 /// it still acts.
 #[derive(Debug)]
 pub struct NatsControlLog {
-    client: Client,
-    jetstream: jetstream::Context,
+    nats: Connection,
     /// None: the stream is somebody else's to make.
     replicas: Option<usize>,
     session: Mutex<Option<Session>>,
     /// The last entry this node knows, to recognise the stream by.
     anchor: Mutex<Option<Anchor>>,
+    /// Where following it ended last without a record: the next one is read by the API.
+    broke_at: Mutex<Option<u64>>,
     /// Added to the stream's positions: above 0 once it was replaced.
     offset: AtomicU64,
 }
@@ -86,33 +91,6 @@ struct Anchor {
     envelope: Bytes,
 }
 
-struct Session {
-    /// The server's time when it began, for its first batch: a node that comes back may have no quiet moment for long.
-    told_us: Option<u64>,
-    messages: pull::Stream,
-    /// When the leader was last asked where the log ends, and what it said: what came here later may have waited in a buffer while
-    /// this process stood still.
-    known: (Uptime, u64),
-    /// The position the reader believes to stand at.
-    asked: u64,
-    /// The position of the last entry that was yielded or is lost.
-    at: u64,
-    gap: bool,
-    /// Whether nothing has come yet: what is missing before the first entry is gone, not late.
-    fresh: bool,
-    /// Whether something is missing before what came last: the next read begins anew.
-    lost: bool,
-}
-
-impl std::fmt::Debug for Session {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Session")
-            .field("at", &self.at)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Where a node's telemetry and alerts go: `gov.t.<tenant>.tel.<node>`.
 #[must_use]
 pub fn telemetry_subject(tenant: &TenantId, node: &NodeId) -> String {
@@ -120,25 +98,25 @@ pub fn telemetry_subject(tenant: &TenantId, node: &NodeId) -> String {
 }
 
 impl NatsControlLog {
-    /// The log that `client` reaches. The stream is made when it is first needed, with `replicas` copies.
+    /// The log that `nats` reaches. The stream is made when it is first needed, with `replicas` copies.
     #[must_use]
-    pub fn new(client: Client, replicas: usize) -> Self {
+    pub fn new(nats: impl Into<Connection>, replicas: usize) -> Self {
         Self {
-            jetstream: jetstream::new(client.clone()),
-            client,
+            nats: nats.into(),
             replicas: Some(replicas),
             session: Mutex::new(None),
             anchor: Mutex::new(None),
+            broke_at: Mutex::new(None),
             offset: AtomicU64::new(0),
         }
     }
 
     /// The log as it is: without a stream there is none.
     #[must_use]
-    pub fn existing(client: Client) -> Self {
+    pub fn existing(nats: impl Into<Connection>) -> Self {
         Self {
             replicas: None,
-            ..Self::new(client, 1)
+            ..Self::new(nats, 1)
         }
     }
 
@@ -155,7 +133,7 @@ impl NatsControlLog {
     /// Finds the stream, or makes it.
     async fn stream(&self) -> Result<Stream, BoxError> {
         let Some(replicas) = self.replicas else {
-            let found = self.jetstream.get_stream(STREAM).await;
+            let found = self.nats.life().jetstream.get_stream(STREAM).await;
             return found.map_err(|error| {
                 format!("stream {STREAM} is not there ({error}): a gateway makes it").into()
             });
@@ -170,13 +148,14 @@ impl NatsControlLog {
             description: Some("Arqon's control log".to_owned()),
             ..stream::Config::default()
         };
-        let stream = self.jetstream.get_or_create_stream(config).await?;
+        let nats = self.nats.life();
+        let stream = nats.jetstream.get_or_create_stream(config).await?;
         keeps_everything(&stream.cached_info().config)?;
         Ok(stream)
     }
 
     fn connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        self.nats.is_connected()
     }
 
     /// Waits for a connection, at most a heartbeat.
@@ -192,14 +171,14 @@ impl NatsControlLog {
     }
 
     /// Follows the stream after position `after`.
-    async fn open(&self, after: u64) -> Result<Session, BoxError> {
+    async fn open(&self, after: u64) -> Result<Opened, BoxError> {
         // Half a dozen questions one behind the other: each has its time, or a slow network would never get through them.
         let mut stream = answered(self.stream()).await?;
         let state = answered(stream.info()).await?.state.clone();
         let offset = self.offset.load(Ordering::Relaxed);
         let mut from = after.saturating_sub(offset);
         let mut gap = false;
-        if from > 0 && !answered(self.recognises(&stream, after, from, &state)).await? {
+        if from > 0 && !answered(self.recognises(after, from, &state)).await? {
             tracing::error!(
                 component = "governance",
                 position = after,
@@ -211,6 +190,13 @@ impl NatsControlLog {
         // Nothing is ever deleted: what the stream lacks at its start is lost.
         if state.last_sequence > 0 && from + 1 < state.first_sequence {
             (from, gap) = (state.first_sequence - 1, true);
+        }
+        let broke_at = lock(&self.broke_at).take();
+        if !gap
+            && broke_at == Some(after)
+            && let Some(batch) = answered(self.read_stored(from + 1)).await?
+        {
+            return Ok(Opened::Read(batch));
         }
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence {
@@ -232,7 +218,7 @@ impl NatsControlLog {
             .expires(Duration::from_secs(30))
             .heartbeat(HEARTBEAT);
         let messages = answered(messages.messages()).await?;
-        Ok(Session {
+        Ok(Opened::Session(Box::new(Session {
             told_us: told.time_us(),
             messages,
             known: (asked, told.end() + offset),
@@ -241,33 +227,53 @@ impl NatsControlLog {
             gap,
             fresh: true,
             lost: false,
-        })
+        })))
+    }
+
+    /// The record at `sequence` by the API, if there is one: one that ends the client when it is delivered can be read so, and the
+    /// log does not end at it.
+    async fn read_stored(&self, sequence: u64) -> Result<Option<Batch>, BoxError> {
+        let (nats, asked) = (self.nats.life(), Uptime::now());
+        let wanted = serde_json::json!({"seq": sequence});
+        let Some(message) = stored(&nats.jetstream, STREAM, wanted).await?? else {
+            return Ok(None);
+        };
+        let seq = sequence + self.offset.load(Ordering::Relaxed);
+        let record = self.record(
+            seq,
+            message.time.unix_timestamp_nanos(),
+            &message.subject,
+            STANDARD.decode(message.payload)?.into(),
+        )?;
+        Ok(Some(Batch {
+            records: vec![record],
+            more: true,
+            asked: Some(asked),
+            ..Batch::default()
+        }))
     }
 
     /// Whether the stream holds what this node has at its position.
-    async fn recognises(
-        &self,
-        stream: &Stream,
-        after: u64,
-        from: u64,
-        state: &stream::State,
-    ) -> Result<bool, BoxError> {
+    async fn recognises(&self, after: u64, from: u64, state: &stream::State) -> Result<bool, BoxError> {
         if state.last_sequence < from {
             return Ok(false);
         }
         let anchor = lock(&self.anchor).clone().filter(|anchor| anchor.seq == after);
         let Some(anchor) = anchor else { return Ok(true) };
-        match stream.get_raw_message(from).await {
-            Ok(message) => Ok(message.payload == anchor.envelope),
-            Err(error) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(false),
-            Err(error) => Err(error.into()),
+        let nats = self.nats.life();
+        // Its headers are not looked at: they may be unreadable.
+        let found = stored(&nats.jetstream, STREAM, serde_json::json!({"seq": from})).await??;
+        match found {
+            Some(message) => Ok(STANDARD.decode(message.payload)? == anchor.envelope),
+            None => Ok(false),
         }
     }
 
     /// Asks the stream's leader where its end is, and what time it is there.
     async fn look(&self) -> Result<Told, BoxError> {
         let subject = format!("STREAM.INFO.{STREAM}");
-        match self.jetstream.request(subject, &serde_json::json!({})).await? {
+        let nats = self.nats.life();
+        match nats.jetstream.request(subject, &serde_json::json!({})).await? {
             Response::Ok(told) => Ok(told),
             Response::Err { error } => Err(error.into()),
         }
@@ -280,9 +286,16 @@ impl NatsControlLog {
             .filter(|session| session.asked == after);
         let mut session = match known {
             Some(session) => session,
-            None => self.open(after).await?,
+            None => match self.open(after).await? {
+                Opened::Session(session) => *session,
+                Opened::Read(batch) => return Ok(batch),
+            },
         };
-        let batch = self.follow(&mut session).await?;
+        let batch = self.follow(&mut session).await;
+        if batch.is_err() {
+            *lock(&self.broke_at) = Some(after);
+        }
+        let batch = batch?;
         if !session.lost {
             *lock(&self.session) = Some(session);
         }
@@ -363,32 +376,44 @@ impl NatsControlLog {
             batch.gap = true;
         }
         (session.at, session.asked, session.fresh) = (seq, seq, false);
-        let received_at_us = u64::try_from(info.published.unix_timestamp_nanos() / 1_000)?;
+        let record = self.record(
+            seq,
+            info.published.unix_timestamp_nanos(),
+            &message.subject,
+            message.payload.clone(),
+        )?;
+        batch.records.push(record);
+        Ok(info.pending > 0)
+    }
+
+    /// A record that was read, by which the stream is known from now on.
+    fn record(
+        &self,
+        seq: u64,
+        published_ns: i128,
+        subject: &str,
+        envelope: Bytes,
+    ) -> Result<Record, BoxError> {
+        let received_at_us = u64::try_from(published_ns / 1_000)?;
         *lock(&self.anchor) = Some(Anchor {
             seq,
-            envelope: message.payload.clone(),
+            envelope: envelope.clone(),
         });
-        match message.subject.parse::<Channel>() {
-            Ok(channel) => batch.records.push(Record {
-                seq,
-                received_at_us,
-                channel,
-                envelope: message.payload.clone(),
-                catalog: None,
-            }),
+        let channel = match subject.parse::<Channel>() {
+            Ok(channel) => channel,
             Err(error) => {
                 // The position has to move on all the same: a record that every node refuses alike.
                 tracing::warn!(component = "governance", %error, seq, "a subject of the control log cannot be used");
-                batch.records.push(Record {
-                    seq,
-                    received_at_us,
-                    channel: Channel::Down(TenantId::new("unread")?),
-                    envelope: message.payload.clone(),
-                    catalog: None,
-                });
+                Channel::Down(TenantId::new("unread")?)
             }
-        }
-        Ok(info.pending > 0)
+        };
+        Ok(Record {
+            seq,
+            received_at_us,
+            channel,
+            envelope,
+            catalog: None,
+        })
     }
 
     async fn store(&self, channel: Channel, envelope: Bytes) -> Result<Appended, BoxError> {
@@ -396,11 +421,12 @@ impl NatsControlLog {
         if !self.connected() {
             return Err("not connected to NATS".into());
         }
+        let nats = self.nats.life();
         let publish = || {
             let message = PublishMessage::build()
                 .payload(envelope.clone())
                 .expected_stream(STREAM);
-            self.jetstream.send_publish(channel.to_string(), message)
+            nats.jetstream.send_publish(channel.to_string(), message)
         };
         let acked = match publish().await?.await {
             Err(error) if error.kind() == jetstream::context::PublishErrorKind::StreamNotFound => {
@@ -423,10 +449,11 @@ impl NatsControlLog {
             return Err("not connected to NATS".into());
         }
         let payload = serde_json::to_vec(&message)?;
-        self.client
+        let client = self.nats.client();
+        client
             .publish(telemetry_subject(tenant, node), payload.into())
             .await?;
-        self.client.flush().await?;
+        client.flush().await?;
         Ok(())
     }
 }
@@ -436,24 +463,6 @@ fn until_beat() -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let into = now.as_millis() % BEAT.as_millis();
     BEAT - Duration::from_millis(u64::try_from(into).unwrap_or_default())
-}
-
-/// A log that forgets would let a stop lapse: a stream somebody made with limits is not used.
-fn keeps_everything(config: &stream::Config) -> Result<(), BoxError> {
-    let limits = [
-        ("max_age", !config.max_age.is_zero()),
-        ("max_msgs", config.max_messages > 0),
-        ("max_msgs_per_subject", config.max_messages_per_subject > 0),
-        ("max_bytes", config.max_bytes > 0),
-        ("retention", config.retention != stream::RetentionPolicy::Limits),
-    ];
-    match limits.iter().find(|(_, limited)| *limited) {
-        None => Ok(()),
-        Some((limit, _)) => Err(format!(
-            "stream {STREAM} has `{limit}` set and would forget what was decided: `nats stream edit {STREAM}` without it"
-        )
-        .into()),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,6 @@ use arqon_message::BoxError;
 use arqon_rollout::NodeId;
 use async_nats::{
     Client,
-    connection::State,
     jetstream::{
         self,
         kv::{self, Store},
@@ -20,6 +20,7 @@ use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::time::{interval, timeout};
 
+use super::Connection;
 use crate::audit::{AuditLog, Head};
 
 /// The bucket; its keys are node ids.
@@ -73,7 +74,7 @@ pub async fn exported(client: &Client, node: &NodeId) -> Result<Option<ExportedH
 /// log gives again would mend the trail unseen. Then, and once a minute, it compares the keys that the other nodes begin with, and tells
 /// of each that has others.
 pub fn export(
-    client: Client,
+    nats: Connection,
     replicas: usize,
     node: NodeId,
     trail: AuditLog,
@@ -81,11 +82,11 @@ pub fn export(
     told: impl Fn(String) + Send + Sync + 'static,
 ) -> impl Future<Output = Result<(), BoxError>> + Send + 'static {
     let opened = trail.head();
-    follow(client, replicas, (node, first_keys), trail, opened, told)
+    follow(nats, replicas, (node, first_keys), trail, opened, told)
 }
 
 async fn follow(
-    client: Client,
+    nats: Connection,
     replicas: usize,
     (node, first_keys): (NodeId, String),
     trail: AuditLog,
@@ -95,10 +96,15 @@ async fn follow(
     let mut ticks = interval(EVERY);
     let (mut bucket, mut compared, mut last) = (None, false, None);
     let (mut due, mut apart) = (Instant::now(), BTreeSet::new());
+    let mut life = nats.life();
     loop {
         ticks.tick().await;
         let head = trail.head();
-        if client.connection_state() != State::Connected {
+        // A bucket is of one client; the next one exports first.
+        if !Arc::ptr_eq(&life, &nats.life()) {
+            (life, bucket, last) = (nats.life(), None, None);
+        }
+        if !life.is_connected() {
             continue;
         }
         if Instant::now() >= due
@@ -130,9 +136,10 @@ async fn follow(
         let step = async {
             let store = match bucket.take() {
                 Some(store) => store,
-                None => open(&client, replicas).await?,
+                None => open(&life.client, replicas).await?,
             };
             if !compared {
+                // TD-042: the client that reads a record with a carriage return in a header's value dies of it.
                 if let Some(before) = store.get(node.as_str()).await? {
                     let before: ExportedHead = serde_json::from_slice(&before)?;
                     let (reader, lines, hash) = (trail.clone(), before.lines, before.hash);

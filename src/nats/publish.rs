@@ -14,8 +14,10 @@ use std::{
 
 use async_nats::{
     Client,
-    connection::State,
-    jetstream::{self, context::PublishError, context::PublishErrorKind, stream},
+    jetstream::{
+        context::{CreateStreamError, PublishError, PublishErrorKind},
+        stream,
+    },
 };
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -25,6 +27,7 @@ use tower_service::Service;
 
 use arqon_message::{BoxError, Code, MAX_BODY_BYTES, Problem};
 
+use super::Connection;
 use crate::publish::{self, Answer, Message, Published};
 
 /// How many publishes may wait for their acknowledgement at once, unless set otherwise.
@@ -43,8 +46,7 @@ pub const UNSENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// the message may still arrive, so a client that must not send twice sets `Nats-Msg-Id`.
 #[derive(Clone, Debug)]
 pub struct Publish {
-    client: Client,
-    jetstream: jetstream::Context,
+    nats: Connection,
     in_flight: Arc<Semaphore>,
     unsent: Arc<Unsent>,
     timeout: Duration,
@@ -91,6 +93,7 @@ impl Unsent {
 /// One message that was given to the client. Dropped before it is answered, it is given up.
 struct Given<'a> {
     to: &'a Publish,
+    client: &'a Client,
     bytes: usize,
     answered: bool,
 }
@@ -98,19 +101,17 @@ struct Given<'a> {
 impl Drop for Given<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.to.unsent.add(self.bytes, &self.to.client);
+            self.to.unsent.add(self.bytes, self.client);
         }
     }
 }
 
 impl Publish {
-    /// Publishes through `client`.
+    /// Publishes through `nats`.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        let jetstream = jetstream::new(client.clone());
+    pub fn new(nats: impl Into<Connection>) -> Self {
         Self {
-            client,
-            jetstream,
+            nats: nats.into(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             unsent: Arc::default(),
             timeout: PUBLISH_TIMEOUT,
@@ -151,7 +152,7 @@ impl Publish {
             num_replicas: self.replicas,
             ..stream::Config::default()
         };
-        match self.jetstream.get_or_create_stream(config).await {
+        match self.nats.life().jetstream.get_or_create_stream(config).await {
             Ok(_) => Ok(()),
             Err(source) => Err(PublishSetupError {
                 stream: name.to_owned(),
@@ -161,7 +162,8 @@ impl Publish {
     }
 
     async fn publish(&self, message: Message) -> Result<Published, Problem> {
-        if self.client.connection_state() != State::Connected {
+        let nats = self.nats.life();
+        if !nats.is_connected() {
             return Err(unavailable("NATS is away"));
         }
         let Ok(_place) = self.in_flight.try_acquire() else {
@@ -170,7 +172,7 @@ impl Publish {
         if self.unsent.bytes.load(Ordering::Relaxed) >= UNSENT_BYTES_MAX {
             return Err(unavailable("NATS takes nothing, and as much waits for it as may"));
         }
-        let max_payload = self.client.server_info().max_payload;
+        let max_payload = nats.client.server_info().max_payload;
         let size = message.payload.len() + header_bytes(&message.headers);
         if size > max_payload {
             let detail = format!(
@@ -181,13 +183,14 @@ impl Publish {
         let headers = to_nats(&message.headers)?;
         let publish = async {
             let subject = message.subject.as_str().to_owned();
-            self.jetstream
+            nats.jetstream
                 .publish_with_headers(subject, headers, message.payload)
                 .await?
                 .await
         };
         let mut given = Given {
             to: self,
+            client: &nats.client,
             bytes: size,
             answered: false,
         };
@@ -266,7 +269,7 @@ pub(super) fn to_nats(headers: &HeaderMap) -> Result<async_nats::HeaderMap, Prob
 pub struct PublishSetupError {
     stream: String,
     #[source]
-    source: jetstream::context::CreateStreamError,
+    source: CreateStreamError,
 }
 
 impl<B> Service<Request<B>> for Publish

@@ -7,12 +7,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arqon_message::{BoxError, ConnectionId};
 use arqon_schema::{
-    Applied, ApplyError, Change, Copies, Entry, RegistryConfig, RegistryWriter, SchemaStore, StoreError,
-};
-use async_nats::{
-    Client,
-    connection::State,
-    jetstream::{self},
+    Applied, ApplyError, Change, Copies, Entry, LoadError, RegistryConfig, RegistryWriter, SchemaStore,
+    StoreError,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
@@ -20,6 +16,7 @@ use self::{
     bucket::{Bucket, Position, Record},
     watch::Watch,
 };
+use super::Connection;
 
 /// The longest time between two looks at the whole bucket.
 const RECONCILE: Duration = Duration::from_secs(30);
@@ -39,8 +36,7 @@ const LOST: &str = "the connection was lost";
 /// updates holds in memory is their names, and a schema written a hundred times while one is compiled is read once.
 #[derive(Clone, Debug)]
 pub struct KvSchemas {
-    client: Client,
-    jetstream: jetstream::Context,
+    nats: Connection,
     bucket: Arc<str>,
     replicas: usize,
     reconcile: Duration,
@@ -52,11 +48,10 @@ pub struct KvSchemas {
 impl KvSchemas {
     /// The bucket called `bucket`; it is made, with a history of 16, if it is not there.
     #[must_use]
-    pub fn new(client: Client, bucket: &str, config: &RegistryConfig) -> Self {
+    pub fn new(nats: impl Into<Connection>, bucket: &str, config: &RegistryConfig) -> Self {
         let copies = config.last_known_good.as_ref();
         Self {
-            jetstream: jetstream::new(client.clone()),
-            client,
+            nats: nats.into(),
             bucket: bucket.into(),
             replicas: 1,
             reconcile: interval_of(config),
@@ -140,7 +135,7 @@ impl KvSchemas {
                 dirty = watch.written() => match dirty? {
                     Some(subjects) => {
                         let fetching = self.fetch(&bucket, writer, subjects);
-                        let (entries, gone) = self.over(connects, fetching).await?;
+                        let Found { entries, gone, .. } = self.over(connects, fetching).await?;
                         writer.contact();
                         let applied = writer.apply_in_background(Change::Merge { entries, gone }).await;
                         self.keep(writer, &applied, copied).await;
@@ -172,18 +167,18 @@ impl KvSchemas {
 
     /// How often the connection was made.
     fn connects(&self) -> u64 {
-        let statistics = self.client.statistics();
-        statistics.connects.load(std::sync::atomic::Ordering::Relaxed)
+        self.nats.connects()
     }
 
     async fn open(&self, writer: &RegistryWriter) -> Result<Bucket, BoxError> {
-        if let Some(bucket) = Bucket::open(&self.jetstream, &self.bucket).await? {
+        let nats = self.nats.life();
+        if let Some(bucket) = Bucket::open(&nats.jetstream, &self.bucket).await? {
             return Ok(bucket);
         }
         // A bucket made in the place of a lost one counts on from what was in force: what is written into it is newer.
         let known = writer.revisions().into_values().max();
         Bucket::create(
-            &self.jetstream,
+            &nats.jetstream,
             &self.bucket,
             self.replicas,
             known.unwrap_or(0) + 1,
@@ -204,12 +199,12 @@ impl KvSchemas {
             let (position, subjects) = within(listing).await?;
             Ok((position, self.fetch(bucket, writer, subjects).await?))
         };
-        let (position, (entries, gone)) = self.over(connects, reading).await?;
+        let (position, found) = self.over(connects, reading).await?;
         writer.contact();
         let change = Change::Listing {
-            entries,
-            gone,
-            unread: Vec::new(),
+            entries: found.entries,
+            gone: found.gone,
+            unread: found.unread,
         };
         // What was refused is in the log, in the state and on the bus; the last good one stays.
         let applied = writer.apply_in_background(change).await;
@@ -223,11 +218,20 @@ impl KvSchemas {
         bucket: &Bucket,
         writer: &RegistryWriter,
         subjects: BTreeSet<String>,
-    ) -> Result<(Vec<Entry>, Vec<(String, u64)>), BoxError> {
-        let (mut entries, mut gone) = (Vec::new(), Vec::new());
+    ) -> Result<Found, BoxError> {
+        let Found {
+            mut entries,
+            mut gone,
+            mut unread,
+        } = Found::default();
         let in_force = writer.revisions();
         for record in bucket.last_of(subjects, &in_force).await? {
-            if record.deleted {
+            if record.unreadable {
+                let (id, revision) = (record.key, record.revision);
+                let cause = LoadError::Decode("its headers in NATS cannot be read".to_owned());
+                unread.push(id.clone());
+                writer.refuse(&id.clone(), revision, ApplyError::Load { id, revision, cause });
+            } else if record.deleted {
                 gone.push((record.key, record.revision));
             } else {
                 entries.push(entry(record));
@@ -250,7 +254,11 @@ impl KvSchemas {
                 }
             }
         }
-        Ok((entries, gone))
+        Ok(Found {
+            entries,
+            gone,
+            unread,
+        })
     }
 
     /// Writes the copy anew where something changed, or was never written.
@@ -294,7 +302,7 @@ impl KvSchemas {
 
     /// Whether there is a connection, and it is the one that was there when `connects` was counted.
     fn is_connected_since(&self, connects: u64) -> bool {
-        self.client.connection_state() == State::Connected && self.connects() == connects
+        self.nats.is_connected() && self.connects() == connects
     }
 
     /// Waits until that connection is lost.
@@ -330,11 +338,21 @@ impl KvSchemas {
             }
         }
         let mut look = interval(LOOK);
-        while self.client.connection_state() != State::Connected {
+        while !self.nats.is_connected() {
             look.tick().await;
         }
         sleep(BACKOFF.0 * jitter / 256).await;
     }
+}
+
+/// What a read found.
+#[derive(Default)]
+struct Found {
+    entries: Vec<Entry>,
+    /// What was deleted, and the revision of the deletion.
+    gone: Vec<(String, u64)>,
+    /// What is there but could not be read.
+    unread: Vec<String>,
 }
 
 /// The answer, unless it takes too long.
@@ -360,7 +378,7 @@ impl SchemaStore for KvSchemas {
         let mut said: Option<(String, Instant)> = None;
         loop {
             let connects = self.connects();
-            if self.client.connection_state() == State::Connected {
+            if self.nats.is_connected() {
                 let followed = self.follow(&writer, connects, &mut backoff, &mut copied);
                 let Err(error) = followed.await else {
                     continue;

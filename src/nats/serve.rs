@@ -48,7 +48,8 @@
 //! whose headers are not of NATS's form, and connects again; core subscriptions come back with the connection, and what others
 //! sent them in between is not heard. So whoever may publish to a source can cut its connection: give the source a client of
 //! its own, apart from the one that publishes, and let replies go by that ([`Source::replies_through`]).
-//! One whose header value has a carriage return in it ends the client itself: [`run`](Serve::run) returns
+//! One whose header value has a carriage return in it ends the client itself. A [`Connection`] makes another one, and requests
+//! are heard with that; with a client of your own, and always with a consumer, [`run`](Serve::run) returns
 //! [`Closed`](ServeError::Closed), and has to be called with a new one.
 //!
 //! A stream would deliver such a message again and again. So at each connection a consumer looks by the JetStream API
@@ -105,7 +106,7 @@ use self::{
     answer::Outcome,
     counts::{Counts, Metrics},
 };
-use super::connect::was_reached;
+use super::Connection;
 
 /// How many messages are worked on at once, unless set otherwise.
 pub const IN_FLIGHT_MAX: usize = 64;
@@ -123,8 +124,8 @@ const SEND_TIMEOUT: Duration = Duration::from_millis(800);
 /// Where messages come from.
 #[derive(Debug)]
 pub struct Source {
-    client: Client,
-    replies: Client,
+    heard: Connection,
+    replies: Connection,
     kind: Kind,
     strip_prefix: Option<String>,
     reply_prefixes: Vec<String>,
@@ -140,12 +141,14 @@ enum Kind {
 }
 
 impl Source {
-    /// Core NATS: at most once, and a reply to each message that asks for one.
+    /// Core NATS: at most once, and a reply to each message that asks for one. Through a [`Connection`] it goes on with the next
+    /// client when one has died; a client of your own ends it then.
     #[must_use]
-    pub fn requests(client: &Client, pattern: SubjectPattern) -> Self {
+    pub fn requests(nats: impl Into<Connection>, pattern: SubjectPattern) -> Self {
+        let heard = nats.into();
         Self {
-            client: client.clone(),
-            replies: client.clone(),
+            replies: heard.clone(),
+            heard,
             kind: Kind::Core {
                 pattern,
                 queue_group: None,
@@ -158,9 +161,10 @@ impl Source {
     /// A JetStream pull consumer: at least once, with ack, nak and term. `client` is the consumer's own.
     #[must_use]
     pub fn consumer(client: &Client, consumer: PullConsumer) -> Self {
+        let heard = Connection::from(client);
         Self {
-            client: client.clone(),
-            replies: client.clone(),
+            replies: heard.clone(),
+            heard,
             kind: Kind::JetStream(Box::new(consumer), None),
             strip_prefix: None,
             reply_prefixes: Vec::new(),
@@ -189,8 +193,8 @@ impl Source {
 
     /// Sends replies by another client than the one that is subscribed. Acknowledgements of JetStream go by the consumer's own.
     #[must_use]
-    pub fn replies_through(mut self, client: &Client) -> Self {
-        self.replies = client.clone();
+    pub fn replies_through(mut self, nats: impl Into<Connection>) -> Self {
+        self.replies = nats.into();
         self
     }
 
@@ -304,7 +308,7 @@ impl<S> Serve<S> {
             limits,
         } = self;
         let Source {
-            client,
+            heard,
             replies,
             kind,
             strip_prefix,
@@ -315,7 +319,7 @@ impl<S> Serve<S> {
             Kind::JetStream(..) => "jetstream",
         };
         let server = Arc::new(Server {
-            client,
+            heard,
             replies,
             service,
             limits,
@@ -378,8 +382,8 @@ pub enum ServeError {
 
 /// What every call shares.
 struct Server<S> {
-    client: Client,
-    replies: Client,
+    heard: Connection,
+    replies: Connection,
     service: S,
     limits: Limits,
     strip_prefix: Option<String>,
@@ -421,9 +425,9 @@ impl<S> Server<S> {
             working.shutdown().await;
         }
         // Through a client that never reached a server nothing was sent.
-        for client in [&self.client, &self.replies] {
-            if was_reached(client) {
-                let _ = timeout(SEND_TIMEOUT, client.flush()).await;
+        for nats in [&self.heard, &self.replies] {
+            if nats.connects() > 0 {
+                let _ = timeout(SEND_TIMEOUT, nats.client().flush()).await;
             }
         }
     }

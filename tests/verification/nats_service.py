@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,37 @@ async def reply(client, subject: str, payload: bytes, headers: dict | None = Non
     raise AssertionError("nobody serves")
 
 
+def publish_deadly(url: str, subject: str) -> None:
+    """Publishes by hand what async-nats dies of: a carriage return in a header's value."""
+    host, port = url.removeprefix("nats://").split(":")
+    headers = b"NATS/1.0\r\na: b\rc\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as stream:
+        stream.sendall(b'CONNECT {"headers":true,"verbose":false}\r\n'
+                       + f"HPUB {subject} {len(headers)} {len(headers) + 1}\r\n".encode() + headers + b"x\r\nPING\r\n")
+        said = b""
+        while b"PONG" not in said:
+            more = stream.recv(4096)
+            if not more:
+                raise AssertionError(said)
+            said += more
+
+
+async def survives(client, url: str) -> bool:
+    """Whether the gateway answers again after each of three messages that its client dies of."""
+    for _ in range(3):
+        await asyncio.to_thread(publish_deadly, url, "gateway.in.t.acme.orders")
+        deadline = asyncio.get_running_loop().time() + 20
+        while True:
+            try:
+                if b"sequence" in (await client.request("gateway.in.t.acme.orders", b"x", timeout=1)).data:
+                    break
+            except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+                if asyncio.get_running_loop().time() > deadline:
+                    return False
+                await asyncio.sleep(0.05)
+    return True
+
+
 async def cases(url: str, process) -> list:
     """What holds, each with whether it does."""
     client = await nats.connect(url)
@@ -63,6 +95,7 @@ async def cases(url: str, process) -> list:
     problem = json.loads(blocked.data)
     answers = await asyncio.gather(*(reply(client, "gateway.in.t.acme.n", str(n).encode()) for n in range(200)))
     sequences = {json.loads(answer.data)["sequence"] for answer in answers}
+    survived = await survives(client, url)
     # A drain answers what was sent before it: none of these is lost.
     asked = [asyncio.create_task(client.request("gateway.in.t.acme.drain", b"x", timeout=20)) for _ in range(50)]
     await client.flush()
@@ -79,6 +112,7 @@ async def cases(url: str, process) -> list:
          blocked.headers["Nats-Service-Error-Code"] == "403" and problem["code"] == "overseer.denied"),
         ("the problem names the trace's request", problem["status"] == 403 and problem["instance"].endswith("orders")),
         ("two hundred requests at once are two hundred messages", len(sequences) == 200),
+        ("a message that the client dies of costs a moment, again and again", survived),
         ("a drain loses no request that was taken", not lost),
         ("the gateway ends with 0", code == 0),
     ]

@@ -252,12 +252,10 @@ impl Gateway {
             };
             let service = MessageService::new(guard.layer(service));
             let limits = (config.gateway.max_body_bytes, this.drain_timeout);
-            let heard = engine::connected(hearing.of_all().await)?.client;
+            let heard = engine::connected(hearing.of_all().await)?.nats;
             // Messages pass without it.
             let ready = heard.clone();
-            this.shared
-                .readiness
-                .advise("nats_serve", move || nats::connect::ready(&ready));
+            this.shared.readiness.advise("nats_serve", move || ready.ready());
             let (replies, serve) = (clients.primary.clone(), serve.clone());
             let stop = this.stop_public.clone();
             this.shared.tasks.keep("ingress", move || {

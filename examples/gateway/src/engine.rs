@@ -54,10 +54,11 @@ pub(crate) async fn start(
     let Some(settings) = &config.nats else {
         return Ok(Engine::Memory(Broker::new()));
     };
+    let (url, identity) = nats::Identity::of(settings, settings.mirror.as_ref());
     let clients = nats::Clients {
-        primary: connect(settings, None).await?,
-        mirror: connect(settings, settings.mirror.as_ref()).await?,
-        control: connect(settings, settings.control.as_ref()).await?,
+        primary: open(settings, None).await?,
+        mirror: connected(nats::connect_as(&url, &identity).await)?,
+        control: open(settings, settings.control.as_ref()).await?,
         replicas: settings.replicas,
     };
     let publish = nats::Publish::new(clients.primary.clone())
@@ -65,17 +66,20 @@ pub(crate) async fn start(
         .timeout(Duration::from_millis(settings.publish_timeout_ms))
         .max_body_bytes(config.gateway.max_body_bytes);
     readiness.add("nats", {
-        let client = clients.primary.clone();
-        move || nats::connect::ready(&client)
+        let primary = clients.primary.clone();
+        move || primary.ready()
     });
-    for (name, user, client) in [
-        ("nats_mirror", &settings.mirror, &clients.mirror),
-        ("nats_control", &settings.control, &clients.control),
+    for (name, user, connection) in [
+        (
+            "nats_mirror",
+            &settings.mirror,
+            nats::Connection::from(&clients.mirror),
+        ),
+        ("nats_control", &settings.control, clients.control.clone()),
     ] {
         // A user that the server does not know is to be seen; messages pass without it.
         if user.is_some() {
-            let client = client.clone();
-            readiness.advise(name, move || nats::connect::ready(&client));
+            readiness.advise(name, move || connection.ready());
         }
     }
     // The server may come later: the stream is made once it is there, and readiness says so until then.
@@ -130,9 +134,9 @@ async fn make_stream(
     }
 }
 
-async fn connect(settings: &NatsConfig, user: Option<&NatsUserConfig>) -> Result<async_nats::Client, String> {
+async fn open(settings: &NatsConfig, user: Option<&NatsUserConfig>) -> Result<nats::Connection, String> {
     let (url, identity) = nats::Identity::of(settings, user);
-    connected(nats::connect_as(&url, &identity).await)
+    connected(nats::Connection::open(&url, &identity, |_| {}).await)
 }
 
 /// What was connected, or why not.

@@ -2,7 +2,8 @@
 //!
 //! A NATS server passes headers on as they came, and the client ends its connection at the first message whose headers it cannot
 //! read. Whoever may publish where we hear can send one: so what hears for `nats.serve` has a connection, and so has what hears
-//! for each tenant's sessions. One that is cut comes back at once; publishes, readiness and the other tenants notice nothing.
+//! for each tenant's sessions. One that is cut comes back at once; publishes, readiness and the other tenants notice nothing. Where the
+//! client does not end its connection but dies of the message, [`Connection`] has another one in its place as soon.
 
 use std::{
     collections::HashMap,
@@ -15,9 +16,9 @@ use std::{
 use arqon::{
     TenantId,
     config::NatsConfig,
-    nats::{self, ConnectError, connect::ready},
+    nats::{ConnectError, Connection},
 };
-use async_nats::{Client, Event, connection::State};
+use async_nats::Event;
 use tokio::sync::{OnceCell, watch};
 
 /// How many tenants have a connection of their own; those beyond share one.
@@ -30,7 +31,7 @@ const SHARED: &str = "(shared)";
 /// A connection that hears.
 #[derive(Debug)]
 pub(crate) struct Ear {
-    pub(crate) client: Client,
+    pub(crate) nats: Connection,
     /// Changes whenever messages may have passed by: the connection was lost, or the client had no more room.
     pub(crate) losses: watch::Receiver<u64>,
 }
@@ -41,14 +42,14 @@ pub(crate) struct Hearing(Arc<Shared>);
 
 struct Shared {
     settings: NatsConfig,
-    publishing: Client,
+    publishing: Connection,
     /// By tenant; `None` is the one that is shared.
     ears: Mutex<HashMap<Option<TenantId>, Arc<OnceCell<Ear>>>>,
 }
 
 impl Hearing {
     /// Beside `publishing`, as the same user.
-    pub(crate) fn new(settings: &NatsConfig, publishing: Client) -> Self {
+    pub(crate) fn new(settings: &NatsConfig, publishing: Connection) -> Self {
         Self(Arc::new(Shared {
             settings: settings.clone(),
             publishing,
@@ -61,13 +62,13 @@ impl Hearing {
     /// # Errors
     /// Why not.
     pub(crate) fn ready(&self) -> Result<(), String> {
-        ready(&self.0.publishing)
+        self.0.publishing.ready()
     }
 
     /// The connection that hears requests of all tenants.
     ///
     /// # Errors
-    /// As [`nats::connect_hearing`].
+    /// As [`Connection::open`].
     pub(crate) async fn of_all(&self) -> Result<Ear, ConnectError> {
         self.open(ALL).await
     }
@@ -75,15 +76,14 @@ impl Hearing {
     /// The connection that hears for the sessions of `tenant`; it is kept while somebody holds what is returned.
     ///
     /// # Errors
-    /// As [`nats::connect_hearing`].
+    /// As [`Connection::open`].
     pub(crate) async fn of(&self, tenant: &TenantId) -> Result<Arc<OnceCell<Ear>>, ConnectError> {
         let (ear, whose) = {
             let mut ears = self.0.ears.lock().unwrap_or_else(PoisonError::into_inner);
             // One that nobody uses goes. While its server is away it stays, since its client would go on trying anyway.
             ears.retain(|_, ear| {
                 let open = ear.get();
-                Arc::strong_count(ear) > 1
-                    || open.is_some_and(|open| open.client.connection_state() != State::Connected)
+                Arc::strong_count(ear) > 1 || open.is_some_and(|open| !open.nats.is_connected())
             });
             let own = Some(tenant.clone());
             let alone = ears.contains_key(&own) || ears.len() < TENANTS_MAX;
@@ -101,19 +101,17 @@ impl Hearing {
     async fn open(&self, whose: &str) -> Result<Ear, ConnectError> {
         let (missed, losses) = watch::channel(0);
         let (publishing, whose) = (self.0.publishing.clone(), whose.to_owned());
-        let connects = move || publishing.statistics().connects.load(Ordering::Relaxed);
-        let publishing = self.0.publishing.clone();
         // How often the other one had connected when this one was lost.
         let at_loss = AtomicU64::new(u64::MAX);
         let hears = move |event: &Event| match event {
             Event::Disconnected => {
-                at_loss.store(connects(), Ordering::Relaxed);
+                at_loss.store(publishing.connects(), Ordering::Relaxed);
                 missed.send_modify(|count| *count += 1);
             }
             Event::SlowConsumer(_) => missed.send_modify(|count| *count += 1),
             Event::Connected
-                if at_loss.swap(u64::MAX, Ordering::Relaxed) == connects()
-                    && publishing.connection_state() == State::Connected =>
+                if at_loss.swap(u64::MAX, Ordering::Relaxed) == publishing.connects()
+                    && publishing.is_connected() =>
             {
                 tracing::warn!(
                     component = "nats",
@@ -125,7 +123,7 @@ impl Hearing {
             _ => {}
         };
         let settings = &self.0.settings;
-        let client = nats::connect_hearing(&settings.url, &settings.into(), hears).await?;
-        Ok(Ear { client, losses })
+        let nats = Connection::open(&settings.url, &settings.into(), hears).await?;
+        Ok(Ear { nats, losses })
     }
 }

@@ -1,6 +1,6 @@
 //! Subscriptions for WebSocket sessions, from whichever engine runs.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use arqon::{Code, Problem, Subject, SubjectPattern, TenantId, memory::Broker, publish::Message};
 use futures_util::StreamExt;
@@ -50,19 +50,22 @@ impl Hub {
                 let subscribing = async {
                     let ear = hearing.of(tenant).await.map_err(|error| error.to_string())?;
                     let open = ear.get().ok_or("there is no connection")?;
+                    let client = open.nats.client();
                     // A connection that is new is not there yet.
-                    open.client.flush().await.map_err(|error| error.to_string())?;
+                    client.flush().await.map_err(|error| error.to_string())?;
                     // Both before the subscription: what is lost from here on is told.
-                    let (mut losses, counts) = (open.losses.clone(), open.client.statistics());
+                    let (mut losses, nats) = (open.losses.clone(), open.nats.clone());
                     losses.mark_unchanged();
-                    let connects = counts.connects.load(Ordering::Relaxed);
-                    let subscribed = open.client.subscribe(pattern.as_str().to_owned()).await;
+                    let connects = nats.connects();
+                    let subscribed = client.subscribe(pattern.as_str().to_owned()).await;
                     let messages = subscribed.map_err(|error| error.to_string())?;
-                    Ok::<_, String>((ear, losses, counts, connects, messages))
+                    // On its way before the session is told: what is published from then on goes by another connection.
+                    client.flush().await.map_err(|error| error.to_string())?;
+                    Ok::<_, String>((ear, losses, nats, connects, messages))
                 };
                 // The client waits for ever for a server, and once its queue is full.
                 let subscribed = timeout(SUBSCRIBE_TIMEOUT, subscribing).await;
-                let (ear, mut losses, counts, connects, mut messages) = subscribed
+                let (ear, mut losses, nats, connects, mut messages) = subscribed
                     .unwrap_or_else(|_| Err("NATS takes nothing".to_owned()))
                     .map_err(away)?;
                 tokio::spawn(async move {
@@ -75,7 +78,7 @@ impl Hub {
                         };
                         let Some(message) = message else { break };
                         // The first message of another connection may come before its loss is told.
-                        if counts.connects.load(Ordering::Relaxed) != connects {
+                        if nats.connects() != connects {
                             break;
                         }
                         let Some(message) = taken(message) else { continue };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arqon::{
     config::NatsServeConfig,
-    nats::{self, serve::Source},
+    nats::{self, Connection, serve::Source},
 };
 use axum::body::Body;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use crate::routes::MessageService;
 /// Serves `<prefix>.in.t.*.>` with the message stack until `stop`, and then what was taken, within the drain's time. What hears
 /// may be cut by whoever sends; replies go by the connection that publishes, which holds.
 pub(crate) async fn run(
-    (heard, replies): (async_nats::Client, async_nats::Client),
+    (heard, replies): (Connection, Connection),
     config: NatsServeConfig,
     service: MessageService,
     (max_body_bytes, drain_timeout): (usize, Duration),

@@ -14,13 +14,14 @@ use async_nats::{
         self, ErrorCode,
         context::GetStreamErrorKind,
         message::StreamMessage,
-        stream::{self, ConsumerErrorKind, RawMessageErrorKind, Stream},
+        stream::{self, ConsumerErrorKind, RawMessage, Stream},
     },
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream as streams};
+use serde_json::json;
 
-use super::within;
+use super::{super::stored::stored, within};
 
 /// How many revisions a bucket that we make keeps of each schema.
 pub(crate) const HISTORY: i64 = 16;
@@ -69,6 +70,8 @@ pub(crate) struct Record {
     pub(crate) deleted: bool,
     /// Whoever wrote it said that it may break compatibility.
     pub(crate) breaking: bool,
+    /// Its headers cannot be read, so nobody knows what was meant: in force stays what is, and a push takes it for a deletion.
+    pub(crate) unreadable: bool,
     /// When it was written.
     #[cfg(feature = "cli")]
     pub(crate) at: SystemTime,
@@ -207,11 +210,13 @@ impl Bucket {
 
     /// The newest record of one subject.
     pub(crate) async fn last(&self, subject: &str) -> Result<Option<Record>, BoxError> {
-        match self.stream.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => Ok(Some(record(message))),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.stored(json!({"last_by_subj": subject})).await
+    }
+
+    async fn stored(&self, wanted: serde_json::Value) -> Result<Option<Record>, BoxError> {
+        let name = &self.stream.cached_info().config.name;
+        let found = stored(&self.jetstream, name, wanted).await??;
+        Ok(found.map(record))
     }
 
     /// Whether a break was meant between those revisions of a subject, or the key was deleted: then nothing binds what
@@ -219,18 +224,14 @@ impl Bucket {
     async fn breaks_between(&self, subject: &str, after: u64, before: u64) -> Result<bool, BoxError> {
         let mut next = after + 1;
         while next < before {
-            let read = self.stream.raw_message_builder().sequence(next);
-            match read.next_by_subject(subject).send().await {
-                Ok(message) if message.sequence >= before => break,
-                Ok(message) => {
-                    next = message.sequence + 1;
-                    let between = record(message);
-                    if between.breaking || between.deleted {
+            match self.stored(json!({"seq": next, "next_by_subj": subject})).await? {
+                Some(between) if between.revision < before => {
+                    next = between.revision + 1;
+                    if between.breaking || between.deleted && !between.unreadable {
                         return Ok(true);
                     }
                 }
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
-                Err(error) => return Err(error.into()),
+                _ => break,
             }
         }
         Ok(false)
@@ -238,11 +239,8 @@ impl Bucket {
 
     /// That revision of a key, if the bucket still has it.
     pub(crate) async fn at(&self, key: &str, revision: u64) -> Result<Option<Record>, BoxError> {
-        match self.stream.get_raw_message(revision).await {
-            Ok(message) => Ok(Some(record(message)).filter(|record| record.key == key)),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let found = self.stored(json!({"seq": revision})).await?;
+        Ok(found.filter(|record| record.key == key))
     }
 
     /// Everything that the bucket keeps of a key, the oldest first.
@@ -250,18 +248,11 @@ impl Bucket {
     pub(crate) async fn history(&self, key: &str) -> Result<Vec<Record>, BoxError> {
         let subject = self.subject(key);
         let (mut records, mut next) = (Vec::new(), 1);
-        loop {
-            let read = self.stream.raw_message_builder();
-            let read = read.sequence(next).next_by_subject(subject.clone());
-            match read.send().await {
-                Ok(message) => {
-                    next = message.sequence + 1;
-                    records.push(record(message));
-                }
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(records),
-                Err(error) => return Err(error.into()),
-            }
+        while let Some(record) = self.stored(json!({"seq": next, "next_by_subj": subject})).await? {
+            next = record.revision + 1;
+            records.push(record);
         }
+        Ok(records)
     }
 
     /// Writes a revision if the key's newest record is still `after` (0: none), and says which it became.
@@ -320,19 +311,25 @@ impl Bucket {
     }
 }
 
-fn record(message: StreamMessage) -> Record {
-    let header = |name: &str| header(&message.headers, name);
-    let deleted = header(MARKER).is_some() || matches!(header(OPERATION), Some("DEL" | "PURGE"));
-    let breaking = header(COMPATIBILITY) == Some("NONE");
-    Record {
+fn record(message: RawMessage) -> Record {
+    let mut record = Record {
         key: key_of(&message.subject).to_owned(),
         revision: message.sequence,
-        deleted,
-        breaking,
+        deleted: true,
+        breaking: false,
+        unreadable: true,
         #[cfg(feature = "cli")]
         at: message.time.into(),
-        value: message.payload,
+        value: Bytes::new(),
+    };
+    if let Ok(message) = StreamMessage::try_from(message) {
+        let header = |name: &str| header(&message.headers, name);
+        record.deleted = header(MARKER).is_some() || matches!(header(OPERATION), Some("DEL" | "PURGE"));
+        record.breaking = header(COMPATIBILITY) == Some("NONE");
+        record.unreadable = false;
+        record.value = message.payload;
     }
+    record
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arqon_message::{BoxError, SubjectPattern};
-use async_nats::{Message, Subscriber, connection::State};
+use async_nats::{Message, SubscribeError, Subscriber, client::SubscribeErrorKind};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response};
@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{ServeError, Server};
+use super::{super::connection::Life, ServeError, Server};
 
 pub(super) async fn run<S, B>(
     server: &Arc<Server<S>>,
@@ -31,21 +31,40 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
 {
-    let text = pattern.as_str().to_owned();
-    let subscribed = match queue_group {
-        Some(group) => server.client.queue_subscribe(text, group).await,
-        None => server.client.subscribe(text).await,
-    };
-    let mut messages = subscribed.map_err(|source| ServeError::Subscribe {
-        pattern: pattern.as_str().to_owned(),
-        source,
-    })?;
     let mut working = JoinSet::new();
-    let stopped = take(server, &mut messages, &mut working, &stop).await;
+    let mut life = server.heard.life();
+    let mut ended = Err(ServeError::Closed);
+    let stopped = loop {
+        match subscribe(&life, pattern, queue_group.clone()).await {
+            Ok(mut messages) => {
+                if take(server, &mut messages, &mut working, &stop).await {
+                    break Some(messages);
+                }
+            }
+            // A client that has died meanwhile.
+            Err(source) if source.kind() == SubscribeErrorKind::Other => {}
+            Err(source) => {
+                let pattern = pattern.as_str().to_owned();
+                ended = Err(ServeError::Subscribe { pattern, source });
+                break None;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {
+                ended = Ok(());
+                break None;
+            }
+            next = server.heard.after(&life) => match next {
+                Some(next) => life = next,
+                None => break None,
+            },
+        }
+    };
     let deadline = Instant::now() + server.limits.drain_timeout;
-    if stopped {
+    if let Some(mut messages) = stopped {
+        ended = Ok(());
         let rest = async {
-            if server.client.connection_state() != State::Connected {
+            if !life.is_connected() {
                 // No server hears of it, and what would come is not waited for: only what has come.
                 take_what_is_there(server, &mut messages, &mut working).await;
             } else if messages.drain().await.is_ok() {
@@ -56,7 +75,19 @@ where
         let _ = timeout_at(deadline, rest).await;
     }
     server.end(working, deadline, "they get no reply").await;
-    if stopped { Ok(()) } else { Err(ServeError::Closed) }
+    ended
+}
+
+async fn subscribe(
+    life: &Life,
+    pattern: &SubjectPattern,
+    queue_group: Option<String>,
+) -> Result<Subscriber, SubscribeError> {
+    let pattern = pattern.as_str().to_owned();
+    match queue_group {
+        Some(group) => life.client.queue_subscribe(pattern, group).await,
+        None => life.client.subscribe(pattern).await,
+    }
 }
 
 /// Works on what lies there already.
@@ -135,9 +166,8 @@ where
             );
             return;
         }
-        let replying = self
-            .replies
-            .publish_with_headers(to, answer.headers, answer.payload);
+        let replies = self.replies.client();
+        let replying = replies.publish_with_headers(to, answer.headers, answer.payload);
         self.send("a reply", replying).await;
     }
 }

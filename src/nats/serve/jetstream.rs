@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::{super::connect::was_reached, ServeError, Server, answer::Outcome, cuts::Cuts};
+use super::{ServeError, Server, answer::Outcome, cuts::Cuts};
 
 /// The pauses between two tries of one message, and of asking a consumer that does not answer.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -85,10 +85,10 @@ where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<BoxError>,
 {
-    let mut cuts = Cuts::of(&server.client, context, consumer);
+    let mut cuts = Cuts::of(&server.heard.client(), context, consumer);
     let mut failures = 0_u32;
     // Nothing is asked for before there is a connection, since it is looked at first what is owed.
-    while !stop.is_cancelled() && !was_reached(&server.client) {
+    while !stop.is_cancelled() && server.heard.connects() == 0 {
         pause_until(stop, CUT_EVERY).await;
     }
     while !stop.is_cancelled() {

@@ -17,11 +17,10 @@ use async_nats::{
     },
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::unreadable;
+use super::{super::stored::stored, unreadable};
 
 /// What one look may take: messages read, bytes of them, and time. The next look begins where one ended early.
 const MESSAGES_MAX: usize = 1_024;
@@ -91,11 +90,6 @@ pub(super) struct Owed {
 
 /// Why there is no answer of the API.
 type NoAnswer = &'static str;
-
-#[derive(Deserialize)]
-struct Stored {
-    message: RawMessage,
-}
 
 impl Owed {
     pub(super) fn of(client: &Client, context: Option<Context>, consumer: &PullConsumer) -> Self {
@@ -209,12 +203,10 @@ impl Owed {
 
     /// The first message at `sequence` or behind it with a subject like `pattern`.
     async fn stored(&self, sequence: u64, pattern: &str) -> Result<Option<RawMessage>, NoAnswer> {
-        let subject = format!("STREAM.MSG.GET.{}", self.info.stream_name);
         let wanted = json!({"seq": sequence, "next_by_subj": pattern});
-        match self.context.request(subject, &wanted).await {
-            Ok(Response::<Stored>::Ok(Stored { message })) => Ok(Some(message)),
-            Ok(Response::Err { error }) if error.code() == 404 => Ok(None),
-            Ok(Response::Err { .. }) => Err("a stored message is refused"),
+        match stored(&self.context, &self.info.stream_name, wanted).await {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(_)) => Err("a stored message is refused"),
             Err(_) => Err("no answer; STREAM.MSG.GET may not be permitted"),
         }
     }

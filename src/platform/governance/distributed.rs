@@ -44,7 +44,7 @@ pub(super) fn start(
         );
     }
     if let (Some(log), Ok(node)) = (&trail.log, NodeId::new(&config.node_id)) {
-        let (client, replicas, log, told) = (
+        let (nats, replicas, log, told) = (
             clients.control.clone(),
             clients.replicas,
             log.clone(),
@@ -52,7 +52,7 @@ pub(super) fn start(
         );
         let first_keys = handle.status().first_keys;
         let told = move |message| told.alert(AlertSeverity::Critical, message);
-        let export = heads::export(client, replicas, node, log, first_keys, told);
+        let export = heads::export(nats, replicas, node, log, first_keys, told);
         tasks.run("audit head", async move {
             export.await.map_err(|error| error.to_string())
         });

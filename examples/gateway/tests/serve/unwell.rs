@@ -1,4 +1,4 @@
-//! A NATS server that is not well: it flaps (F44), stands still, or goes away while sessions hear.
+//! A NATS server that is not well: it flaps (F44), stands still, or goes away while sessions hear. And messages of which a client dies.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use arqon_test_support::NatsServer;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -326,6 +326,104 @@ async fn a_session_whose_deliveries_nats_lost_is_closed_and_none_comes_after_the
         heard(&mut silent).await.expect("a frame").contains("ack"),
         "it had no subscription"
     );
+}
+
+/// Publishes by hand what async-nats dies of.
+async fn publish_deadly(server: &NatsServer, subject: &str) {
+    const HEADERS: &str = "NATS/1.0\r\na: b\rc\r\n\r\n";
+    let address = server.url().trim_start_matches("nats://");
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let (head, total) = (HEADERS.len(), HEADERS.len() + 1);
+    let said = format!(
+        "CONNECT {{\"headers\":true,\"verbose\":false}}\r\nHPUB {subject} {head} {total}\r\n{HEADERS}x\r\nPING\r\n"
+    );
+    stream.write_all(said.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    while !answer.contains("PONG") {
+        let mut more = [0; 4_096];
+        let count = timeout(PATIENCE, stream.read(&mut more))
+            .await
+            .expect("in time")
+            .expect("read");
+        assert!(count > 0, "{answer}");
+        answer.push_str(&String::from_utf8_lossy(&more[..count]));
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_which_a_client_dies_costs_a_moment_wherever_the_gateway_hears_it() {
+    let server = NatsServer::start_own().await.expect("a nats-server");
+    let settings =
+        config(server.url()).replace("[telemetry]", "serve = { prefix = \"gateway\" }\n[telemetry]");
+    let settings = format!("{settings}[platform.registry]\nkv_bucket = \"SCHEMAS\"\n");
+    let gateway = Gateway::logged(&settings).await;
+    let died = async |times: usize| {
+        eventually(async || {
+            let lines = gateway.log_lines();
+            let died = lines
+                .iter()
+                .filter(|line| line.to_string().contains("a NATS client has died"));
+            (died.count() >= times).then_some(())
+        })
+        .await;
+        gateway.becomes_ready(true).await;
+        eventually(async || (gateway.publish("users", &[], "hello").await.status == 202).then_some(())).await;
+    };
+    // What is served.
+    let client = server.client().await.expect("connected");
+    let served = async || {
+        eventually(async || {
+            let asked = client.request("gateway.in.t.default.users", "hello".into());
+            let answer = timeout(Duration::from_secs(2), asked).await.ok()?.ok()?;
+            answer.payload.starts_with(b"{").then_some(())
+        })
+        .await;
+    };
+    served().await;
+    publish_deadly(&server, "gateway.in.t.default.users").await;
+    died(1).await;
+    served().await;
+    // A session.
+    let subscribed = async || {
+        let mut socket = session(&gateway).await;
+        let frame = Message::text(r#"{"id":1,"subscribe":">"}"#);
+        eventually(async || {
+            socket.send(frame.clone()).await.expect("sent");
+            let said = heard(&mut socket).await.expect("a frame");
+            said.contains("subscribed").then_some(())
+        })
+        .await;
+        socket
+    };
+    // One of them stays while the other ends: what they share is made anew all the same.
+    let (mut first, mut second) = (subscribed().await, subscribed().await);
+    publish_deadly(&server, "in.t.default.users").await;
+    assert_eq!(heard(&mut first).await.expect_err("the end"), 1013);
+    let mut third = subscribed().await;
+    assert_eq!(heard(&mut second).await.expect_err("the end"), 1013);
+    died(2).await;
+    assert!(heard(&mut third).await.expect("a frame").contains("aGVsbG8"));
+    // The schemas' bucket, and with it what publishes.
+    let jetstream = async_nats::jetstream::new(client.clone());
+    eventually(async || {
+        let stream = jetstream.get_stream("KV_SCHEMAS").await.ok()?;
+        (stream.cached_info().state.consumer_count > 0).then_some(())
+    })
+    .await;
+    publish_deadly(&server, "$KV.SCHEMAS.v1.users").await;
+    died(3).await;
+    // An acknowledgement: whoever hears the message sees where it is expected.
+    let mut sees = client.subscribe("in.t.default.seen").await.expect("subscribed");
+    let to = eventually(async || {
+        gateway.publish("seen", &[], "hello").await;
+        let seen = timeout(Duration::from_millis(200), sees.next()).await.ok()??;
+        seen.reply
+    })
+    .await;
+    publish_deadly(&server, to.as_str()).await;
+    died(4).await;
+    served().await;
+    assert!(gateway.terminate().await.success());
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
