@@ -1,7 +1,7 @@
 //! Sandboxed Wasm policies on every request, as a tower layer.
 //!
 //! A policy is a small Wasm module that looks at a request and says yes or no; it may log, add headers, or (if granted)
-//! rewrite the payload. It runs in a fresh instance for every call, with bounded fuel, time, memory and stack, and sees
+//! rewrite the payload. It runs in an instance as it was made for every call, with bounded fuel, time, memory and stack, and sees
 //! no file, no network, no clock. What gives no verdict is refused, unless the operator wrote otherwise.
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! One call of one policy, in a fresh instance.
+//! One call of one policy, in an instance as it was made.
 
 use std::sync::Arc;
 
