@@ -258,7 +258,7 @@ impl<A: App> Connection<A> {
         };
         closes = closes || self.edge.as_ref().is_some_and(|edge| edge.load.is_high());
         let mut response = if hyper::body::Body::is_end_stream(request.body()) {
-            let response = self.ask(request.map(Body::new)).await?;
+            let response = self.ask(&mut Some(request.map(Body::new))).await?;
             drop(place);
             response
         } else {
@@ -270,13 +270,17 @@ impl<A: App> Connection<A> {
             };
             match arrived {
                 Arrived::Whole(data) => {
-                    let response = self.ask(Request::from_parts(parts, Body::from(data))).await?;
+                    let response = self
+                        .ask(&mut Some(Request::from_parts(parts, Body::from(data))))
+                        .await?;
                     drop(place);
                     response
                 }
                 Arrived::Begun(first, body) => {
                     let (body, rest) = EdgeBody::new(first, body, limits.body);
-                    let response = self.ask(Request::from_parts(parts, Body::new(body))).await?;
+                    let response = self
+                        .ask(&mut Some(Request::from_parts(parts, Body::new(body))))
+                        .await?;
                     // What is read from here on lies nowhere: a client that sends slowly what nobody wants takes no place from others.
                     drop(place);
                     // Whose time is up is not waited for any more.
@@ -293,9 +297,9 @@ impl<A: App> Connection<A> {
         Ok(response)
     }
 
-    /// Hands a request to the application once it is ready for one.
-    async fn ask(&self, request: Request<Body>) -> Result<Response<Body>, Infallible> {
-        let mut request = Some(request);
+    /// Hands a request to the application once it is ready for one. It is taken from where it lies: moved once more, it is
+    /// copied.
+    async fn ask(&self, request: &mut Option<Request<Body>>) -> Result<Response<Body>, Infallible> {
         let answering = poll_fn(|cx| {
             let mut app = self.app.lock().unwrap_or_else(PoisonError::into_inner);
             ready!(app.poll_ready(cx))?;

@@ -336,15 +336,19 @@ impl Shop {
     /// Puts a batch of used instances back as they were, or drops them and makes as many new ones; says whether there is more to
     /// do.
     fn turn(&self) -> bool {
-        let (used, more_used) = {
+        // No more than a batch, and on the stack: what is allocated for a moment alone costs an allocator a page of its own.
+        let mut batch: [Option<Spent>; BATCH_MAX] = Default::default();
+        let more_used = {
             let mut used = lock(&self.desk.used);
-            let at = used.len().saturating_sub(self.batch);
-            // In here, so that whoever settles misses none.
-            used[at..].iter_mut().for_each(Spent::count);
-            (used.split_off(at), at > 0)
+            for place in batch.iter_mut().take(self.batch) {
+                *place = used.pop();
+                // In here, so that whoever settles misses none.
+                place.iter_mut().for_each(Spent::count);
+            }
+            !used.is_empty()
         };
         let modules = lock(&self.desk.modules).clone();
-        self.use_again(used, &modules);
+        self.use_again(batch, &modules);
         let more_missing = self.fill_up(&modules);
         (more_used || more_missing) && !self.keeper.stop.load(Ordering::Acquire)
     }
@@ -371,10 +375,14 @@ impl Shop {
     }
 
     /// Lets those stand by again that can be put back as they were, and drops the others.
-    fn use_again(&self, mut used: Vec<Spent>, modules: &Modules) {
+    fn use_again(&self, mut used: [Option<Spent>; BATCH_MAX], modules: &Modules) {
         for (module, _) in modules {
             let Some(module) = module.upgrade() else { continue };
-            for ready in used.iter_mut().filter_map(|spent| spent.renewed(&module)) {
+            for ready in used
+                .iter_mut()
+                .flatten()
+                .filter_map(|spent| spent.renewed(&module))
+            {
                 module.standby.push(self.shard, self.target, ready);
             }
         }

@@ -277,6 +277,47 @@ mod tests {
         assert_eq!(looks.wanted.load(Ordering::SeqCst), u64::MAX);
     }
 
+    /// Runs a loop until the epoch is raised.
+    fn until_ticked(engine: &Engine) {
+        let module =
+            wasmtime::Module::new(engine, r#"(module (func (export "f") (loop $l (br $l))))"#).unwrap();
+        let mut store = wasmtime::Store::new(engine, ());
+        store.set_epoch_deadline(1);
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+        let forever = instance.get_typed_func::<(), ()>(&mut store, "f").unwrap();
+        let ended = forever.call(&mut store, ()).unwrap_err();
+        assert_eq!(ended.downcast_ref(), Some(&wasmtime::Trap::Interrupt));
+    }
+
+    fn engine() -> Engine {
+        let mut config = wasmtime::Config::new();
+        config.epoch_interruption(true);
+        Engine::new(&config).unwrap()
+    }
+
+    #[test]
+    fn the_thread_looks_after_its_rest_and_earlier_when_it_is_asked_to() {
+        // It returns at all: nobody asks.
+        let rested = engine();
+        let _ticker = Ticker::start(std::slice::from_ref(&rested), ms(2)).unwrap();
+        until_ticked(&rested);
+        until_ticked(&rested);
+        // Its own look would come in an hour, but for the first.
+        let asked = engine();
+        let ticker = Ticker::start(std::slice::from_ref(&asked), ms(3_600_000)).unwrap();
+        until_ticked(&asked);
+        let looks = Arc::clone(ticker.looks());
+        for _ in 0..3 {
+            let looks = Arc::clone(&looks);
+            let asks = thread::spawn(move || {
+                thread::sleep(ms(20));
+                looks.want(Instant::now());
+            });
+            until_ticked(&asked);
+            asks.join().unwrap();
+        }
+    }
+
     proptest! {
         /// With a ticker that looks when it is asked to, and after `rest` at the latest.
         #[test]
