@@ -2,7 +2,6 @@
 //! reads or sets a header before: what the client's `Connection` names is gone from here on.
 
 use std::{
-    cell::RefCell,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -12,7 +11,6 @@ use arqon::{
     ConnectionId,
     edge::{hop, single},
 };
-use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::Entry};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -38,25 +36,9 @@ pub(crate) struct Named<S> {
     inner: S,
 }
 
-/// How many ids a thread writes into one piece of memory, which lives as long as the longest-lived of them.
-const IDS: usize = 64;
-
-thread_local! {
-    /// Room for ids to come. One of its own for each would be allocated, and again where it is cloned first.
-    static ROOM: RefCell<BytesMut> = RefCell::default();
-}
-
 /// As good as a UUID, and no call of the system for each.
 fn mint() -> HeaderValue {
-    let id = ConnectionId::mint().hex();
-    let id = ROOM.with_borrow_mut(|room| {
-        if room.capacity() < id.len() {
-            *room = BytesMut::with_capacity(IDS * id.len());
-        }
-        room.extend_from_slice(&id);
-        room.split().freeze()
-    });
-    HeaderValue::from_maybe_shared(id).expect("digits are a header's value")
+    HeaderValue::from_bytes(&ConnectionId::mint().hex()).expect("digits are a header's value")
 }
 
 /// The id of a request: the one it has, if it is fit to be one, else one of ours. The name is looked up once.
@@ -135,15 +117,6 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     use super::*;
-
-    #[test]
-    fn ids_differ_and_are_whole_where_one_piece_of_memory_ends() {
-        let ids: Vec<_> = (0..3 * IDS).map(|_| mint()).collect();
-        let known: std::collections::HashSet<_> = ids.iter().collect();
-        assert_eq!(known.len(), ids.len());
-        let is_id = |id: &HeaderValue| id.len() == 32 && id.as_bytes().iter().all(u8::is_ascii_hexdigit);
-        assert!(ids.iter().all(is_id), "{ids:?}");
-    }
 
     #[tokio::test]
     async fn connection_takes_off_the_clients_id_and_not_ours() {
