@@ -240,8 +240,8 @@ fn an_instance_that_keeps_something_elsewhere_is_made_anew() {
             "(global.get $g) (global.set $g (i32.const 1))",
         ),
         (
-            "(table $t 2 funcref) (func $f) (elem declare func $f)",
-            "(i32.eqz (ref.is_null (table.get $t (i32.const 0)))) (table.set $t (i32.const 0) (ref.func $f))",
+            "(table $t 2 funcref) (func $f) (elem (i32.const 1) $f)",
+            "(i32.eqz (ref.is_null (table.get $t (i32.const 0)))) (table.set $t (i32.const 0) (table.get $t (i32.const 1)))",
         ),
         (
             r#"(data $d "\01")"#,
@@ -287,15 +287,16 @@ fn an_instance_of_a_module_that_was_replaced_is_never_called_for_the_next_one() 
     let mut next = next.unwrap();
     next.guest = Arc::clone(&loaded.guest);
     let next = Arc::new(next);
-    loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
-    let shard = loader.engine.shard();
-    eventually("a full queue", || loaded.standby.len(shard) == 4);
-    let (_, _, used) = loader.call_and_keep(budget, &loaded, Phase::Request, Role::Active, Some(exchange()));
-    loader.refill.stand_by(&[(Arc::clone(&next), budget)], &[]);
-    loader.refill.retire(used, None);
-    for _ in 0..100 {
-        let (call, _) = loader.call(budget, &next, Phase::Request, Role::Active, Some(exchange()));
-        assert!(matches!(call.verdict, Verdict::Deny(_)), "{:?}", call.verdict);
-        thread::sleep(Duration::from_micros(100));
-    }
+    let used = |phase, role| {
+        let (_, _, used) = loader.call_and_keep(budget, &loaded, phase, role, Some(exchange()));
+        Spent {
+            ready: used.map(|used| used.ready),
+            ran: None,
+        }
+    };
+    let mut spent = used(Phase::Request, Role::Active);
+    assert!(spent.renewed(&next).is_none(), "another module's");
+    assert!(spent.renewed(&loaded).is_some(), "its own");
+    assert!(spent.renewed(&loaded).is_none(), "it is taken");
+    assert!(used(Phase::Request, Role::Candidate).renewed(&loaded).is_none());
 }
