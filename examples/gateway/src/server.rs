@@ -344,6 +344,8 @@ fn told(served: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
 /// What a head says that the edge goes by, read in one go: to look each name up by its hash takes longer.
 #[derive(Default)]
 struct Told<'a> {
+    /// Of all names and values.
+    bytes: usize,
     length: Option<&'a HeaderValue>,
     /// The last one, and how many there are.
     host: Option<&'a HeaderValue>,
@@ -358,6 +360,7 @@ impl<'a> Told<'a> {
     fn of(headers: &'a HeaderMap) -> Self {
         let mut told = Self::default();
         for (name, value) in headers {
+            told.bytes += name.as_str().len() + value.len();
             if *name == CONTENT_LENGTH {
                 told.length = told.length.or(Some(value));
             } else if *name == HOST {
@@ -410,7 +413,10 @@ fn admit(
     match edge {
         Some(edge) => edge
             .load
-            .enter(announced(told, request.body(), edge.max_body_bytes) + listed(request.headers()))
+            .enter(
+                announced(told, request.body(), edge.max_body_bytes)
+                    + listed(request.headers().len(), told.bytes),
+            )
             .map(Some),
         None => Ok(None),
     }

@@ -53,7 +53,8 @@ pub struct OverseerConfig {
     pub fuel_limit: Option<u64>,
     /// Fuel as time on this machine, such as `"5ms"`, calibrated when the engine starts.
     pub budget: Option<String>,
-    /// Wall-clock time of one call, such as `"5ms"`, in whole milliseconds. Default: `budget`, else 5 ms.
+    /// Wall-clock time of one call, such as `"5ms"`; one that runs on has a millisecond more to end. Default: `budget`,
+    /// else 5 ms.
     pub deadline: Option<String>,
     /// Bytes of a body that a policy may look at; a larger one is refused with 413. Default 1 MiB.
     pub max_body_bytes: usize,

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use http::{HeaderMap, Version};
+use http::Version;
 use metrics::{Counter, counter};
 
 use super::frames::{Flood, Frames, PREFACE};
@@ -58,14 +58,10 @@ impl Heads {
     }
 }
 
-/// What the headers of a whole head take besides its body, in bytes, where that is worth counting: what a connection's buffer
-/// has room for is not, and over HTTP/2 a byte may name a header.
-pub(crate) fn listed(headers: &HeaderMap) -> usize {
-    let bytes: usize = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
-    let list = match headers.len() {
+/// What so many headers of a whole head, with so many bytes of names and values, take besides its body, where that is worth
+/// counting: what a connection's buffer has room for is not, and over HTTP/2 a byte may name a header.
+pub(crate) const fn listed(headers: usize, bytes: usize) -> usize {
+    let list = match headers {
         0..=HEADERS_MAX => 0,
         count => count * HEADER_BYTES,
     };

@@ -298,7 +298,12 @@ fn what_a_head_says_is_checked_as_if_each_name_were_looked_up() {
                 .expect("room");
         }
         for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
-            let told = Told::of(&headers).check(version, &headers);
+            let told = Told::of(&headers);
+            let bytes = headers
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len());
+            assert_eq!(told.bytes, bytes.sum::<usize>());
+            let told = told.check(version, &headers);
             let looked_up = framing::check(version, &headers).and_then(|()| single::check(&headers));
             assert_eq!(told, looked_up, "{version:?} {headers:?}");
             refused += usize::from(told.is_err());

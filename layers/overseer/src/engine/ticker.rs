@@ -12,8 +12,11 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle, Thread},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+// Read for each call, in some ten nanoseconds less than the system's takes.
+use quanta::Instant;
 
 use wasmtime::{Engine, EngineWeak};
 

@@ -1,10 +1,8 @@
 //! The state of one call.
 
-use std::{
-    mem,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{mem, sync::Arc, time::Duration};
+
+use quanta::Instant;
 
 use wasmtime::Memory;
 
