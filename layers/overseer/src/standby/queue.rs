@@ -106,4 +106,11 @@ impl Standby {
     pub(crate) fn len(&self, shard: usize) -> usize {
         lock(&self.queues[shard]).ready.len()
     }
+
+    /// How often that one was called before which was called most of those that stand by.
+    #[cfg(test)]
+    pub(crate) fn most_calls(&self, shard: usize) -> u32 {
+        let queue = lock(&self.queues[shard]);
+        queue.ready.iter().map(|ready| ready.calls).max().unwrap_or(0)
+    }
 }

@@ -194,7 +194,8 @@ fn policy(definitions: &str, body: &str) -> &'static str {
     wat.leak()
 }
 
-/// Calls it often: the verdict, which is the same each time, and how often the instance had been called that stands by in the end.
+/// Calls it often: the verdict, which is the same each time, and how often the instance had been called at most that stood by
+/// before a call.
 fn call_often(wat: &'static str) -> (Verdict, u32) {
     let (loader, loaded, budget) = load(4, wat);
     loader.refill.stand_by(&[(Arc::clone(&loaded), budget)], &[]);
@@ -205,14 +206,15 @@ fn call_often(wat: &'static str) -> (Verdict, u32) {
             .0
     };
     let first = call();
+    let mut most = 0;
     for _ in 0..1_000 {
         eventually("an instance that stands by", || loaded.standby.len(shard) > 0);
         let next = call();
         assert_eq!((&next.verdict, next.fuel), (&first.verdict, first.fuel), "{wat}");
+        // The thread makes one for the call it is in the middle of, so the one on top may be new though others were put back.
+        most = loaded.standby.most_calls(shard).max(most);
     }
-    eventually("a full queue", || loaded.standby.len(shard) == 4);
-    let calls = loaded.standby.pop(shard).expect("it is full").calls;
-    (first.verdict, calls)
+    (first.verdict, most)
 }
 
 #[test]
