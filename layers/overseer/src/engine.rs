@@ -31,7 +31,7 @@ pub(crate) use self::{
     fault::classify,
     gate::Gate,
     limiter::Limiter,
-    settings::{Reset, Settings},
+    settings::{PAGES_CLEARED, Reset, Settings},
     ticker::{Looks, REST_MAX, REST_MIN, Timer},
 };
 use crate::error::EngineError;
@@ -102,7 +102,7 @@ impl Engine {
 
     /// How the memory of a module is reset that starts with so many pages. Looks whether this process can be swapped by now.
     pub(crate) fn reset(&self, pages: u64) -> Reset {
-        if pages > settings::PAGES_CLEARED && self.inner.scan.allowed() {
+        if pages > PAGES_CLEARED && self.inner.scan.allowed() {
             Reset::Scanned
         } else {
             Reset::Cleared

@@ -13,7 +13,7 @@ use wasmtime::Linker;
 
 use crate::{
     abi::arqon_host_v1::{self as abi, Guest, Phase, Plan, Role, State},
-    engine::{Budget, Compiled, Engine, Image, Reset},
+    engine::{Budget, Compiled, Engine, Image, PAGES_CLEARED},
     error::{CompileError, EngineError},
     exchange::Lent,
     report::{DryRun, LoadReport},
@@ -171,7 +171,8 @@ impl Loader {
         if report.ok {
             self.dry_run(report, spec, role, &loaded);
         }
-        if loaded.plan.is_in_memory && self.engine.reset(loaded.plan.pages) == Reset::Cleared {
+        // Where there is no scan, larger ones are of the same pool: to write one over whole costs more than a new one.
+        if loaded.plan.is_in_memory && loaded.plan.pages <= PAGES_CLEARED {
             let phase = Phase::Request;
             let fresh = loaded.compiled.has(phase.entry()).then(|| {
                 let shard = self.engine.shard();

@@ -13,7 +13,7 @@ const GROW_FUEL_PER_PAGE: u8 = u8::MAX;
 const KEEP_RESIDENT_SCANNED: usize = 4 << 20;
 /// Pages of a memory that is better cleared whole than scanned: 64 KiB are written over in the time of a system call, and
 /// that one takes a lock of the whole process.
-pub(super) const PAGES_CLEARED: u64 = 2;
+pub(crate) const PAGES_CLEARED: u64 = 2;
 /// What is kept is written over every time: as much as that, and the rest is given back to the kernel.
 const KEEP_RESIDENT_CLEARED: usize = 128 << 10;
 const KEEP_RESIDENT_TABLE: usize = 64 << 10;

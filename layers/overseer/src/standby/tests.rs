@@ -259,6 +259,23 @@ fn an_instance_that_keeps_something_elsewhere_is_made_anew() {
 }
 
 #[test]
+fn a_memory_of_three_pages_is_not_put_back_whether_or_not_there_is_a_scan() {
+    for pagemap_scan in [true, false] {
+        for (pages, put_back) in [(2, true), (3, false), (64, false)] {
+            let wat = policy("", "(i32.const 0)").replace("1 2)", &format!("{pages})"));
+            let config = OverseerConfig {
+                pagemap_scan,
+                ..OverseerConfig::of([PolicyConfig::from_module("p", wat)])
+            };
+            let (loader, parsed) = loader(config.parse().unwrap()).unwrap();
+            let (report, loaded) = read_and_load(&loader, &parsed.policies[0]);
+            let image = loaded.unwrap_or_else(|| panic!("{report}")).image;
+            assert_eq!(image.is_some(), put_back, "{pages} pages, scan {pagemap_scan}");
+        }
+    }
+}
+
+#[test]
 fn an_instance_whose_memory_grew_or_whose_call_did_not_end_is_made_anew() {
     let grows = "(i32.ne (memory.grow (i32.const 1)) (i32.const 1))";
     assert_eq!(call_often(policy("", grows)), (Verdict::Allow, 0));
