@@ -8,7 +8,7 @@ use crate::{
     OverseerConfig, PolicyConfig,
     assemble::{loader, read_and_load},
     exchange::Lent,
-    verdict::Verdict,
+    verdict::{Cause, Verdict},
     verify::Loader,
 };
 
@@ -235,6 +235,111 @@ fn an_instance_with_nothing_but_its_memory_is_put_back_and_no_call_sees_the_one_
 }
 
 #[test]
+fn what_a_call_may_ask_of_the_host_is_the_same_in_an_instance_that_was_put_back() {
+    let edits =
+        r#"(import "arqon_host_v1" "host_set_header" (func $set (param i32 i32 i32 i32) (result i32)))"#;
+    let wat = policy(
+        r#"(data (i32.const 8) "x-name")"#,
+        "(local $i i32)
+         (loop $again
+           (if (call $set (i32.const 8) (i32.const 6) (i32.const 8) (i32.const 6)) (then (return (i32.const 1))))
+           (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 32))))
+         (i32.const 0)",
+    );
+    let wat = wat.replace("(module", &format!("(module {edits}")).leak();
+    let (verdict, calls) = call_often(wat);
+    assert_eq!(verdict, Verdict::Allow);
+    assert!(calls > 0);
+}
+
+/// Who is not stopped by the clock runs out of fuel.
+const SOON: Budget = Budget {
+    fuel: 20_000_000_000,
+    deadline: Duration::from_millis(20),
+};
+
+/// Loops for ever if there is a payload.
+const LOOPS: &str = r#"(module
+  (import "arqon_host_v1" "host_payload_len" (func $len (result i32)))
+  (memory (export "memory") 1)
+  (global (export "arqon_abi_v1") i32 (i32.const 1))
+  (func (export "on_request") (result i32)
+    (if (call $len) (then (loop $again (br $again))))
+    (i32.const 0)))"#;
+
+/// Calls an instance with this payload: the verdict, and the instance.
+fn call_with(ready: Ready<State>, body: &'static [u8], budget: Budget) -> (Verdict, Ready<State>) {
+    let request = Request::new(()).into_parts().0;
+    let exchange = Lent::request(request, Some(Bytes::from_static(body)));
+    let (call, _, ready) = run::call(ready, Phase::Request, Some(exchange), budget);
+    (call.verdict, ready)
+}
+
+fn made(loader: &Loader, loaded: &Loaded, budget: Budget) -> Ready<State> {
+    run::instantiate(&loader.engine, 0, loaded, Phase::Request, Role::Active, budget).unwrap()
+}
+
+#[test]
+fn a_guest_that_loops_is_stopped_by_the_clock_whichever_pool_its_memory_is_of() {
+    for pages in [1, 3] {
+        let wat = LOOPS.replace("\"memory\") 1", &format!("\"memory\") {pages}"));
+        let (loader, loaded, _) = load(0, wat.leak());
+        let (verdict, _) = call_with(made(&loader, &loaded, SOON), b"a", SOON);
+        assert!(
+            matches!(verdict, Verdict::Fail(Cause::Deadline, _)),
+            "{pages}: {verdict:?}"
+        );
+    }
+}
+
+#[test]
+fn a_call_that_was_looked_at_once_is_looked_at_again_when_it_is_late() {
+    let config = OverseerConfig::of([PolicyConfig::from_module("p", LOOPS)]);
+    let mut parsed = config.parse().unwrap();
+    // The clock's own look, but for the first, would come in an hour.
+    parsed.settings.rest = Duration::from_secs(3_600);
+    let (loader, parsed) = loader(parsed).unwrap();
+    let loaded = read_and_load(&loader, &parsed.policies[0]).1.unwrap();
+    let budget = Budget {
+        fuel: 500_000_000,
+        ..SOON
+    };
+    let stopped = || {
+        let ready = made(&loader, &loaded, budget);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(budget.deadline / 2);
+                loader.engine.looks().want(quanta::Instant::now());
+            });
+            let (verdict, _) = call_with(ready, b"a", budget);
+            matches!(verdict, Verdict::Fail(Cause::Deadline, _))
+        })
+    };
+    // It may not have begun by the one look that it is given.
+    assert!((0..20).any(|_| stopped()));
+}
+
+#[test]
+fn an_instance_that_was_put_back_has_its_whole_deadline_and_no_more() {
+    let (loader, loaded, _) = load(0, LOOPS);
+    let (verdict, ready) = call_with(made(&loader, &loaded, SOON), b"", SOON);
+    assert_eq!(verdict, Verdict::Allow);
+    let mut spent = Spent {
+        ready: Some(ready),
+        ran: None,
+    };
+    let ready = spent.renewed(&loaded).unwrap();
+    thread::sleep(2 * SOON.deadline);
+    let begun = Instant::now();
+    let (verdict, _) = call_with(ready, b"a", SOON);
+    assert!(
+        matches!(verdict, Verdict::Fail(Cause::Deadline, _)),
+        "{verdict:?}"
+    );
+    assert!(begun.elapsed() >= SOON.deadline);
+}
+
+#[test]
 fn an_instance_that_keeps_something_elsewhere_is_made_anew() {
     let kept = [
         (
@@ -318,4 +423,19 @@ fn an_instance_of_a_module_that_was_replaced_is_never_called_for_the_next_one() 
     assert!(spent.renewed(&loaded).is_some(), "its own");
     assert!(spent.renewed(&loaded).is_none(), "it is taken");
     assert!(used(Phase::Request, Role::Candidate).renewed(&loaded).is_none());
+}
+
+#[test]
+fn an_instance_that_was_made_for_a_response_is_never_called_for_a_request() {
+    let response = r#"(func (export "on_response") (result i32) (i32.const 0))"#;
+    let (loader, loaded, budget) = load(0, policy(response, "(i32.const 0)"));
+    for (phase, put_back) in [(Phase::Response, false), (Phase::Request, true)] {
+        let (call, _, used) = loader.call_and_keep(budget, &loaded, phase, Role::Active, Some(exchange()));
+        assert_eq!(call.verdict, Verdict::Allow);
+        let mut spent = Spent {
+            ready: used.map(|used| used.ready),
+            ran: None,
+        };
+        assert_eq!(spent.renewed(&loaded).is_some(), put_back, "{phase:?}");
+    }
 }

@@ -182,13 +182,14 @@ mod tests {
     use std::sync::OnceLock;
 
     use bytes::Bytes;
+    use http::Request;
+    use wasmtime::ResourceLimiter;
 
     use super::*;
     use crate::abi::arqon_host_v1::GuestLimits;
 
-    #[test]
-    fn what_start_functions_used_up_is_not_missing_in_the_call() {
-        let guest = Guest {
+    fn guest() -> Arc<Guest> {
+        Arc::new(Guest {
             name: "p".into(),
             config: Bytes::new(),
             rewrite: false,
@@ -202,13 +203,32 @@ mod tests {
                 body_bytes_max: 1,
             },
             metrics: OnceLock::new(),
+        })
+    }
+
+    #[test]
+    fn a_state_that_was_renewed_has_nothing_of_the_call_before() {
+        let (guest, looks) = (guest(), Arc::default());
+        let new = || {
+            let limiter = Limiter::new(1 << 16, 1);
+            State::new(Arc::clone(&guest), Role::Active, limiter, Arc::clone(&looks))
         };
-        let mut state = State::new(
-            Arc::new(guest),
-            Role::Active,
-            Limiter::new(1 << 16, 1),
-            Arc::default(),
-        );
+        let mut state = new();
+        let (request, ()) = Request::new(()).into_parts();
+        state.begin(Phase::Request, Some(Lent::request(request, None)));
+        state.timed(Duration::from_secs(60));
+        state.denial = Some(Denial::new(403, "no".to_owned()));
+        (state.edits, state.edit_bytes) = (1, 2);
+        (state.log_lines, state.logs_dropped) = (3, 4);
+        assert!(!state.limiter().memory_growing(0, 1 << 17, None).unwrap());
+        state.renew();
+        // As text, so that a field that is added is looked at, too.
+        assert_eq!(format!("{state:?}"), format!("{:?}", new()));
+    }
+
+    #[test]
+    fn what_start_functions_used_up_is_not_missing_in_the_call() {
+        let mut state = State::new(guest(), Role::Active, Limiter::new(1 << 16, 1), Arc::default());
         state.timed(Duration::ZERO);
         assert!(state.ticked(), "it is late, and has its grace");
         (state.log_lines, state.logs_dropped) = (1, 1);
