@@ -33,7 +33,6 @@ const STREAM_LOOK: Duration = Duration::from_secs(5);
 const STREAM_PAUSE: Duration = Duration::from_millis(500);
 
 /// What carries messages.
-#[expect(clippy::large_enum_variant, reason = "there is one, made once at start")]
 pub(crate) enum Engine {
     Memory(Broker),
     Nats {
@@ -70,10 +69,17 @@ pub(crate) async fn start(
             tells.notify_one();
         }
     };
+    let control = open(settings, settings.control.as_ref(), |_| {}).await?;
+    let decisions = if config.platform.rollout.enabled {
+        open(settings, settings.control.as_ref(), |_| {}).await?
+    } else {
+        control.clone()
+    };
     let clients = nats::Clients {
         primary: open(settings, None, hears).await?,
         mirror: open(settings, settings.mirror.as_ref(), |_| {}).await?,
-        control: open(settings, settings.control.as_ref(), |_| {}).await?,
+        control,
+        decisions,
         replicas: settings.replicas,
     };
     let publish = nats::Publish::new(clients.primary.clone())
@@ -84,14 +90,19 @@ pub(crate) async fn start(
         let primary = clients.primary.clone();
         move || primary.ready()
     });
-    for (name, user, connection) in [
-        ("nats_mirror", &settings.mirror, clients.mirror.clone()),
-        ("nats_control", &settings.control, clients.control.clone()),
-    ] {
-        // A user that the server does not know is to be seen; messages pass without it.
-        if user.is_some() {
-            readiness.advise(name, move || connection.ready());
-        }
+    let (mirror, control, decisions) = (
+        clients.mirror.clone(),
+        clients.control.clone(),
+        clients.decisions.clone(),
+    );
+    // A user that the server does not know is to be seen; messages pass without it.
+    if settings.mirror.is_some() {
+        readiness.advise("nats_mirror", move || mirror.ready());
+    }
+    if settings.control.is_some() {
+        readiness.advise("nats_control", move || {
+            control.ready().and_then(|()| decisions.ready())
+        });
     }
     // The server may come later: the stream is made once it is there, and readiness says so until then.
     let is_there = Arc::new(AtomicBool::new(false));

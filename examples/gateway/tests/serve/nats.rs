@@ -388,12 +388,12 @@ async fn what_jetstream_would_refuse_again_is_too_large_and_not_to_be_tried_agai
         "[nats]\nurl = \"{}\"\nserve = {{ in_flight_max = 1 }}\n",
         server.url()
     );
-    let gateway = Gateway::ready(&config, &[]).await;
+    let _gateway = Gateway::ready(&config, &[]).await;
     let client = server.client().await.expect("connected");
-    let publish = async |name: &str, head: usize, body: usize| {
+    let publish = async |head: usize, body: usize| {
         let mut headers = async_nats::HeaderMap::new();
         if head > 0 {
-            headers.insert(name, "v".repeat(head).as_str());
+            headers.insert("a", "v".repeat(head).as_str());
         }
         let payload = "x".repeat(body).into();
         let answer = eventually(async || {
@@ -407,15 +407,15 @@ async fn what_jetstream_would_refuse_again_is_too_large_and_not_to_be_tried_agai
         .await;
         serde_json::from_slice::<serde_json::Value>(&answer.payload).expect("JSON")
     };
-    assert_eq!(publish("a", 60_000, 1).await["stream"], "ARQON_IN");
-    let refused = publish("a", 66_000, 1).await;
+    assert_eq!(publish(60_000, 1).await["stream"], "ARQON_IN");
+    let refused = publish(66_000, 1).await;
     assert_eq!(
         (&refused["code"], &refused["status"]),
         (&json!("publish.too_large"), &json!(413)),
         "{refused}"
     );
-    assert_eq!(publish("a", 0, 70_000).await["stream"], "ARQON_IN");
-    let refused = publish("a", 0, 70_001).await;
+    assert_eq!(publish(0, 70_000).await["stream"], "ARQON_IN");
+    let refused = publish(0, 70_001).await;
     assert_eq!(
         (&refused["code"], &refused["status"]),
         (&json!("publish.too_large"), &json!(413)),
