@@ -113,7 +113,8 @@ impl Life {
 
 impl Connection {
     /// A client for `url` that starts at once and connects in the background, for ever: the server may come later. A cluster's
-    /// servers are named as a list (`nats://a:4222,nats://b:4222`), since the next client knows no other. `hears` is given each event of the connection, and `Disconnected` of a client that has died; it must return at once.
+    /// servers are named as a list (`nats://a:4222,nats://b:4222`), since the next client knows no others. `hears` is given each
+    /// event of the connection, and `Disconnected` of a client that has died; it must return at once.
     ///
     /// # Errors
     /// When the URL or a certificate cannot be used, or a file of credentials cannot be read.

@@ -47,8 +47,8 @@ pub const UNSENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Publishes each request's message to JetStream and answers 202 with stream and sequence once it is acknowledged.
 ///
 /// When NATS is known to be away the answer is 503 `publish.unavailable` with `Retry-After` at once, else within the
-/// timeout; a message over the server's `max_payload`, or that JetStream refuses for its size, is 413 `publish.too_large`. Dropping the future gives up waiting:
-/// the message may still arrive, so a client that must not send twice sets `Nats-Msg-Id`.
+/// timeout; a message over the server's `max_payload`, or that JetStream refuses for its size, is 413 `publish.too_large`.
+/// Dropping the future gives up waiting: the message may still arrive, so a client that must not send twice sets `Nats-Msg-Id`.
 #[derive(Clone, Debug)]
 pub struct Publish {
     nats: Connection,
