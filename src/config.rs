@@ -31,7 +31,7 @@ use figment::{
 use serde::Serialize;
 use serde_json::Value;
 
-pub(crate) use self::url::{shown_url, user_of, without_user};
+pub(crate) use self::url::{shown_url, urls_of, user_of, without_user};
 pub use self::{
     auth::{AuthConfig, IssuerConfig},
     edge::{RateLimitConfig, TlsConfig, WebSocketConfig},

@@ -27,10 +27,12 @@ pub use self::{
 pub struct Clients {
     /// Messages of the primary path, schemas, catalogs.
     pub primary: Connection,
-    /// Copies. It hears nothing, so that nothing it hears can end it.
-    pub mirror: async_nats::Client,
+    /// Copies. It subscribes to nothing.
+    pub mirror: Connection,
     /// The control log: a stop never waits behind messages.
     pub control: Connection,
+    /// What this program decides goes into the control log by this one, as the same user: what the other one hears can end it.
+    pub decisions: Connection,
     /// How many servers keep a copy of what is made: 1, or 3 or 5 on a cluster.
     pub replicas: usize,
 }
@@ -38,10 +40,10 @@ pub struct Clients {
 impl Clients {
     /// Sends what the clients hold and closes them, each within `limit`: the last step of a drain.
     pub async fn drain(&self, limit: std::time::Duration) {
-        let (primary, control) = (self.primary.client(), self.control.client());
-        let closing = [&primary, &self.mirror, &control].map(|client| async move {
+        let closing = [&self.primary, &self.mirror, &self.control, &self.decisions].map(|nats| async move {
+            let client = nats.client();
             // One that never reached a server holds nothing that a server could be given in time.
-            if !connect::was_reached(client) {
+            if !connect::was_reached(&client) {
                 return;
             }
             let close = async {

@@ -305,6 +305,22 @@ async fn the_control_log_goes_on_behind_records_that_its_client_dies_of() -> Res
 }
 
 #[tokio::test]
+async fn a_stop_gets_into_the_control_log_while_the_client_that_reads_it_is_dead() -> Result<(), Error> {
+    let server = NatsServer::start_own().await?;
+    let nobody = Connection::open("nats://127.0.0.1:1", &Identity::default(), |_| {}).await?;
+    let down = || Channel::Down(arqon::TenantId::new("default").expect("a tenant"));
+    let log = NatsControlLog::new(&nobody, 1);
+    assert!(log.append(down(), "0".into()).await.is_err());
+    // Which also makes the log.
+    let log = log.appends_through(open(&server).await?);
+    assert_eq!(log.append(down(), "1".into()).await?.seq, 1);
+    assert!(log.read(0).await.is_err());
+    let read = NatsControlLog::new(open(&server).await?, 1).read(0).await?;
+    assert_eq!(read.records[0].envelope, "1");
+    Ok(())
+}
+
+#[tokio::test]
 async fn schemas_are_followed_on_behind_a_record_that_the_client_dies_of() -> Result<(), Error> {
     let server = NatsServer::start().await?;
     let (registry, writer) = channel(RegistryConfig::default())?;

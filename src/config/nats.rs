@@ -1,5 +1,6 @@
 //! `[nats]`.
 
+mod servers;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use arqon_message::SubjectPattern;
 use serde::{Deserialize, Serialize};
 
 pub use self::user::NatsUserConfig;
-use super::{Finding, shown_url};
+use super::Finding;
 use crate::files;
 
 /// `[nats]`: the distributed engine. Absent: embedded, in memory.
@@ -16,7 +17,8 @@ use crate::files;
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct NatsConfig {
-    /// The server, such as `nats://127.0.0.1:4222`.
+    /// The server, such as `nats://127.0.0.1:4222`; of a cluster several, such as `nats://a:4222,nats://b:4222`: a connection that
+    /// is made anew knows no others. A user is named once, and TLS holds for all of them.
     pub url: String,
     /// A credentials file: a user's JWT and seed. At most one of this, `nkey_file` and `token_file`.
     pub creds_file: Option<PathBuf>,
@@ -97,14 +99,7 @@ impl NatsConfig {
         let mut findings = Vec::new();
         let mut refuse =
             |key: &str, message: String| findings.push(Finding::new(format!("nats.{key}"), message));
-        let scheme = self.url.split_once("://").map(|(scheme, _)| scheme);
-        if !matches!(scheme, Some("nats" | "tls")) {
-            let message = format!(
-                "{:?} is not a NATS URL: write nats://host:port or tls://host:port",
-                shown_url(&self.url)
-            );
-            refuse("url", message);
-        }
+        servers::validate(&self.url, &mut refuse);
         let stream = &self.stream;
         if stream.is_empty()
             || !stream

@@ -130,7 +130,8 @@ fn clean(line: &str, use_for: For) -> (String, bool) {
     // As it reads once it is decoded; offsets into that text tell the words.
     let (mut text, mut starts) = (String::with_capacity(line.len()), Vec::with_capacity(given.len()));
     for word in &given {
-        if !text.is_empty() {
+        // A first word may read as nothing (a mark that stands on no letter), and the next one stands apart from it all the same.
+        if !starts.is_empty() {
             text.push(' ');
         }
         starts.push(text.len());

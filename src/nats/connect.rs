@@ -10,7 +10,7 @@ use async_nats::{Client, ConnectOptions, Server, connection::State};
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    config::{NatsConfig, NatsUserConfig, shown_url, user_of, without_user},
+    config::{NatsConfig, NatsUserConfig, shown_url, urls_of, user_of, without_user},
     files,
 };
 
@@ -99,7 +99,8 @@ impl Identity {
     }
 }
 
-/// A client for `url` that starts at once and connects in the background, for ever: the server may come later.
+/// A client for `url` that starts at once and connects in the background, for ever: the server may come later. Several servers
+/// of a cluster stand behind commas, each with its scheme; what is required of one holds for all.
 ///
 /// # Errors
 /// When the URL cannot be used, or `creds_file` cannot be read.
@@ -179,8 +180,13 @@ pub(super) async fn connect_hearing(
             .add_client_certificate(cert.clone(), key.clone())
             .require_tls(true);
     }
+    let servers = urls_of(url);
+    // Where one is asked for TLS, so are the others, and those of which the cluster tells: all get the same credentials.
+    if servers.iter().any(|server| server.starts_with("tls://")) {
+        options = options.require_tls(true);
+    }
     options
-        .connect(url)
+        .connect(servers)
         .await
         .map_err(|source| ConnectError::Refused {
             url: shown_url(url),

@@ -58,22 +58,52 @@ pub(crate) struct Life {
     pub(crate) jetstream: Context,
     /// How often those before it had connected.
     connects_before: u64,
+    /// What the server of those before it takes.
+    max_payload_before: Option<usize>,
+    /// Whether a server has said what it takes.
+    is_greeted: AtomicBool,
     is_dead: AtomicBool,
 }
 
 impl Life {
-    fn new(client: Client, connects_before: u64) -> Self {
+    fn new(client: Client, before: Option<&Self>) -> Self {
         Self {
             jetstream: jetstream::new(client.clone()),
             client,
-            connects_before,
+            connects_before: before.map_or(0, Self::connects),
+            max_payload_before: before.map(Self::max_payload),
+            is_greeted: AtomicBool::new(false),
             is_dead: AtomicBool::new(false),
         }
     }
 
     /// Whether there is a connection to a server; a dead client has none, whatever it says.
     pub(crate) fn is_connected(&self) -> bool {
-        !self.is_dead.load(Ordering::Relaxed) && self.client.connection_state() == State::Connected
+        !self.is_dead.load(Ordering::Relaxed)
+            && self.client.connection_state() == State::Connected
+            && self.is_greeted()
+    }
+
+    /// The largest message with its headers, in bytes, that the server takes. Before one has said so, that of before, or what the
+    /// client takes for it (1 MiB).
+    pub(crate) fn max_payload(&self) -> usize {
+        match self.max_payload_before {
+            Some(before) if !self.is_greeted() => before,
+            _ => self.client.max_payload(),
+        }
+    }
+
+    /// Whether a server has said what it takes: the client is `Connected` a moment before.
+    fn is_greeted(&self) -> bool {
+        if self.is_greeted.load(Ordering::Relaxed) {
+            return true;
+        }
+        // What is said of a server that has not come yet is empty. The client has the number before it says this.
+        let is_greeted = self.client.server_info().max_payload > 0;
+        if is_greeted {
+            self.is_greeted.store(true, Ordering::Relaxed);
+        }
+        is_greeted
     }
 
     fn connects(&self) -> u64 {
@@ -82,8 +112,9 @@ impl Life {
 }
 
 impl Connection {
-    /// A client for `url` that starts at once and connects in the background, for ever: the server may come later. `hears` is
-    /// given each event of the connection, and `Disconnected` of a client that has died; it must return at once.
+    /// A client for `url` that starts at once and connects in the background, for ever: the server may come later. A cluster's
+    /// servers are named as a list (`nats://a:4222,nats://b:4222`), since the next client knows no others. `hears` is given each
+    /// event of the connection, and `Disconnected` of a client that has died; it must return at once.
     ///
     /// # Errors
     /// When the URL or a certificate cannot be used, or a file of credentials cannot be read.
@@ -97,7 +128,7 @@ impl Connection {
             identity: identity.clone(),
             hears: Arc::new(hears),
         };
-        let (life, end) = making.life(0).await?;
+        let (life, end) = making.life(None).await?;
         let (present, lives) = watch::channel(Arc::new(life));
         let keeper = AbortOnDropHandle::new(tokio::spawn(making.keep(present, end)));
         Ok(Self(Arc::new(Inner {
@@ -115,7 +146,7 @@ impl Connection {
     /// Whether there is a connection to a server.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.life().is_connected()
+        self.0.lives.borrow().is_connected()
     }
 
     /// How often a connection was made, those of dead clients too.
@@ -151,7 +182,7 @@ impl Connection {
 /// A client that was made elsewhere: once it is dead, there is no other.
 impl From<Client> for Connection {
     fn from(client: Client) -> Self {
-        let (_, lives) = watch::channel(Arc::new(Life::new(client, 0)));
+        let (_, lives) = watch::channel(Arc::new(Life::new(client, None)));
         Self(Arc::new(Inner { lives, _keeper: None }))
     }
 }
@@ -193,7 +224,7 @@ struct End {
 }
 
 impl Making {
-    async fn life(&self, connects_before: u64) -> Result<(Life, End), ConnectError> {
+    async fn life(&self, before: Option<&Life>) -> Result<(Life, End), ConnectError> {
         let (tells, told) = oneshot::channel();
         let is_closed = Arc::new(AtomicBool::new(false));
         let (closed, hears) = (Arc::clone(&is_closed), Arc::clone(&self.hears));
@@ -205,7 +236,7 @@ impl Making {
             hears(event);
         };
         let client = connect::connect_hearing(&self.url, &self.identity, hears).await?;
-        Ok((Life::new(client, connects_before), End { told, is_closed }))
+        Ok((Life::new(client, before), End { told, is_closed }))
     }
 
     /// Puts another client in the place of each that has died, until one is closed.
@@ -228,7 +259,7 @@ impl Making {
             deaths = if began.elapsed() < SOUND { deaths + 1 } else { 0 };
             let next = loop {
                 sleep(connect::pause(deaths.min(DEATHS_MAX))).await;
-                match self.life(before.connects()).await {
+                match self.life(Some(&before)).await {
                     Ok(next) => break next,
                     // A file of credentials that is being replaced.
                     Err(error) => {

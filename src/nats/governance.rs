@@ -34,7 +34,7 @@ use self::{
     session::{Opened, Session},
     told::Told,
 };
-use super::{Connection, stored::stored};
+use super::{Connection, connection::Life, stored::stored};
 
 /// The stream of the control log.
 pub const STREAM: &str = "ARQON_GOV";
@@ -74,6 +74,8 @@ async fn answered<T, E: Into<BoxError>>(question: impl Future<Output = Result<T,
 #[derive(Debug)]
 pub struct NatsControlLog {
     nats: Connection,
+    /// What decisions go by.
+    appends: Connection,
     /// None: the stream is somebody else's to make.
     replicas: Option<usize>,
     session: Mutex<Option<Session>>,
@@ -101,8 +103,10 @@ impl NatsControlLog {
     /// The log that `nats` reaches. The stream is made when it is first needed, with `replicas` copies.
     #[must_use]
     pub fn new(nats: impl Into<Connection>, replicas: usize) -> Self {
+        let nats = nats.into();
         Self {
-            nats: nats.into(),
+            appends: nats.clone(),
+            nats,
             replicas: Some(replicas),
             session: Mutex::new(None),
             anchor: Mutex::new(None),
@@ -120,6 +124,13 @@ impl NatsControlLog {
         }
     }
 
+    /// Appends by another client than the one that reads: a record of which the reader dies does not keep a stop from the log.
+    #[must_use]
+    pub fn appends_through(mut self, nats: impl Into<Connection>) -> Self {
+        self.appends = nats.into();
+        self
+    }
+
     /// Knows the stream by this record, such as the last one of the audit trail.
     #[must_use]
     pub fn anchored(self, last: Option<&Record>) -> Self {
@@ -130,10 +141,10 @@ impl NatsControlLog {
         self
     }
 
-    /// Finds the stream, or makes it.
-    async fn stream(&self) -> Result<Stream, BoxError> {
+    /// Finds the stream by this client, or makes it.
+    async fn stream(&self, nats: &Life) -> Result<Stream, BoxError> {
         let Some(replicas) = self.replicas else {
-            let found = self.nats.life().jetstream.get_stream(STREAM).await;
+            let found = nats.jetstream.get_stream(STREAM).await;
             return found.map_err(|error| {
                 format!("stream {STREAM} is not there ({error}): a gateway makes it").into()
             });
@@ -148,7 +159,6 @@ impl NatsControlLog {
             description: Some("Arqon's control log".to_owned()),
             ..stream::Config::default()
         };
-        let nats = self.nats.life();
         let stream = nats.jetstream.get_or_create_stream(config).await?;
         keeps_everything(&stream.cached_info().config)?;
         Ok(stream)
@@ -173,7 +183,7 @@ impl NatsControlLog {
     /// Follows the stream after position `after`.
     async fn open(&self, after: u64) -> Result<Opened, BoxError> {
         // Half a dozen questions one behind the other: each has its time, or a slow network would never get through them.
-        let mut stream = answered(self.stream()).await?;
+        let mut stream = answered(self.stream(&self.nats.life())).await?;
         let state = answered(stream.info()).await?.state.clone();
         let offset = self.offset.load(Ordering::Relaxed);
         let mut from = after.saturating_sub(offset);
@@ -418,10 +428,10 @@ impl NatsControlLog {
 
     async fn store(&self, channel: Channel, envelope: Bytes) -> Result<Appended, BoxError> {
         // The client would queue for a server that is away, and block once its queue is full.
-        if !self.connected() {
+        let nats = self.appends.life();
+        if !nats.is_connected() {
             return Err("not connected to NATS".into());
         }
-        let nats = self.nats.life();
         let publish = || {
             let message = PublishMessage::build()
                 .payload(envelope.clone())
@@ -430,7 +440,7 @@ impl NatsControlLog {
         };
         let acked = match publish().await?.await {
             Err(error) if error.kind() == jetstream::context::PublishErrorKind::StreamNotFound => {
-                self.stream().await?;
+                self.stream(&nats).await?;
                 publish().await?.await
             }
             acked => acked,

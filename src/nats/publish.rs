@@ -15,14 +15,19 @@ use std::{
 use async_nats::{
     Client,
     jetstream::{
-        context::{CreateStreamError, PublishError, PublishErrorKind},
+        self, ErrorCode,
+        context::{CreateStreamError, CreateStreamErrorKind, PublishError, PublishErrorKind},
         stream,
     },
 };
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::Body;
-use tokio::{runtime::Handle, sync::Semaphore, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 use tower_service::Service;
 
 use arqon_message::{BoxError, Code, MAX_BODY_BYTES, Problem};
@@ -42,13 +47,15 @@ pub const UNSENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Publishes each request's message to JetStream and answers 202 with stream and sequence once it is acknowledged.
 ///
 /// When NATS is known to be away the answer is 503 `publish.unavailable` with `Retry-After` at once, else within the
-/// timeout; a message over the server's `max_payload` is 413 `publish.too_large`. Dropping the future gives up waiting:
-/// the message may still arrive, so a client that must not send twice sets `Nats-Msg-Id`.
+/// timeout; a message over the server's `max_payload`, or that JetStream refuses for its size, is 413 `publish.too_large`.
+/// Dropping the future gives up waiting: the message may still arrive, so a client that must not send twice sets `Nats-Msg-Id`.
 #[derive(Clone, Debug)]
 pub struct Publish {
     nats: Connection,
     in_flight: Arc<Semaphore>,
     unsent: Arc<Unsent>,
+    /// Told when a message found no stream.
+    found_none: Arc<Notify>,
     timeout: Duration,
     max_body_bytes: usize,
     replicas: usize,
@@ -114,6 +121,7 @@ impl Publish {
             nats: nats.into(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
             unsent: Arc::default(),
+            found_none: Arc::default(),
             timeout: PUBLISH_TIMEOUT,
             max_body_bytes: MAX_BODY_BYTES,
             replicas: 1,
@@ -161,6 +169,11 @@ impl Publish {
         }
     }
 
+    /// Waits until a message has found no stream that takes it, or one did since this was waited for last: the stream may be gone.
+    pub async fn found_no_stream(&self) {
+        self.found_none.notified().await;
+    }
+
     async fn publish(&self, message: Message) -> Result<Published, Problem> {
         let nats = self.nats.life();
         if !nats.is_connected() {
@@ -172,7 +185,7 @@ impl Publish {
         if self.unsent.bytes.load(Ordering::Relaxed) >= UNSENT_BYTES_MAX {
             return Err(unavailable("NATS takes nothing, and as much waits for it as may"));
         }
-        let max_payload = nats.client.server_info().max_payload;
+        let max_payload = nats.max_payload();
         let size = message.payload.len() + header_bytes(&message.headers);
         if size > max_payload {
             let detail = format!(
@@ -203,7 +216,12 @@ impl Publish {
                 sequence: Some(ack.sequence),
                 duplicate: ack.duplicate,
             }),
-            Ok(Err(error)) => Err(refused(&error)),
+            Ok(Err(error)) => {
+                if error.kind() == PublishErrorKind::StreamNotFound {
+                    self.found_none.notify_one();
+                }
+                Err(refused(&error))
+            }
             Err(_) => Err(unavailable("NATS did not acknowledge in time")),
         }
     }
@@ -222,8 +240,25 @@ fn refused(error: &PublishError) -> Problem {
             "the message is larger than the server takes",
         ),
         PublishErrorKind::TimedOut => unavailable("NATS did not acknowledge in time"),
-        _ => unavailable("NATS refused the message"),
+        // Another try would be refused as this one.
+        _ => match answer(error) {
+            Some(ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => Problem::new(
+                Code::PublishTooLarge,
+                "the message's headers are larger than JetStream takes (64 KiB)",
+            ),
+            Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Problem::new(
+                Code::PublishTooLarge,
+                "the message is larger than the stream takes (`max_msg_size`)",
+            ),
+            _ => unavailable("NATS refused the message"),
+        },
     }
+}
+
+/// What JetStream answered, where it did.
+fn answer(error: &PublishError) -> Option<ErrorCode> {
+    let source = std::error::Error::source(error)?;
+    Some(source.downcast_ref::<jetstream::Error>()?.error_code())
 }
 
 /// An upper bound of what the headers take on the wire.
@@ -270,6 +305,17 @@ pub struct PublishSetupError {
     stream: String,
     #[source]
     source: CreateStreamError,
+}
+
+impl PublishSetupError {
+    /// Whether JetStream has answered that there is none. Otherwise NATS may be away, and the stream there all the same.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        !matches!(
+            self.source.kind(),
+            CreateStreamErrorKind::TimedOut | CreateStreamErrorKind::Response
+        )
+    }
 }
 
 impl<B> Service<Request<B>> for Publish

@@ -25,6 +25,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use arqon_message::Subject;
 use arqon_shadow::{Delivery, ShadowCopy, Sink, SinkError};
 
+use super::{Connection, connection::Life};
+
 /// How often a stalled server is looked at again.
 const READY_LOOK: Duration = Duration::from_millis(200);
 
@@ -71,7 +73,7 @@ pub fn is_shadow(headers: &HeaderMap) -> bool {
 ///   64 KiB each it would hold 128 MiB for a server that has stopped reading. Such a server makes flushing fail: `timeout`.
 #[derive(Clone)]
 pub struct NatsSink {
-    client: Client,
+    nats: Connection,
     timeout: Duration,
     /// Bytes given to the client since it was flushed last.
     unflushed: Arc<AtomicUsize>,
@@ -83,20 +85,19 @@ pub struct NatsSink {
 
 /// The client's queue as something that says at once whether it has room, and the subject of the latest copy.
 struct Line {
+    life: Arc<Life>,
     client: Client,
     latest: Option<(Subject, async_nats::Subject)>,
 }
 
 impl NatsSink {
-    /// Publishes through `client`.
+    /// Publishes through `nats`. Through a [`Connection`] it goes on with the next client when one has died.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        let line = Line {
-            client: client.clone(),
-            latest: None,
-        };
+    pub fn new(nats: impl Into<Connection>) -> Self {
+        let nats = nats.into();
+        let line = Line::of(nats.life());
         Self {
-            client,
+            nats,
             timeout: SINK_TIMEOUT,
             unflushed: Arc::default(),
             starting_until: Instant::now() + FIRST_CONNECTION,
@@ -119,33 +120,37 @@ impl NatsSink {
         self
     }
 
-    fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
-    }
-
     /// Whether the first connection is being made, and may be waited for.
     fn is_starting(&self) -> bool {
-        self.client.connection_state() == State::Pending && Instant::now() < self.starting_until
+        self.nats.client().connection_state() == State::Pending && Instant::now() < self.starting_until
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The queue of this client; what another one held is gone with it.
+    fn line(&self, life: &Arc<Life>) -> MutexGuard<'_, Line> {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&line.life, life) {
+            *line = Line::of(Arc::clone(life));
+            self.unflushed.store(0, Ordering::Relaxed);
+        }
+        line
     }
 
     /// Publishes if the client has room for it now.
     fn publish(&self, copy: &ShadowCopy) -> Option<Result<(), SinkError>> {
-        if !self.is_connected() {
+        let life = self.nats.life();
+        if !life.is_connected() {
             return (!self.is_starting()).then_some(Err(SinkError::Disconnected));
         }
         let (headers, header_bytes) = to_nats(copy);
-        let (size, limit) = (copy.body.len() + header_bytes, self.client.max_payload());
+        let (size, limit) = (copy.body.len() + header_bytes, life.max_payload());
         if size > limit {
             return Some(Err(SinkError::MaxPayload { size, limit }));
         }
+        let mut line = self.line(&life);
         if self.unflushed.load(Ordering::Relaxed) + size > UNFLUSHED_BYTES_MAX {
             return None;
         }
-        let published = self.line().publish(&copy.subject, headers, copy.own_body())?;
+        let published = line.publish(&copy.subject, headers, copy.own_body())?;
         Some(match published {
             Ok(()) => {
                 self.unflushed.fetch_add(size, Ordering::Relaxed);
@@ -163,14 +168,16 @@ impl NatsSink {
     async fn publish_later(&self, copy: ShadowCopy) -> Result<(), SinkError> {
         if self.is_starting() {
             // It ends with the first connection.
-            let connected = timeout_at(self.starting_until, self.client.flush()).await;
+            let client = self.nats.client();
+            let connected = timeout_at(self.starting_until, client.flush()).await;
             connected
                 .map_err(|_| SinkError::Disconnected)?
                 .map_err(SinkError::publish)?;
         } else if self.unflushed.load(Ordering::Relaxed) + copy.size() > UNFLUSHED_BYTES_MAX {
             self.flush_client().await?;
         } else {
-            let room = poll_fn(|cx| Pin::new(&mut self.line().client).poll_ready(cx));
+            let life = self.nats.life();
+            let room = poll_fn(|cx| Pin::new(&mut self.line(&life).client).poll_ready(cx));
             match timeout(self.timeout, room).await {
                 Ok(room) => room.map_err(|_| SinkError::Disconnected)?,
                 Err(_) => return Err(self.late()),
@@ -181,7 +188,8 @@ impl NatsSink {
 
     /// Waits until the client has written what it holds.
     async fn flush_client(&self) -> Result<(), SinkError> {
-        match timeout(self.timeout, self.client.flush()).await {
+        let client = self.nats.client();
+        match timeout(self.timeout, client.flush()).await {
             Ok(Ok(())) => {
                 self.unflushed.store(0, Ordering::Relaxed);
                 Ok(())
@@ -192,7 +200,7 @@ impl NatsSink {
     }
 
     fn late(&self) -> SinkError {
-        if self.is_connected() {
+        if self.nats.is_connected() {
             SinkError::Timeout
         } else {
             SinkError::Disconnected
@@ -201,6 +209,14 @@ impl NatsSink {
 }
 
 impl Line {
+    fn of(life: Arc<Life>) -> Self {
+        Self {
+            client: life.client.clone(),
+            life,
+            latest: None,
+        }
+    }
+
     /// `None`: the client's queue is full.
     fn publish(
         &mut self,
@@ -244,7 +260,7 @@ impl Sink for NatsSink {
 
     fn flush(&self) -> Delivery<'_> {
         Box::pin(async {
-            if !self.is_connected() {
+            if !self.nats.is_connected() {
                 return Err(SinkError::Disconnected);
             }
             self.flush_client().await
@@ -253,8 +269,9 @@ impl Sink for NatsSink {
 
     fn copy_bytes_max(&self) -> usize {
         // Without a server there is no limit to speak of: the copy is then dropped for the better reason.
-        if self.is_connected() {
-            self.client.max_payload().saturating_sub(VERSION_LINE.len())
+        let life = self.nats.life();
+        if life.is_connected() {
+            life.max_payload().saturating_sub(VERSION_LINE.len())
         } else {
             usize::MAX
         }
@@ -266,14 +283,15 @@ impl Sink for NatsSink {
     }
 
     fn is_down(&self) -> bool {
-        !self.is_connected() && !self.is_starting()
+        !self.nats.is_connected() && !self.is_starting()
     }
 
     fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async {
-            let mut flushed = pin!(self.client.flush());
+            let life = self.nats.life();
+            let mut flushed = pin!(life.client.flush());
             // A connection that breaks meanwhile ends it too.
-            while self.is_connected() {
+            while life.is_connected() {
                 if let Ok(flushed) = timeout(READY_LOOK, flushed.as_mut()).await {
                     if flushed.is_ok() {
                         self.unflushed.store(0, Ordering::Relaxed);

@@ -16,15 +16,23 @@ use arqon::{
     shadow::ResponseTapLayer,
     supervise::Supervisor,
 };
+use async_nats::Event;
 use axum::body::Body;
-use tokio::time::interval;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, ServiceBuilder, util::BoxCloneSyncService};
 
 use crate::{hearing::Hearing, hub::Hub, readiness::Readiness, routes::MessageService};
 
+/// How often the stream is looked for that was there, and at most how long after it is gone.
+const STREAM_LOOK: Duration = Duration::from_secs(5);
+/// The pause before it is looked for again where it is not there, and the least after a message found none.
+const STREAM_PAUSE: Duration = Duration::from_millis(500);
+
 /// What carries messages.
-#[expect(clippy::large_enum_variant, reason = "there is one, made once at start")]
 pub(crate) enum Engine {
     Memory(Broker),
     Nats {
@@ -54,11 +62,24 @@ pub(crate) async fn start(
     let Some(settings) = &config.nats else {
         return Ok(Engine::Memory(Broker::new()));
     };
-    let (url, identity) = nats::Identity::of(settings, settings.mirror.as_ref());
+    let new_connection = Arc::new(Notify::new());
+    let tells = Arc::clone(&new_connection);
+    let hears = move |event: &Event| {
+        if matches!(event, Event::Connected) {
+            tells.notify_one();
+        }
+    };
+    let control = open(settings, settings.control.as_ref(), |_| {}).await?;
+    let decisions = if config.platform.rollout.enabled {
+        open(settings, settings.control.as_ref(), |_| {}).await?
+    } else {
+        control.clone()
+    };
     let clients = nats::Clients {
-        primary: open(settings, None).await?,
-        mirror: connected(nats::connect_as(&url, &identity).await)?,
-        control: open(settings, settings.control.as_ref()).await?,
+        primary: open(settings, None, hears).await?,
+        mirror: open(settings, settings.mirror.as_ref(), |_| {}).await?,
+        control,
+        decisions,
         replicas: settings.replicas,
     };
     let publish = nats::Publish::new(clients.primary.clone())
@@ -69,34 +90,36 @@ pub(crate) async fn start(
         let primary = clients.primary.clone();
         move || primary.ready()
     });
-    for (name, user, connection) in [
-        (
-            "nats_mirror",
-            &settings.mirror,
-            nats::Connection::from(&clients.mirror),
-        ),
-        ("nats_control", &settings.control, clients.control.clone()),
-    ] {
-        // A user that the server does not know is to be seen; messages pass without it.
-        if user.is_some() {
-            readiness.advise(name, move || connection.ready());
-        }
+    let (mirror, control, decisions) = (
+        clients.mirror.clone(),
+        clients.control.clone(),
+        clients.decisions.clone(),
+    );
+    // A user that the server does not know is to be seen; messages pass without it.
+    if settings.mirror.is_some() {
+        readiness.advise("nats_mirror", move || mirror.ready());
+    }
+    if settings.control.is_some() {
+        readiness.advise("nats_control", move || {
+            control.ready().and_then(|()| decisions.ready())
+        });
     }
     // The server may come later: the stream is made once it is there, and readiness says so until then.
-    let made = Arc::new(AtomicBool::new(false));
+    let is_there = Arc::new(AtomicBool::new(false));
     readiness.add("stream", {
-        let (made, stream) = (Arc::clone(&made), settings.stream.clone());
+        let (is_there, stream) = (Arc::clone(&is_there), settings.stream.clone());
         move || {
-            if made.load(Ordering::Relaxed) {
+            if is_there.load(Ordering::Relaxed) {
                 Ok(())
             } else {
-                Err(format!("stream {stream} is not there yet"))
+                Err(format!("stream {stream} is not there"))
             }
         }
     });
-    let (maker, stream, stop) = (publish.clone(), settings.stream.clone(), stop.clone());
+    let (keeper, stream, stop) = (publish.clone(), settings.stream.clone(), stop.clone());
     tasks.keep("stream", move || {
-        make_stream(maker.clone(), stream.clone(), Arc::clone(&made), stop.clone())
+        let (is_there, connected) = (Arc::clone(&is_there), Arc::clone(&new_connection));
+        keep_stream(keeper.clone(), stream.clone(), is_there, connected, stop.clone())
     });
     let hearing = Hearing::new(settings, clients.primary.clone());
     Ok(Engine::Nats {
@@ -106,45 +129,66 @@ pub(crate) async fn start(
     })
 }
 
-/// Tries until the stream is there.
-async fn make_stream(
-    maker: nats::Publish,
+/// Makes the stream, and goes on to look whether it is there: a server may come back without its store, and somebody may delete it.
+/// A look is due where a message found none, after a new connection, and every few seconds.
+async fn keep_stream(
+    publish: nats::Publish,
     stream: String,
-    made: Arc<AtomicBool>,
+    is_there: Arc<AtomicBool>,
+    connected: Arc<Notify>,
     stop: CancellationToken,
 ) -> Result<(), String> {
-    let mut ticks = interval(Duration::from_millis(500));
     loop {
+        // NATS may be away, and then the answer is waited for some seconds.
+        let made = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            made = publish.create_stream(&stream) => made,
+        };
+        match &made {
+            Ok(()) => is_there.store(true, Ordering::Relaxed),
+            Err(error) if error.is_answered() && is_there.swap(false, Ordering::Relaxed) => {
+                let error = causes(error);
+                tracing::error!(
+                    component = "nats",
+                    stream,
+                    error,
+                    "the stream is gone and cannot be made again"
+                );
+            }
+            Err(error) => tracing::debug!(component = "nats", error = causes(error), "no stream"),
+        }
+        let pause = if made.is_ok() { STREAM_LOOK } else { STREAM_PAUSE };
+        let soonest = Instant::now() + STREAM_PAUSE;
+        let found_none = async {
+            publish.found_no_stream().await;
+            sleep_until(soonest).await;
+        };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            _ = ticks.tick() => {}
-        }
-        // NATS may be away, and then the answer is waited for some seconds.
-        let created = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            created = maker.create_stream(&stream) => created,
-        };
-        match created {
-            Ok(()) => {
-                made.store(true, Ordering::Relaxed);
-                return Ok(());
-            }
-            Err(error) => tracing::debug!(component = "nats", error = %error, "no stream yet"),
+            () = sleep(pause) => {}
+            () = found_none => {}
+            () = connected.notified() => {}
         }
     }
 }
 
-async fn open(settings: &NatsConfig, user: Option<&NatsUserConfig>) -> Result<nats::Connection, String> {
+async fn open(
+    settings: &NatsConfig,
+    user: Option<&NatsUserConfig>,
+    hears: impl Fn(&Event) + Send + Sync + 'static,
+) -> Result<nats::Connection, String> {
     let (url, identity) = nats::Identity::of(settings, user);
-    connected(nats::Connection::open(&url, &identity, |_| {}).await)
+    connected(nats::Connection::open(&url, &identity, hears).await)
 }
 
 /// What was connected, or why not.
 pub(crate) fn connected<C>(client: Result<C, nats::ConnectError>) -> Result<C, String> {
-    client.map_err(|error| {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-    })
+    client.map_err(|error| causes(&error))
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// One box, here at the edge: everything inside it is one concrete type. (A macro, since a function would have to name

@@ -2,7 +2,7 @@
 //!
 //! A NATS server passes headers on as they came, and the client ends its connection at the first message whose headers it cannot
 //! read. Whoever may publish where we hear can send one: so what hears for `nats.serve` has a connection, and so has what hears
-//! for each tenant's sessions. One that is cut comes back at once; publishes, readiness and the other tenants notice nothing. Where the
+//! for each tenant's sessions. One that is cut comes back at once; publishes, readiness and the other tenants notice nothing of it. Where the
 //! client does not end its connection but dies of the message, [`Connection`] has another one in its place as soon.
 
 use std::{

@@ -413,6 +413,14 @@ const OTHERS: &[&str] = &[
     "sid={s}",
 ];
 
+#[test]
+fn a_word_that_reads_as_nothing_is_a_word_and_the_next_one_is_read() {
+    assert_eq!(redacted("\u{300} 0"), "\u{300} 0");
+    assert_eq!(redacted("\u{300} \u{301} x"), "\u{300} \u{301} x");
+    let shown = redacted("\u{300} password=hunter2");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(2_000), ..ProptestConfig::default() })]
 

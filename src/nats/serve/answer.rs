@@ -70,7 +70,7 @@ where
         };
         let started = std::time::Instant::now();
         self.metrics.in_flight.increment(1.0);
-        let reply_max = self.heard.client().server_info().max_payload;
+        let reply_max = self.replies.life().max_payload();
         let calling = async {
             let response = self.service.clone().oneshot(request).await.map_err(Into::into)?;
             Ok::<_, BoxError>(Answer::of(response, reply_max).await)

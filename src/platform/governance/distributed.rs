@@ -28,7 +28,9 @@ pub(super) fn start(
     let trail = Trail::open(config, false)?;
     let catalogs = KvCatalogs::new(clients.primary.clone(), files(config)).with_replicas(clients.replicas);
     let last = Recovered::last_in_row(&trail.records);
-    let log = NatsControlLog::new(clients.control.clone(), clients.replicas).anchored(last.as_ref());
+    let log = NatsControlLog::new(clients.control.clone(), clients.replicas)
+        .appends_through(clients.decisions.clone())
+        .anchored(last.as_ref());
     let executor = build(
         trail
             .builder(config, bus)

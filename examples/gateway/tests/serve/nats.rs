@@ -334,3 +334,91 @@ async fn a_drain_waits_for_nothing_where_nats_was_never_reached() {
     println!("drained in {:?}", started.elapsed());
     assert!(status.success(), "{status}");
 }
+
+#[tokio::test]
+async fn a_stream_that_is_lost_is_made_again_and_until_then_the_gateway_says_no() {
+    let server = NatsServer::start_own().await.expect("a nats-server");
+    let streams = jetstream::new(server.client().await.expect("connected"));
+    let config = format!("[nats]\nurl = \"{}\"\n", server.url());
+    let gateway = Gateway::ready(&config, &[]).await;
+    let is_taken = async || gateway.publish("orders", &[], "x").await.status == 202;
+    assert!(is_taken().await);
+    // The next publish finds none, and has it made again.
+    streams.delete_stream("ARQON_IN").await.expect("deleted");
+    eventually(async || is_taken().await.then_some(())).await;
+    assert_eq!(gateway.get("/readyz").await.status, 200);
+    // Where it cannot be made, since another one has its subjects, nobody has to publish for it to be seen.
+    streams.delete_stream("ARQON_IN").await.expect("deleted");
+    let other = jetstream::stream::Config {
+        name: "OTHER".to_owned(),
+        subjects: vec!["in.t.other.>".to_owned()],
+        ..jetstream::stream::Config::default()
+    };
+    streams.create_stream(other).await.expect("made");
+    let says = gateway.becomes_ready(false).await;
+    let stream = says["checks"]
+        .as_array()
+        .and_then(|checks| checks.iter().find(|check| check["name"] == "stream"));
+    assert_eq!(
+        stream,
+        Some(&json!({"name": "stream", "ok": false, "reason": "stream ARQON_IN is not there"}))
+    );
+    let answer = gateway.publish("orders", &[], "x").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.code()),
+        (503, "publish.unavailable".to_owned())
+    );
+    streams.delete_stream("OTHER").await.expect("deleted");
+    gateway.becomes_ready(true).await;
+    assert!(is_taken().await);
+}
+
+#[tokio::test]
+async fn what_jetstream_would_refuse_again_is_too_large_and_not_to_be_tried_again() {
+    let server = NatsServer::start_own().await.expect("a nats-server");
+    let streams = jetstream::new(server.client().await.expect("connected"));
+    let limited = jetstream::stream::Config {
+        name: "ARQON_IN".to_owned(),
+        subjects: vec!["in.t.>".to_owned()],
+        max_message_size: 70_000,
+        ..jetstream::stream::Config::default()
+    };
+    streams.create_stream(limited).await.expect("made");
+    let config = format!(
+        "[nats]\nurl = \"{}\"\nserve = {{ in_flight_max = 1 }}\n",
+        server.url()
+    );
+    let _gateway = Gateway::ready(&config, &[]).await;
+    let client = server.client().await.expect("connected");
+    let publish = async |head: usize, body: usize| {
+        let mut headers = async_nats::HeaderMap::new();
+        if head > 0 {
+            headers.insert("a", "v".repeat(head).as_str());
+        }
+        let payload = "x".repeat(body).into();
+        let answer = eventually(async || {
+            let asked = client.request_with_headers(
+                "gateway.in.t.default.x",
+                headers.clone(),
+                bytes::Bytes::clone(&payload),
+            );
+            asked.await.ok()
+        })
+        .await;
+        serde_json::from_slice::<serde_json::Value>(&answer.payload).expect("JSON")
+    };
+    assert_eq!(publish(60_000, 1).await["stream"], "ARQON_IN");
+    let refused = publish(66_000, 1).await;
+    assert_eq!(
+        (&refused["code"], &refused["status"]),
+        (&json!("publish.too_large"), &json!(413)),
+        "{refused}"
+    );
+    assert_eq!(publish(0, 70_000).await["stream"], "ARQON_IN");
+    let refused = publish(0, 70_001).await;
+    assert_eq!(
+        (&refused["code"], &refused["status"]),
+        (&json!("publish.too_large"), &json!(413)),
+        "{refused}"
+    );
+}

@@ -1,17 +1,65 @@
 //! A variant that is worse than the baseline, in real traffic: the guard lowers it and says why.
 
 use arqon_test_support::NatsServer;
-use async_nats::jetstream::{self, stream};
 use futures_util::StreamExt;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
 use super::site::{Site, becomes, scope};
 use crate::process::{Gateway, PATIENCE, eventually};
 
-/// A variant whose name alone makes a message too large for the stream: every publish of it fails, of the baseline none.
+/// A variant whose messages go [`astray`]: every publish of it fails, of the baseline none.
 const CATALOG: &str = r#"{"version": 1, "baseline": 1, "variants": [{"id": 1, "name": "stable"},
-    {"id": 42, "name": "a-variant-whose-name-makes-messages-too-large-for-the-stream"}]}"#;
+    {"id": 42, "name": "goes-astray"}]}"#;
+
+/// The URL of a way to the server of `url`, on which messages that name the variant go where no stream takes them.
+async fn astray(url: &str) -> String {
+    let server = url.trim_start_matches("nats://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let way = format!("nats://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&server).await.expect("a server");
+            tokio::spawn(pass(client, server));
+        }
+    });
+    way
+}
+
+async fn pass(mut client: TcpStream, mut server: TcpStream) -> std::io::Result<()> {
+    let ((from_client, mut to_client), (mut from_server, mut to_server)) = (client.split(), server.split());
+    let up = async {
+        let mut frames = BufReader::new(from_client);
+        loop {
+            let mut frame = Vec::new();
+            if frames.read_until(b'\n', &mut frame).await? == 0 {
+                return Ok(0);
+            }
+            let line = String::from_utf8_lossy(&frame).into_owned();
+            let words: Vec<_> = line.split_whitespace().collect();
+            if let [verb @ ("PUB" | "HPUB"), subject, .., bytes] = words[..] {
+                let start = frame.len();
+                frame.resize(start + bytes.parse::<usize>().unwrap_or_default() + 2, 0);
+                frames.read_exact(&mut frame[start..]).await?;
+                let names_it = frame[start..].windows(11).any(|text| text == b"goes-astray");
+                if names_it && subject.starts_with("in.t.") {
+                    let at = verb.len() + 1;
+                    frame[at..at + 2].copy_from_slice(b"no");
+                }
+            }
+            to_server.write_all(&frame).await?;
+        }
+    };
+    let down = copy(&mut from_server, &mut to_client);
+    tokio::select! {
+        ended = up => ended.map(drop),
+        ended = down => ended.map(drop),
+    }
+}
 
 /// One message of each of the first users: how many were accepted, and how many were not.
 async fn traffic(gateway: &Gateway) -> (usize, usize) {
@@ -44,23 +92,10 @@ async fn breach(action: &str) {
         "{}\nguard = {{ window_seconds = 1, min_samples = 20, latency_factor = 1000.0, action = \"{action}\" }}",
         site.catalog()
     );
-    let gateway = Gateway::ready(&site.config(Some(server.url()), "gw-1", &more), &[]).await;
+    let way = astray(server.url()).await;
+    let gateway = Gateway::ready(&site.config(Some(&way), "gw-1", &more), &[]).await;
 
-    // How large a message of the baseline is, with its headers; the name of the variant is 54 bytes longer.
     assert_eq!(traffic(&gateway).await, (80, 0));
-    let jetstream = jetstream::new(client.clone());
-    let mut inbox = jetstream
-        .get_stream("ARQON_IN")
-        .await
-        .expect("the gateway's stream");
-    let state = inbox.info().await.expect("known").state.clone();
-    let size = i32::try_from(state.bytes / state.messages).expect("small");
-    let config = stream::Config {
-        max_message_size: size,
-        ..inbox.cached_info().config.clone()
-    };
-    jetstream.update_stream(config).await.expect("updated");
-    assert_eq!(traffic(&gateway).await, (80, 0), "the baseline still fits");
 
     site.roll_out(&gateway, "p1", ["40", "60", "100"]).await;
     becomes(&gateway, "ramping").await;
