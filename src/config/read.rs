@@ -142,9 +142,12 @@ fn without_users(said: &str, given: &Value) -> String {
 /// What a parser gave up of a file, with the lines that it draws of it as they may be shown.
 pub(super) fn without_secrets(picture: &str) -> String {
     let lines = picture.split('\n').map(|line| {
+        // `7 | url = ..`; what is said beside has nothing of the file but names.
+        let number = line.split_once(" | ").map_or("", |(number, _)| number.trim());
+        let is_drawn = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         let clean = without_credentials(line);
         // It also joins white space, which the drawing needs.
-        if clean.contains("[redacted]") {
+        if is_drawn && clean.contains("[redacted]") {
             clean
         } else {
             line.to_owned()

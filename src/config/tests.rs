@@ -288,7 +288,7 @@ fn a_finding_shows_no_secret_of_what_does_not_fit() {
         ),
         (
             "[nats]\nurl = \"nats://u:hunter2@h:1\nstream = \"A\"",
-            "url = [redacted]",
+            "url = [redacted]\n  |                            ^\ninvalid basic string",
         ),
         (
             "[nats]\nurl = \"nats://u:hunter2@h:1\"\nurl = \"nats://u:hunter2@h:1\"",
