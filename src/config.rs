@@ -143,7 +143,7 @@ impl Config {
                         .map(ToString::to_string);
                     Finding::new(
                         source.unwrap_or_else(|| "configuration".to_owned()),
-                        error.kind.to_string(),
+                        read::without_secrets(&error.kind.to_string()),
                     )
                 });
                 return Err(InvalidConfig(findings.collect()));

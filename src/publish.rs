@@ -175,7 +175,8 @@ pub fn refuse(problem: Problem, parts: &Parts) -> Answer {
 /// is not invented into one. Where requests are observed ([`observe`](crate::observe)), the `traceparent` is our own span's.
 #[must_use]
 pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(parts.headers.len());
+    // Room for its names, which a map holds already; of values one name may have more than a map has room for names.
+    let mut headers = HeaderMap::with_capacity(parts.headers.keys_len());
     for (name, value) in &parts.headers {
         if !is_private(name) {
             // At the map's limit the rest is left behind: the request had as many, so this cannot happen.
@@ -183,7 +184,8 @@ pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
         }
     }
     if let Some(context) = parts.extensions.get::<TraceContext>() {
-        headers.insert("traceparent", context.traceparent());
+        // One that has no room for it goes without: the map was full of what the client sent.
+        let _ = headers.try_insert("traceparent", context.traceparent());
     } else if TraceKey::of_trace(&headers).is_none_or(|key| key.source() != KeySource::Traceparent) {
         headers.remove("traceparent");
     }
@@ -192,7 +194,8 @@ pub fn forwarded(parts: &Parts, subject: &Subject) -> HeaderMap {
         // One that cannot be published is for the publisher to refuse: without it a message would be stored twice.
         let own = [tenant.as_bytes(), b":", id.as_bytes()].concat();
         if let Ok(id) = HeaderValue::try_from(own) {
-            headers.insert("nats-msg-id", id);
+            // It is one of those that were left out, so there is room.
+            let _ = headers.try_insert("nats-msg-id", id);
         }
     }
     headers
@@ -271,6 +274,28 @@ mod tests {
                 "x-custom=2"
             ]
         );
+    }
+
+    #[test]
+    fn what_fits_into_a_request_is_published_however_many_values_and_names_it_has() {
+        // http's map takes 24,576 names, and of values what there is memory for.
+        for (values, names) in [(40_000, 1), (24_576, 24_576)] {
+            let mut request = Request::new(());
+            for n in 0..values {
+                let name: HeaderName = format!("x-{}", n % names).parse().expect("a name");
+                let kept = request
+                    .headers_mut()
+                    .try_append(name, HeaderValue::from_static("1"));
+                assert!(kept.is_ok(), "{n}");
+            }
+            let context = TraceContext::of_request(request.headers(), request.extensions());
+            request.extensions_mut().insert(context);
+            let (parts, ()) = request.into_parts();
+            let subject = Subject::parse("in.t.acme.a").expect("subject");
+            let headers = forwarded(&parts, &subject);
+            assert_eq!(headers.get_all("x-0").iter().count(), values / names);
+            assert!(headers.len() >= values);
+        }
     }
 
     #[test]

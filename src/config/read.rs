@@ -9,6 +9,9 @@ use serde::{
 };
 use serde_json::Value;
 
+use super::shown_url;
+use crate::events::without_credentials;
+
 /// At most this many findings are reported for one section.
 const FINDINGS_MAX: usize = 32;
 
@@ -88,10 +91,22 @@ where
 fn finding(section: &str, path: &str, value: &Value, error: &serde_json::Error) -> Finding {
     let given = at(value, path).filter(|given| !given.is_object() && !given.is_array());
     let said = error.to_string();
-    let message = match (given, wanted(&said)) {
-        (Some(given), Some(wanted)) => format!("{given} does not fit: write {wanted}"),
-        (Some(given), None) if !said.contains(&given.to_string()) => format!("{given} does not fit: {said}"),
-        _ => said,
+    let wanted = wanted(&said);
+    let message = match (given, wanted) {
+        // A text where a section or a list should stand may be a whole URL with its user, or a token.
+        (Some(Value::String(_)), None | Some(LIST)) if said.starts_with("invalid type: string") => {
+            let (_, expected) = said.rsplit_once("expected ").unwrap_or_default();
+            match wanted {
+                Some(wanted) => format!("a text does not fit: write {wanted}"),
+                None => format!("a text does not fit: expected {expected}"),
+            }
+        }
+        (Some(given), Some(wanted)) => format!("{} does not fit: write {wanted}", shown(given)),
+        (Some(given), None) if !said.contains(&given.to_string()) => {
+            format!("{} does not fit: {}", shown(given), without_users(&said, given))
+        }
+        (Some(given), None) => without_users(&said, given),
+        (None, _) => said,
     };
     Finding::new(
         if path == "." {
@@ -102,6 +117,46 @@ fn finding(section: &str, path: &str, value: &Value, error: &serde_json::Error) 
         message,
     )
 }
+
+/// A value as a finding shows it: findings go into the log, and to whoever reads `/v1/state`.
+fn shown(given: &Value) -> String {
+    match given {
+        Value::String(text) if text.contains("://") => Value::from(shown_url(text)).to_string(),
+        given => given.to_string(),
+    }
+}
+
+/// What was said of a value, without what the value may not show.
+fn without_users(said: &str, given: &Value) -> String {
+    let Value::String(text) = given else {
+        return said.to_owned();
+    };
+    match text.contains("://") {
+        true => said
+            .replace(text, &shown_url(text))
+            .replace(&text.escape_debug().to_string(), &shown_url(text)),
+        false => said.to_owned(),
+    }
+}
+
+/// What a parser gave up of a file, with the lines that it draws of it as they may be shown.
+pub(super) fn without_secrets(picture: &str) -> String {
+    let lines = picture.split('\n').map(|line| {
+        // `7 | url = ..`; what is said beside has nothing of the file but names.
+        let number = line.split_once(" | ").map_or("", |(number, _)| number.trim());
+        let is_drawn = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        let clean = without_credentials(line);
+        // It also joins white space, which the drawing needs.
+        if is_drawn && clean.contains("[redacted]") {
+            clean
+        } else {
+            line.to_owned()
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+const LIST: &str = "a list in brackets";
 
 /// What serde expected, in words for people.
 fn wanted(said: &str) -> Option<&'static str> {
@@ -114,7 +169,7 @@ fn wanted(said: &str) -> Option<&'static str> {
         "f32" | "f64" => "a number, such as 0.5",
         "a boolean" => "true or false",
         "a string" | "path string" => "text in quotes",
-        "a sequence" => "a list in brackets",
+        "a sequence" => LIST,
         "socket address" | "an IP socket address" => "an address and a port, such as \"127.0.0.1:8080\"",
         _ => return None,
     })

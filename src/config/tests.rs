@@ -259,6 +259,55 @@ fn a_reload_swaps_policies_and_mirror_rules_and_names_what_needs_a_restart() {
     }
 }
 
+#[test]
+fn a_finding_shows_no_secret_of_what_does_not_fit() {
+    for (toml, said) in [
+        (
+            "nats = \"nats://u:hunter2@h:1\"",
+            "nats: a text does not fit: expected struct NatsConfig",
+        ),
+        (
+            "[nats]\nurl = \"nats://h\"\nserve = \"Bearer hunter2\"",
+            "nats.serve: a text does not fit: expected struct NatsServeConfig",
+        ),
+        (
+            "[auth]\nissuers = \"https://u:hunter2@id/keys\"",
+            "auth.issuers: a text does not fit: write a list in brackets",
+        ),
+        (
+            "[bus]\ncapacity = \"https://u:hunter2@h?hunter2\"",
+            "bus.capacity: \"https://h?[redacted]\" does not fit: write a whole number",
+        ),
+        (
+            "[telemetry]\nlog = \"https://u:hunter2@h/\"",
+            "telemetry.log: \"https://h/\" does not fit: unknown variant `https://h/`, expected",
+        ),
+        (
+            "[telemetry]\nlog = \"https://u:hunter2\\\"@h/\"",
+            "telemetry.log: \"https://h/\" does not fit: ",
+        ),
+        (
+            "[nats]\nurl = \"nats://u:hunter2@h:1\nstream = \"A\"",
+            "url = [redacted]\n  |                            ^\ninvalid basic string",
+        ),
+        (
+            "[nats]\nurl = \"nats://u:hunter2@h:1\"\nurl = \"nats://u:hunter2@h:1\"",
+            "duplicate key",
+        ),
+        // What is no secret is shown, as the key's value and fix.
+        (
+            "[bus]\ncapacity = \"many\"",
+            "bus.capacity: \"many\" does not fit",
+        ),
+        ("[telemetry]\nlog = \"xml\"", "unknown variant `xml`, expected"),
+        ("[nats]\nurl = nats", "url = nats"),
+    ] {
+        let found = load(toml).expect_err("it does not hold").join("\n");
+        assert!(!found.contains("hunter2"), "{toml}: {found}");
+        assert!(found.contains(said), "{said} in {found}");
+    }
+}
+
 const REFERENCE: &str = include_str!("../../examples/gateway/gateway.toml");
 
 /// The reference with every key on.

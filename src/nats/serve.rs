@@ -30,7 +30,7 @@
 //! | below 400 | reply: its headers and body | ack |
 //! | 4xx | reply with `Nats-Service-Error-Code` and `Nats-Service-Error`, the problem as payload | term: the same message would be refused again |
 //! | 408, 425, 429, 5xx, an error, a panic, no answer in time | the same | nak, with a growing delay, or `Retry-After` where that is longer |
-//! | nothing: the message cannot be a request (subject, headers, size) | the same, 400 or 413 | term (poison) |
+//! | nothing: the message cannot be a request (subject, headers, more than [`HEADERS_MAX`] of them, size) | the same, 400, 403 or 413 | term (poison) |
 //! | nothing: the client cannot read the message | no reply | term (poison), see below |
 //!
 //! A JetStream message that was delivered [`deliveries_max`](Serve::deliveries_max) times and failed is poison too: it is
@@ -85,7 +85,7 @@ use std::{
     time::Duration,
 };
 
-use arqon_message::{BoxError, MAX_BODY_BYTES, SubjectLayer, SubjectPattern};
+use arqon_message::{BoxError, MAX_BODY_BYTES, Problem, SubjectLayer, SubjectPattern};
 use async_nats::{
     Client,
     jetstream::{Context, consumer::PullConsumer},
@@ -105,6 +105,7 @@ pub use self::counts::register_metrics;
 use self::{
     answer::Outcome,
     counts::{Counts, Metrics},
+    request::RefuseWith,
 };
 use super::Connection;
 
@@ -116,6 +117,8 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How often a JetStream message may come before it is poison, unless set otherwise.
 pub const DELIVERIES_MAX: u64 = 16;
+/// How many headers a message may have, values of one name counted one by one: as many as hyper takes of a request over HTTP/1.
+pub const HEADERS_MAX: usize = 100;
 /// Where requesters wait for replies, unless set otherwise (NATS ADR-4).
 const INBOX: &str = "_INBOX";
 /// How long the client may take to accept a reply or an acknowledgement: its queue is full while NATS is away.
@@ -220,6 +223,7 @@ pub fn serve<S>(source: Source, service: S) -> Serve<S> {
     Serve {
         source,
         service,
+        refuse_with: RefuseWith::default(),
         limits: Limits {
             in_flight_max: IN_FLIGHT_MAX,
             deadline: DEADLINE,
@@ -244,6 +248,7 @@ pub fn subjects() -> SubjectLayer {
 pub struct Serve<S> {
     source: Source,
     service: S,
+    refuse_with: RefuseWith,
     limits: Limits,
 }
 
@@ -287,6 +292,17 @@ impl<S> Serve<S> {
         self
     }
 
+    /// Asks this of each message that cannot be a request, before it is replied to with what comes back: such a message reaches no
+    /// layer that would count or tell it. The request has what is known of it. Default: the problem says which request it was.
+    /// [`ObserveLayer::refused`](crate::observe::ObserveLayer::refused) is one.
+    pub fn refuse_with(
+        mut self,
+        refuse: impl Fn(Request<()>, Problem) -> Problem + Send + Sync + 'static,
+    ) -> Self {
+        self.refuse_with = RefuseWith::new(refuse);
+        self
+    }
+
     /// Serves until `stop`, then takes no more, lets what was taken end, and tells how it went.
     ///
     /// NATS may be away, and may go away: core subscriptions come back with the connection, a consumer is asked again with
@@ -305,6 +321,7 @@ impl<S> Serve<S> {
         let Self {
             source,
             service,
+            refuse_with,
             limits,
         } = self;
         let Source {
@@ -322,6 +339,7 @@ impl<S> Serve<S> {
             heard,
             replies,
             service,
+            refuse_with,
             limits,
             strip_prefix,
             reply_prefixes,
@@ -385,6 +403,7 @@ struct Server<S> {
     heard: Connection,
     replies: Connection,
     service: S,
+    refuse_with: RefuseWith,
     limits: Limits,
     strip_prefix: Option<String>,
     reply_prefixes: Vec<String>,

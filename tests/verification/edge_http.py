@@ -179,6 +179,13 @@ def slow(port):
     slow_ones = {"nothing": b"", "half a line": b"POST /v1/pub", "half a head": b"POST /v1/publish/users HTTP/1.1\r\nHost: x\r\n", "half a preface": b"PRI * HT",
                  "HTTP/2 without a stream": preface, "half a body": post(b"Content-Length: 9\r\n", b"x"), "half a chunk": post(b"Transfer-Encoding: chunked\r\n", b"9\r\nx")}
     held = {what: opened(data) for what, data in slow_ones.items()}
+    # The second head of a connection has no other time than the first.
+    second = {"half a frame of a second head": b"\0\0\x09\1\4\0\0\0\3\x83", "a second head that does not go on": b"\0\0\1\1\0\0\0\0\3\x83"}
+    for what, part in second.items():
+        connection = H2(port)
+        cases.same(connection.ask(LAWFUL), 202, "a first request")
+        connection.socket.sendall(part)
+        held[what] = connection.socket
     return held
 
 
@@ -196,6 +203,10 @@ def let_go(held, seconds):
         except TimeoutError:
             cases.check(False, f"{what} is still held after {seconds} s")
         stream.close()
+
+
+# A publish over HTTP/2.
+LAWFUL = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x"), (b":path", b"/v1/publish/users")]
 
 
 class H2:
@@ -241,7 +252,7 @@ class H2:
 
 def http2(gateway):
     """Malformed HTTP/2, each on a connection of its own."""
-    lawful = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x"), (b":path", b"/v1/publish/users")]
+    lawful = LAWFUL
     cases.same(H2(gateway.port).ask(lawful), 202, "lawful HTTP/2")
     bad = {
         "an upper-case name": lawful + [(b"X-A", b"1")], "connection": lawful + [(b"connection", b"close")], "keep-alive": lawful + [(b"keep-alive", b"1")],
@@ -375,7 +386,7 @@ async def reserved(url):
                 await arrived(f"Connection: {tokens}")
             gateway.raw(post(f"Transfer-Encoding: chunked\r\nTrailer: {name}\r\n".encode(), f"1\r\nx\r\n0\r\n{name}: true\r\n\r\n".encode()))
             await arrived(f"{name} in trailers")
-            lawful = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"x"), (b":path", b"/v1/publish/users")]
+            lawful = LAWFUL
             cases.same(H2(gateway.port).ask(lawful + [(name.encode(), b"true")]), 202, f"{name} over HTTP/2")
             await arrived(f"{name} over HTTP/2")
             cases.same(H2(gateway.port).ask(lawful, trailers=[(name.encode(), b"true")]), 202, f"{name} in HTTP/2 trailers")

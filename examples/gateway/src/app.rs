@@ -24,7 +24,6 @@ use arqon::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::mpsc, time::interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::Layer;
 
 use crate::{
     admin::{self, Admin},
@@ -34,7 +33,6 @@ use crate::{
     edge::Edge,
     engine::{self, Engine},
     feed::{self, Pump},
-    guard::GuardLayer,
     hub::Hub,
     ingress, observe,
     readiness::{Flips, Readiness},
@@ -180,8 +178,7 @@ impl Gateway {
         if let Some(exporter) = exporter {
             tasks.run("otlp", exporter.run(stop_admin.clone()));
         }
-        let (service, hub, broker) =
-            engine::message_service(&observe, &stack, &engine, gateway.max_body_bytes);
+        let (service, hub, broker) = engine::message_service(&stack, &engine, gateway.max_body_bytes);
         let draining = Arc::new(AtomicBool::new(false));
         readiness.add("accepting", {
             let draining = Arc::clone(&draining);
@@ -244,13 +241,9 @@ impl Gateway {
         {
             let mut stack = this.shared.platform.nats_stack();
             stack.limit = limit;
-            let (service, ..) =
-                engine::message_service(&observe, &stack, &engine, config.gateway.max_body_bytes);
-            // As with frames: a panic is an answer.
-            let guard = GuardLayer {
-                timeout: Duration::from_millis(config.gateway.request_timeout_ms),
-            };
-            let service = MessageService::new(guard.layer(service));
+            let (service, ..) = engine::message_service(&stack, &engine, config.gateway.max_body_bytes);
+            let timeout = Duration::from_millis(config.gateway.request_timeout_ms);
+            let service = MessageService::new(routes::of_messages(&observe, service, timeout));
             let limits = (config.gateway.max_body_bytes, this.drain_timeout);
             let heard = engine::connected(hearing.of_all().await)?.nats;
             // Messages pass without it.
@@ -264,7 +257,7 @@ impl Gateway {
                 ingress::run(
                     (heard.clone(), replies.clone()),
                     serve.clone(),
-                    service.clone(),
+                    (observe.clone(), service.clone()),
                     limits,
                     stop.clone(),
                 )

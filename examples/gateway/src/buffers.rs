@@ -7,6 +7,7 @@ mod heads;
 
 use std::{
     collections::HashMap,
+    future::Future,
     io,
     pin::Pin,
     sync::{
@@ -21,7 +22,7 @@ use http::Version;
 use metrics::{Counter, counter};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take},
-    time::Instant,
+    time::{Instant, Sleep, sleep_until},
 };
 
 use self::heads::{Answering, Head, Spoken};
@@ -32,6 +33,9 @@ const FREE_BYTES: usize = 16 * 1024;
 /// What a read fails with once there is no more room.
 pub(crate) const NO_ROOM: &str =
     "sessions hold as much as they may; see gateway.websocket.max_buffered_bytes";
+
+/// What a read fails with once a head over HTTP/2 has had its time.
+const LATE: &str = "a head was not whole within gateway.header_timeout_ms";
 
 /// The budget of all sessions. Cloning it is a reference count.
 #[derive(Clone)]
@@ -219,6 +223,8 @@ pub(crate) struct Metered<S> {
     spoken: Spoken,
     /// None: nothing is counted any more.
     meter: Option<Arc<Meter>>,
+    /// There while a head over HTTP/2 is waited for.
+    clock: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead> Metered<S> {
@@ -227,6 +233,7 @@ impl<S: AsyncRead> Metered<S> {
             stream: stream.take(u64::MAX),
             spoken: Spoken::Preface(0),
             meter: Some(meter),
+            clock: None,
         }
     }
 
@@ -266,14 +273,39 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         };
         this.stream.set_limit(read_max);
         let before = into.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, into))?;
+        let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, into) else {
+            let ends = head.and_then(|head| this.spoken.ends(head));
+            ready!(wait(&mut this.clock, ends, cx));
+            return Poll::Ready(Err(io::Error::other(LATE)));
+        };
+        read?;
         let bytes = &into.filled()[before..];
         Poll::Ready(match (session, head) {
             (Some(unread), _) if !unread.take(bytes.len()) => Err(io::Error::other(NO_ROOM)),
-            (_, Some(head)) => this.spoken.read(bytes, head),
+            (_, Some(head)) => {
+                this.spoken.read(bytes, head)?;
+                // Who sends a little now and then is no better.
+                match this.spoken.ends(head) {
+                    Some(ends) if ends <= Instant::now() => Err(io::Error::other(LATE)),
+                    _ => Ok(()),
+                }
+            }
             _ => Ok(()),
         })
     }
+}
+
+/// Waits until `ends`, where there is such a time.
+fn wait(clock: &mut Option<Pin<Box<Sleep>>>, ends: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+    let Some(ends) = ends else {
+        *clock = None;
+        return Poll::Pending;
+    };
+    let clock = clock.get_or_insert_with(|| Box::pin(sleep_until(ends)));
+    if clock.deadline() != ends {
+        clock.as_mut().reset(ends);
+    }
+    clock.as_mut().poll(cx)
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {

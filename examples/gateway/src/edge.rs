@@ -1,8 +1,11 @@
 //! What guards the public listener: who may come in, from where, and how much of everything at once.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arqon::{
@@ -88,7 +91,10 @@ impl Edge {
             load: Load::new(gateway.max_requests, gateway.max_requests_bytes),
             sessions: TenantLimitLayer::new(None, gateway.websocket.tenant_sessions),
             buffers: Buffers::new(buffered_max, tenant_max),
-            heads: Heads::new(gateway.max_requests_bytes),
+            heads: Heads::new(
+                gateway.max_requests_bytes,
+                Duration::from_millis(gateway.header_timeout_ms),
+            ),
             tls,
             peers: Arc::new(peers),
             websocket: gateway.websocket,

@@ -12,7 +12,6 @@ use arqon::{
     config::{Config, NatsConfig, NatsUserConfig},
     memory::{self, Broker},
     nats,
-    observe::ObserveLayer,
     shadow::ResponseTapLayer,
     supervise::Supervisor,
 };
@@ -194,11 +193,9 @@ fn causes(error: &dyn std::error::Error) -> String {
 /// One box, here at the edge: everything inside it is one concrete type. (A macro, since a function would have to name
 /// the bounds of all seven layers.)
 macro_rules! boxed {
-    ($observe:expr, $stack:expr, $bottom:expr) => {
+    ($stack:expr, $bottom:expr) => {
         BoxCloneSyncService::new(
             ServiceBuilder::new()
-                // Frames and NATS messages; what came by HTTP is observed already.
-                .layer($observe.messages())
                 .map_response(|response: http::Response<_>| response.map(Body::new))
                 .service($stack.layer(ResponseTapLayer.layer($bottom))),
         )
@@ -207,7 +204,6 @@ macro_rules! boxed {
 
 /// The stack around what publishes, where frames and NATS messages go in; and what subscribers hear.
 pub(crate) fn message_service(
-    observe: &ObserveLayer,
     stack: &arqon::Stack,
     engine: &Engine,
     max_body_bytes: usize,
@@ -216,15 +212,13 @@ pub(crate) fn message_service(
         Engine::Memory(broker) => {
             let bottom = memory::Publish::new(broker.clone()).max_body_bytes(max_body_bytes);
             (
-                boxed!(observe, stack, bottom),
+                boxed!(stack, bottom),
                 Hub::Memory(broker.clone()),
                 Some(broker.clone()),
             )
         }
-        Engine::Nats { publish, hearing, .. } => (
-            boxed!(observe, stack, publish.clone()),
-            Hub::Nats(hearing.clone()),
-            None,
-        ),
+        Engine::Nats { publish, hearing, .. } => {
+            (boxed!(stack, publish.clone()), Hub::Nats(hearing.clone()), None)
+        }
     }
 }

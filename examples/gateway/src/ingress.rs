@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use arqon::{
+    Protocol,
     config::NatsServeConfig,
     nats::{self, Connection, serve::Source},
+    observe::ObserveLayer,
 };
 use axum::body::Body;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +19,7 @@ use crate::routes::MessageService;
 pub(crate) async fn run(
     (heard, replies): (Connection, Connection),
     config: NatsServeConfig,
-    service: MessageService,
+    (observe, service): (ObserveLayer, MessageService),
     (max_body_bytes, drain_timeout): (usize, Duration),
     stop: CancellationToken,
 ) -> Result<(), String> {
@@ -30,6 +32,8 @@ pub(crate) async fn run(
         source,
         service.map_request(|request: http::Request<_>| request.map(Body::new)),
     )
+    // What no layer sees is counted and told all the same.
+    .refuse_with(move |request, problem| observe.refused(Protocol::Nats, request, problem))
     .in_flight_max(config.in_flight_max)
     .max_body_bytes(max_body_bytes)
     .drain_timeout(drain_timeout)

@@ -23,6 +23,7 @@ mod hub;
 mod ingress;
 mod log;
 mod observe;
+mod panics;
 mod readiness;
 mod reload;
 mod request_id;
@@ -156,6 +157,7 @@ async fn run(serve: &Serve) -> ExitCode {
         Err(findings) => return refuse("not started", &findings.to_string()),
     };
     log::start(&config.telemetry);
+    panics::tell();
     for warning in config.warnings() {
         tracing::warn!(component = "config", key = warning.key, "{}", warning.message);
     }

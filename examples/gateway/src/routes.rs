@@ -11,7 +11,9 @@ use std::{
 
 use arqon::{
     Code, OverseerLayer, Problem, Rejection, RolloutLayer, Subject, SubjectLayer, TenantId,
-    edge::reserved::ReservedHeadersLayer, observe::ObserveLayer, shadow::ShadowHandle,
+    edge::reserved::ReservedHeadersLayer,
+    observe::{Observe, ObserveLayer},
+    shadow::ShadowHandle,
 };
 use axum::{
     Extension, Router,
@@ -29,7 +31,7 @@ use http::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{
-    Service, ServiceBuilder,
+    Layer, Service, ServiceBuilder,
     util::{BoxCloneSyncService, MapRequestLayer},
 };
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
@@ -37,7 +39,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::{
     edge::Edge,
     frame::Dialect,
-    guard::GuardLayer,
+    guard::{GuardLayer, Guarded},
     hub::Hub,
     request_id::RequestIdLayer,
     server::{App, Raised},
@@ -109,6 +111,19 @@ pub(crate) fn app(public: Public) -> impl App + Sync {
         // A panic below is a 500, not a reset connection; what takes too long is a 503.
         .layer(guard)
         .service(entry)
+}
+
+/// The message stack for what comes by no request of HTTP, frames and NATS messages: a panic is a 500, what takes too long a 503,
+/// and either is told with its answer.
+pub(crate) fn of_messages(
+    observe: &ObserveLayer,
+    stack: MessageService,
+    request_timeout: Duration,
+) -> Observe<Guarded<MessageService>> {
+    let guard = GuardLayer {
+        timeout: request_timeout,
+    };
+    observe.messages().layer(guard.layer(stack))
 }
 
 /// Where a request goes.

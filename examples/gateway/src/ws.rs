@@ -21,14 +21,13 @@ use axum::{
 use http::{Method, Request, Uri, request::Parts};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tower::{Layer, ServiceExt};
+use tower::ServiceExt;
 
 pub(crate) use self::slow::Deliveries;
 use self::slow::Gap;
 use crate::{
     buffers::{NO_ROOM, Unread},
     frame::{Answer, Dialect, Frame, FrameId},
-    guard::GuardLayer,
     routes::{self, Public},
     server::Held,
 };
@@ -332,11 +331,9 @@ impl Session {
         if let Some(trusted) = self.trusted {
             extensions.insert(trusted);
         }
-        // A panic below is a 500, not a session that is gone.
-        let guard = GuardLayer {
-            timeout: self.public.request_timeout,
-        };
-        let response = match guard.layer(self.public.stack.clone()).oneshot(request).await {
+        let Public { observe, stack, .. } = &*self.public;
+        let service = routes::of_messages(observe, stack.clone(), self.public.request_timeout);
+        let response = match service.oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };

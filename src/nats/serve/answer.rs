@@ -62,8 +62,8 @@ where
         let limits = self.limits;
         let request = match request::of(message, self.strip_prefix.as_deref(), limits.max_body_bytes) {
             Ok(request) => request,
-            Err(problem) => {
-                let mut answer = Answer::of_problem(&problem);
+            Err(refused) => {
+                let mut answer = Answer::of_problem(&self.refuse_with.refuse(*refused));
                 answer.outcome = Outcome::Poison;
                 return answer;
             }

@@ -41,6 +41,8 @@ pub(super) struct Frames {
     left: usize,
     /// Whether a list of headers goes on in the next frame.
     goes_on: bool,
+    /// When what is no body and not whole began.
+    begun: Option<Instant>,
     row: u32,
     /// When the row was looked at last.
     since: Instant,
@@ -58,6 +60,7 @@ impl Frames {
             had: 0,
             left: 0,
             goes_on: false,
+            begun: None,
             row: 0,
             since: Instant::now(),
             written: 0,
@@ -71,6 +74,11 @@ impl Frames {
             DATA => list,
             _ => list + self.had,
         }
+    }
+
+    /// When that began.
+    pub(super) const fn begun(&self) -> Option<Instant> {
+        self.begun
     }
 
     pub(super) const fn wrote(&mut self, bytes: usize) {
@@ -96,6 +104,11 @@ impl Frames {
                 self.end();
             }
         }
+        // The clock is looked at once for each head that does not come in one piece.
+        let is_frame = self.headed == FRAME_HEAD_BYTES && self.kind != DATA;
+        if (self.goes_on || is_frame) && self.begun.is_none() {
+            self.begun = Some(Instant::now());
+        }
         Ok(())
     }
 
@@ -117,6 +130,9 @@ impl Frames {
     fn end(&mut self) {
         if matches!(self.kind, HEADERS | CONTINUATION) {
             self.goes_on = !self.ends_headers;
+        }
+        if !self.goes_on {
+            self.begun = None;
         }
         (self.headed, self.had) = (0, 0);
     }

@@ -7,10 +7,12 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use http::Version;
 use metrics::{Counter, counter};
+use tokio::time::Instant;
 
 use super::frames::{Flood, Frames, PREFACE};
 
@@ -36,14 +38,16 @@ pub(crate) struct Heads(Arc<Budget>);
 
 struct Budget {
     max: usize,
+    /// How long a head may take over HTTP/2; over HTTP/1 hyper looks to it.
+    head_time: Duration,
     held: AtomicUsize,
     shed: Counter,
     flooded: Counter,
 }
 
 impl Heads {
-    /// A quarter of what bodies may have goes to heads besides.
-    pub(crate) fn new(requests_bytes_max: usize) -> Self {
+    /// A quarter of what bodies may have goes to heads besides; each is whole within `head_time`.
+    pub(crate) fn new(requests_bytes_max: usize, head_time: Duration) -> Self {
         let shed = |what: &'static str| {
             let counter = counter!("shield_edge_shed_total", "what" => what);
             counter.increment(0);
@@ -51,6 +55,7 @@ impl Heads {
         };
         Self(Arc::new(Budget {
             max: (requests_bytes_max / 4).max(BUDGET_BYTES_MIN),
+            head_time,
             held: AtomicUsize::new(0),
             shed: shed("heads"),
             flooded: shed("frames"),
@@ -200,6 +205,14 @@ impl Spoken {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// When the connection ends unless what is held of a head is whole by then. Of HTTP/1, hyper knows.
+    pub(super) fn ends(&self, head: &Head) -> Option<Instant> {
+        match self {
+            Self::Http2(frames) => Some(frames.begun()? + head.budget.head_time),
+            Self::Preface(_) | Self::Http1 => None,
         }
     }
 

@@ -1,12 +1,17 @@
 //! Frames judged one by one, with the claims of the connection they came by.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use arqon::{
-    Claims, TenantId,
+    Claims, Code, Protocol, TenantId,
     bus::Bus,
     config::{Config, PlatformConfig},
     memory::{self, Broker},
+    observe::{Ending, ObserveConfig, ObserveLayer, Story, StorySink},
     overseer::{OverseerConfig, PolicyConfig},
     platform::Platform,
     supervise::Supervisor,
@@ -59,6 +64,15 @@ async fn serve(
     policies: Vec<PolicyConfig>,
     stack: Option<MessageService>,
 ) -> (SocketAddr, JoinHandle<std::io::Result<()>>) {
+    serve_told(policies, stack, ObserveConfig::default()).await
+}
+
+/// The same, and requests are told.
+async fn serve_told(
+    policies: Vec<PolicyConfig>,
+    stack: Option<MessageService>,
+    told: ObserveConfig,
+) -> (SocketAddr, JoinHandle<std::io::Result<()>>) {
     let platform = PlatformConfig {
         overseer: OverseerConfig::of(policies),
         ..PlatformConfig::default()
@@ -77,7 +91,7 @@ async fn serve(
         )
     });
     let app = routes::app(Public {
-        observe: arqon::observe::ObserveLayer::new(arqon::observe::ObserveConfig::default()),
+        observe: ObserveLayer::new(told),
         stack: service,
         overseer: layers.overseer.clone(),
         rollout: layers.rollout.clone(),
@@ -92,7 +106,7 @@ async fn serve(
         .expect("nothing to read"),
         hub: Hub::Memory(broker),
         request_timeout: std::time::Duration::from_secs(60),
-        cors_origins: std::sync::Arc::default(),
+        cors_origins: Arc::default(),
         sessions: TaskTracker::new(),
         stop: CancellationToken::new(),
     });
@@ -157,10 +171,25 @@ async fn every_frame_is_judged_by_the_claims_of_its_connection() {
     server.abort();
 }
 
+/// Keeps how frames ended.
+#[derive(Default)]
+struct Endings(Mutex<Vec<(String, u16, Option<Code>)>>);
+
+impl StorySink for Endings {
+    fn told(&self, story: &Story, ending: &Ending) {
+        if story.protocol() == Protocol::Ws {
+            let ended = (story.request_id().to_owned(), ending.status.as_u16(), ending.code);
+            self.0.lock().expect("no panic with it").push(ended);
+        }
+    }
+}
+
 #[tokio::test]
-async fn a_frame_that_panics_is_nacked_and_its_session_goes_on() {
+async fn a_frame_that_panics_is_nacked_and_told_with_its_ids_and_its_session_goes_on() {
     let panics = tower::service_fn(|_: Request<Body>| async { panic!("in a layer") });
-    let (address, server) = serve(Vec::new(), Some(BoxCloneSyncService::new(panics))).await;
+    let endings = Arc::new(Endings::default());
+    let told = ObserveConfig::new(false, Some(endings.clone()), None);
+    let (address, server) = serve_told(Vec::new(), Some(BoxCloneSyncService::new(panics)), told).await;
     let mut socket = session(address, "any").await;
     for id in 0..2 {
         let reply = answer(&mut socket, id).await;
@@ -169,6 +198,10 @@ async fn a_frame_that_panics_is_nacked_and_its_session_goes_on() {
             (&json!(id), &json!("internal")),
             "{reply}"
         );
+        assert!(reply["nack"]["trace_id"].is_string(), "{reply}");
+        let request_id = reply["nack"]["request_id"].as_str().expect("an id").to_owned();
+        let ended = endings.0.lock().expect("no panic with it").pop();
+        assert_eq!(ended, Some((request_id, 500, Some(Code::Internal))));
     }
     server.abort();
 }

@@ -161,6 +161,84 @@ async fn a_request_over_nats_passes_the_same_stack_as_one_over_http() {
 }
 
 #[tokio::test]
+async fn a_message_that_cannot_be_a_request_is_counted_and_told_as_every_refusal_is() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let server = NatsServer::start().await.expect("a nats-server");
+    let (client, tenant) = (
+        server.client().await.expect("connected"),
+        server.unique().to_owned(),
+    );
+    let prefix = format!("gw{tenant}");
+    let told = "[telemetry]\naccess_log = true\n";
+    let gateway = Gateway::logging(&format!("{}{told}", config(&server, &prefix)), "info").await;
+    let ask = async |suffix: &str, headers: HeaderMap| {
+        let subject = format!("{prefix}.in.t.{tenant}{suffix}");
+        let asked = client.request_with_headers(subject, headers, "\x0a\x02u1".into());
+        let answer = timeout(PATIENCE, asked).await.expect("in time").ok()?;
+        serde_json::from_slice::<Value>(&answer.payload).ok()
+    };
+    eventually(async || ask(".probe", HeaderMap::new()).await).await;
+    let known = |id: &str| {
+        let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
+        headers(&[("traceparent", &parent), ("x-request-id", id)])
+    };
+    let many = |count: usize, id: &str| {
+        let mut headers = known(id);
+        (2..count).for_each(|_| headers.append("x", "1"));
+        headers
+    };
+    // As many as HTTP/1 has, and as many as http's map cannot be made for at once.
+    let good = ask(".users", many(100, "fits")).await.expect("answered");
+    assert_eq!(good["stream"], "ARQON_IN", "{good}");
+    let mut two = known("two");
+    two.append("content-type", "a");
+    two.append("content-type", "b");
+    let mut control = known("control");
+    control.insert("a", "\u{1}");
+    let refused = [
+        (".users", many(101, "more"), "frame.invalid", 400),
+        (".users", many(40_000, "panic"), "frame.invalid", 400),
+        (".users", two, "frame.invalid", 400),
+        (".users", control, "frame.invalid", 400),
+        ("/b.users", known("tenant"), "tenant.invalid", 403),
+    ];
+    for (suffix, headers, code, status) in refused {
+        let id = headers.get("x-request-id").expect("sent").to_string();
+        let problem = ask(suffix, headers).await.expect("answered");
+        let tenant = Some(tenant.as_str()).filter(|_| suffix == ".users");
+        assert_eq!(problem["code"], code, "{problem}");
+        let ids = ["request_id", "trace_id", "tenant"].map(|name| problem[name].as_str());
+        assert_eq!(ids, [Some(id.as_str()), Some(TRACE), tenant], "{problem}");
+        let line = eventually(async || {
+            let lines = gateway.log_lines();
+            lines.into_iter().find(|line| line["request_id"] == *id)
+        })
+        .await;
+        assert_eq!(
+            (&line["status"], &line["code"]),
+            (&status.into(), &code.into()),
+            "{line}"
+        );
+        assert_eq!(line["span_id"], problem["span_id"], "{line}");
+        assert_eq!(line["tenant"].as_str(), tenant, "{line}");
+    }
+    let metrics = String::from_utf8(gateway.get("/metrics").await.body.to_vec()).expect("text");
+    for counted in [
+        "shield_gateway_requests_total{protocol=\"nats\",status=\"4xx\"} 5",
+        "shield_gateway_problems_total{code=\"frame.invalid\"} 4",
+        "shield_gateway_problems_total{code=\"tenant.invalid\"} 1",
+        "shield_nats_served_total{source=\"core\",outcome=\"poison\"} 5",
+        "shield_gateway_panics_total 0",
+    ] {
+        assert!(
+            metrics.lines().any(|line| line == counted),
+            "{counted} in {metrics}"
+        );
+    }
+    assert!(gateway.terminate().await.success());
+}
+
+#[tokio::test]
 async fn a_gateway_shows_the_server_its_token_and_says_unready_with_a_wrong_one() {
     let server = GuardedServer::start("authorization { token: \"open-sesame-16-chars\" }", &[])
         .await

@@ -423,6 +423,23 @@ async fn a_message_of_which_a_client_dies_costs_a_moment_wherever_the_gateway_he
     publish_deadly(&server, to.as_str()).await;
     died(4).await;
     served().await;
+    // What panicked is said once each, in the log's own words and nowhere else.
+    let lines = gateway.log_lines();
+    let panics = lines
+        .iter()
+        .filter(|line| line["location"].to_string().contains("async-nats"));
+    assert_eq!(panics.clone().count(), 4, "{lines:?}");
+    for line in panics {
+        assert_eq!(
+            (&line["level"], &line["component"]),
+            (&"ERROR".into(), &"nats".into()),
+            "{line}"
+        );
+        assert!(line["panic_message"].is_string(), "{line}");
+    }
+    let log = std::fs::read_to_string(gateway.path("gateway.log")).expect("read");
+    let foreign = log.lines().filter(|line| !line.starts_with(['{', 'a'])).count();
+    assert_eq!(foreign, 0, "{log}");
     assert!(gateway.terminate().await.success());
 }
 

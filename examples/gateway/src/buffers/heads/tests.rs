@@ -3,6 +3,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use super::{super::frames::LIST_BYTES, *};
 use crate::buffers::{Buffers, Meter, Metered};
 
+const TIME: Duration = Duration::from_secs(10);
+
 /// A connection: what the client writes into, and what is read.
 struct Connection {
     peer: DuplexStream,
@@ -49,13 +51,13 @@ fn the_budget_is_a_quarter_of_what_bodies_may_have_and_room_for_sixteen_heads_at
         (4 * BUDGET_BYTES_MIN, BUDGET_BYTES_MIN),
         (1, BUDGET_BYTES_MIN),
     ] {
-        assert_eq!(Heads::new(bodies).0.max, budget);
+        assert_eq!(Heads::new(bodies, TIME).0.max, budget);
     }
 }
 
 #[test]
 fn the_budget_ends_at_its_border_and_what_each_has_free_is_never_refused() {
-    let heads = Heads::new(0);
+    let heads = Heads::new(0, TIME);
     let (large, small) = (Head::new(&heads), Head::new(&heads));
     assert!(large.hold(FREE_BYTES + BUDGET_BYTES_MIN) && !large.hold(FREE_BYTES + BUDGET_BYTES_MIN + 1));
     assert!(small.hold(FREE_BYTES) && !small.hold(FREE_BYTES + 1));
@@ -69,7 +71,7 @@ fn the_budget_ends_at_its_border_and_what_each_has_free_is_never_refused() {
 
 #[tokio::test]
 async fn a_head_counts_until_it_is_whole_and_a_body_does_not() -> io::Result<()> {
-    let heads = Heads::new(0);
+    let heads = Heads::new(0, TIME);
     let mut one = connect(&heads);
     one.send(&vec![b'a'; FREE_BYTES]).await?;
     assert!(one.waits());
@@ -99,7 +101,7 @@ async fn a_head_counts_until_it_is_whole_and_a_body_does_not() -> io::Result<()>
 
 #[tokio::test]
 async fn who_goes_beyond_the_budget_reads_no_more_and_the_others_do() -> io::Result<()> {
-    let heads = Heads::new(0);
+    let heads = Heads::new(0, TIME);
     let full = Head::new(&heads);
     assert!(full.hold(FREE_BYTES + BUDGET_BYTES_MIN));
     let (mut greedy, mut modest) = (connect(&heads), connect(&heads));
@@ -127,7 +129,7 @@ async fn who_goes_beyond_the_budget_reads_no_more_and_the_others_do() -> io::Res
 
 #[tokio::test]
 async fn a_handshake_counts_as_a_head_until_it_is_done() -> io::Result<()> {
-    let heads = Heads::new(0);
+    let heads = Heads::new(0, TIME);
     let mut one = connect(&heads);
     let (mut peer, own) = duplex(1 << 20);
     one.stream = Metered::handshake(own, Arc::clone(&one.meter));
@@ -170,7 +172,7 @@ fn a_whole_head_larger_than_a_connections_buffer_is_counted() {
 
 #[tokio::test]
 async fn what_frames_hold_is_counted_by_themselves() -> io::Result<()> {
-    let heads = Heads::new(0);
+    let heads = Heads::new(0, TIME);
     let mut one = connect(&heads);
     // The preface in two pieces.
     one.send(&PREFACE[..20]).await?;
@@ -199,9 +201,60 @@ async fn what_frames_hold_is_counted_by_themselves() -> io::Result<()> {
     Ok(())
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_head_by_frames_has_its_time_and_no_more_whatever_comes_of_it() -> io::Result<()> {
+    const PART: &[u8] = b"\0\0\x04\x01\0\0\0\0\x01abcd";
+    const MORE: &[u8] = b"\0\0\0\x09\0\0\0\0\x01";
+    const LAST: &[u8] = b"\0\0\0\x09\x04\0\0\0\x01";
+    let heads = Heads::new(0, TIME);
+    // A list that goes on, a frame that is not whole, and one of which only the head came.
+    for part in [PART, &PART[..12], &PART[..9]] {
+        for drips in [false, true] {
+            let mut one = connect(&heads);
+            one.send(PREFACE).await?;
+            tokio::time::advance(TIME * 2).await;
+            assert!(one.waits(), "nothing has begun");
+            // The heads before had their own time.
+            for _ in 0..3 {
+                one.send(PART).await?;
+                assert!(one.waits());
+                tokio::time::advance(TIME - Duration::from_millis(2)).await;
+                assert!(one.waits());
+                one.send(LAST).await?;
+                assert!(one.waits());
+            }
+            tokio::time::advance(TIME * 2).await;
+            assert!(one.waits(), "they are whole");
+            one.send(part).await?;
+            assert!(one.waits());
+            tokio::time::advance(TIME - Duration::from_millis(2)).await;
+            assert!(one.waits(), "it has its time");
+            tokio::time::advance(Duration::from_millis(2)).await;
+            let ended = match drips && part == PART {
+                true => one.send(MORE).await,
+                false => one.stream.read_exact(&mut [0]).await.map(drop),
+            };
+            assert_eq!(ended.expect_err("late").to_string(), crate::buffers::LATE);
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_head_is_woken_at_its_end() -> io::Result<()> {
+    let mut one = connect(&Heads::new(0, TIME));
+    one.send(PREFACE).await?;
+    one.send(b"\0\0\x04\x01\0\0\0\0\x01abcd").await?;
+    let started = Instant::now();
+    let ended = one.stream.read_exact(&mut [0]).await.expect_err("late");
+    assert_eq!(ended.to_string(), crate::buffers::LATE);
+    assert_eq!(started.elapsed().as_secs(), TIME.as_secs());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_flood_of_frames_ends_the_connection() -> io::Result<()> {
-    let mut one = connect(&Heads::new(0));
+    let mut one = connect(&Heads::new(0, TIME));
     one.send(PREFACE).await?;
     let ping = b"\0\0\x08\x06\0\0\0\0\0aaaaaaaa";
     let flood = ping.repeat(super::super::frames::ROW_MAX as usize);
@@ -212,7 +265,7 @@ async fn a_flood_of_frames_ends_the_connection() -> io::Result<()> {
 
 #[tokio::test]
 async fn little_is_read_at_once_before_a_head_is_known_and_a_sessions_reads_are_its_own() -> io::Result<()> {
-    let heads = Heads::new(0);
+    let heads = Heads::new(0, TIME);
     let mut buffer = vec![0; 100_000];
     let mut one = connect(&heads);
     one.peer.write_all(&[b'a'; 100_000]).await?;
