@@ -31,7 +31,7 @@ pub(crate) fn instantiate(
     phase: Phase,
     role: Role,
     budget: Budget,
-) -> Result<Ready<State>, Verdict> {
+) -> Result<Box<Ready<State>>, Verdict> {
     let settings = engine.settings();
     let limiter = Limiter::new(settings.memory_bytes_max, settings.table_elements_max);
     let state = State::new(
@@ -43,17 +43,18 @@ pub(crate) fn instantiate(
     loaded
         .compiled
         .instantiate(shard, phase.entry(), state, budget)
+        .map(Box::new)
         .map_err(|(error, state)| Verdict::Fail(classify(&error, state.growth_refused()), chain(&error)))
 }
 
 /// Lends a ready instance the exchange, calls it and hands it back to be dropped.
 #[inline(always)]
 pub(crate) fn call(
-    mut ready: Ready<State>,
+    mut ready: Box<Ready<State>>,
     phase: Phase,
     exchange: Option<Lent>,
     budget: Budget,
-) -> (Call, Option<Lent>, Ready<State>) {
+) -> (Call, Option<Lent>, Box<Ready<State>>) {
     let mark = exchange.as_ref().map(|exchange| exchange.mark());
     ready.state().begin(phase, exchange);
     let (result, fuel) = ready.call(budget);

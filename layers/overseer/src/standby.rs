@@ -43,14 +43,14 @@ const BATCH_MAX: usize = 8;
 /// An instance that was called.
 pub(crate) struct Used {
     pub(crate) shard: usize,
-    pub(crate) ready: Ready<State>,
+    pub(crate) ready: Box<Ready<State>>,
 }
 
 /// A used instance that waits to be dropped, and its call to be counted: at the latest then.
 #[derive(Debug)]
 struct Spent {
     /// There until it is taken to be used again.
-    ready: Option<Ready<State>>,
+    ready: Option<Box<Ready<State>>>,
     ran: Option<Ran>,
 }
 
@@ -65,7 +65,7 @@ impl Spent {
     }
 
     /// The instance, as it was before its call, if it is one of `module` and that can be.
-    fn renewed(&mut self, module: &Loaded) -> Option<Ready<State>> {
+    fn renewed(&mut self, module: &Loaded) -> Option<Box<Ready<State>>> {
         let (image, ready) = (module.image.as_ref()?, self.ready.as_mut()?);
         let fits =
             module.compiled.made(ready, Phase::Request.entry()) && ready.state().role() == Role::Active;

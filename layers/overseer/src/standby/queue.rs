@@ -20,7 +20,11 @@ pub(crate) struct Standby {
 #[derive(Debug, Default)]
 struct Queue {
     open: bool,
-    ready: Vec<Ready<State>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "each is handed about for every call, and is the larger thing to move"
+    )]
+    ready: Vec<Box<Ready<State>>>,
     /// Requests since the last look that found an instance, and that found none.
     popped: Popped,
 }
@@ -40,7 +44,7 @@ impl Standby {
         }
     }
 
-    pub(crate) fn pop(&self, shard: usize) -> Option<Ready<State>> {
+    pub(crate) fn pop(&self, shard: usize) -> Option<Box<Ready<State>>> {
         let mut queue = lock(&self.queues[shard]);
         let ready = queue.ready.pop();
         match ready {
@@ -93,7 +97,7 @@ impl Standby {
         mem::take(&mut lock(&self.queues[shard]).popped)
     }
 
-    pub(super) fn push(&self, shard: usize, target: usize, ready: Ready<State>) {
+    pub(super) fn push(&self, shard: usize, target: usize, ready: Box<Ready<State>>) {
         let mut queue = lock(&self.queues[shard]);
         // The thread and a task may both have found one missing.
         if queue.open && queue.ready.len() < target {

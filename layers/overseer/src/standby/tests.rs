@@ -268,14 +268,14 @@ const LOOPS: &str = r#"(module
     (i32.const 0)))"#;
 
 /// Calls an instance with this payload: the verdict, and the instance.
-fn call_with(ready: Ready<State>, body: &'static [u8], budget: Budget) -> (Verdict, Ready<State>) {
+fn call_with(ready: Box<Ready<State>>, body: &'static [u8], budget: Budget) -> (Verdict, Box<Ready<State>>) {
     let request = Request::new(()).into_parts().0;
     let exchange = Lent::request(request, Some(Bytes::from_static(body)));
     let (call, _, ready) = run::call(ready, Phase::Request, Some(exchange), budget);
     (call.verdict, ready)
 }
 
-fn made(loader: &Loader, loaded: &Loaded, budget: Budget) -> Ready<State> {
+fn made(loader: &Loader, loaded: &Loaded, budget: Budget) -> Box<Ready<State>> {
     run::instantiate(&loader.engine, 0, loaded, Phase::Request, Role::Active, budget).unwrap()
 }
 

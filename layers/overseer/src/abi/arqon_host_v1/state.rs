@@ -169,9 +169,10 @@ impl Host for State {
 
     fn ticked(&mut self) -> bool {
         let Some(timer) = &mut self.timer else { return true };
-        let next = timer.look(Instant::now());
+        let now = Instant::now();
+        let next = timer.look(now);
         if let Some(next) = next {
-            self.looks.want(next);
+            self.looks.answer(now, next);
         }
         next.is_some()
     }
