@@ -240,7 +240,7 @@ where
             sequence: None,
             duplicate: false,
         };
-        Poll::Ready(Ok(published.into_response()))
+        Poll::Ready(Ok(published.into_response_in(taken.parts.headers)))
     }
 }
 

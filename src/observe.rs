@@ -34,14 +34,14 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Instant,
+    task::{Context, Poll},
 };
 
 use arqon_message::{Code, Problem, Protocol, Rejection, Sampler, Threshold};
 use http::{Request, Response, StatusCode, Version};
 use metrics::{Counter, Gauge, Histogram};
 use pin_project_lite::pin_project;
+use quanta::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -227,14 +227,17 @@ where
             Some(story) => story.span().in_scope(|| this.inner.poll(cx)),
             None => this.inner.poll(cx),
         };
-        let answered = ready!(polled);
-        if let Some(mut observed) = this.observed.take() {
-            match &answered {
+        // Looked at where it is: an answer that is taken out of its `Poll` is copied.
+        if let Poll::Ready(answered) = &polled
+            && let Some(observed) = this.observed.as_mut()
+        {
+            match answered {
                 Ok(response) => observed.answered(response),
                 Err(_) => observed.ends(StatusCode::INTERNAL_SERVER_ERROR, None),
             }
+            *this.observed = None;
         }
-        Poll::Ready(answered)
+        polled
     }
 }
 

@@ -19,9 +19,8 @@ use arqon_message::{
     collect,
 };
 
-/// Headers that an answer has room for. Over HTTP/1, hyper reads the next head of the connection into the map of the last
-/// answer: so neither grows where layers add what they decided.
-const ANSWER_HEADERS: usize = 12;
+/// Headers that a map may have room for which outlives its request, some 100 bytes each: an idle connection holds it.
+const KEPT_HEADERS_MAX: usize = 24;
 
 /// The response of a publishing service: a small whole body.
 pub type Answer = Response<MessageBody<Empty<Bytes>>>;
@@ -54,8 +53,19 @@ impl Published {
     /// The 202 response.
     #[must_use]
     pub fn into_response(self) -> Answer {
+        self.into_response_in(HeaderMap::new())
+    }
+
+    /// The same, in a map that was used: the request's own has room for what layers add to an answer, and over HTTP/1 hyper
+    /// reads the connection's next head into the last answer's. So one map serves a connection, unless it is a large one.
+    pub(crate) fn into_response_in(self, used: HeaderMap) -> Answer {
+        let mut headers = match used.capacity() {
+            0..=KEPT_HEADERS_MAX => used,
+            _ => HeaderMap::new(),
+        };
+        headers.clear();
         let mut response = Response::new(MessageBody::whole(self.json().into(), None));
-        *response.headers_mut() = HeaderMap::with_capacity(ANSWER_HEADERS);
+        *response.headers_mut() = headers;
         *response.status_mut() = StatusCode::ACCEPTED;
         response
             .headers_mut()
@@ -316,6 +326,33 @@ mod tests {
                 assert_eq!(String::from_utf8(published.json()).expect("text"), told);
                 assert!(told.starts_with(r#"{"subject":"in.t.acme."#), "{told}");
             }
+        }
+    }
+
+    #[test]
+    fn an_answer_has_nothing_of_the_request_whose_map_it_is_in() {
+        for (room, kept) in [(KEPT_HEADERS_MAX, true), (KEPT_HEADERS_MAX + 1, false)] {
+            let mut used = HeaderMap::with_capacity(room);
+            used.insert("authorization", HeaderValue::from_static("Bearer secret"));
+            used.insert("content-type", HeaderValue::from_static("text/plain"));
+            let again = used.try_append("content-type", HeaderValue::from_static("text/html"));
+            assert!(matches!(again, Ok(true)));
+            let published = Published {
+                subject: Subject::parse("in.t.acme.a").expect("subject"),
+                stream: None,
+                sequence: None,
+                duplicate: false,
+            };
+            let answer = published.into_response_in(used);
+            let headers: Vec<_> = answer.headers().iter().collect();
+            assert_eq!(
+                headers,
+                [(
+                    &header::CONTENT_TYPE,
+                    &HeaderValue::from_static("application/json")
+                )]
+            );
+            assert_eq!(answer.headers().capacity() >= KEPT_HEADERS_MAX, kept);
         }
     }
 

@@ -339,7 +339,7 @@ where
                 Err(refused) => return Ok(publish::refuse(refused.0, &refused.1)),
             };
             Ok(match this.publish(taken.message()).await {
-                Ok(published) => published.into_response(),
+                Ok(published) => published.into_response_in(taken.parts.headers),
                 Err(problem) => publish::refuse(problem, &taken.parts),
             })
         })

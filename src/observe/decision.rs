@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use arqon_message::Rejection;
@@ -182,8 +182,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answered = ready!(this.inner.poll(cx));
-        if let Some(story) = this.story.take() {
+        // Looked at where it is: an answer that is taken out of its `Poll` is copied.
+        let polled = this.inner.poll(cx);
+        if let Poll::Ready(answered) = &polled
+            && let Some(story) = this.story.take()
+        {
             let code = answered.as_ref().ok().and_then(|response| {
                 let rejection = response.extensions().get::<Rejection>();
                 rejection.map(|rejection| rejection.problem().code)
@@ -191,6 +194,6 @@ where
             // Of no account if it was let pass.
             story.decided(this.name, Verdict::Reject(code));
         }
-        Poll::Ready(answered)
+        polled
     }
 }

@@ -18,11 +18,10 @@ use axum::{
     routing::{any, get, post, put},
 };
 use http::{HeaderMap, StatusCode, header};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{app::Shared, console, divergence, feed::Feed, readiness::Check};
+use crate::{app::Shared, console, divergence, feed::Feed, readiness::Check, recorder::Metrics};
 
 /// The largest policy that can be uploaded, in bytes.
 const POLICY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -33,7 +32,7 @@ const CONTROL_BYTES_MAX: usize = arqon::rollout::MAX_ENVELOPE_BYTES;
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) metrics: PrometheusHandle,
+    pub(crate) metrics: Metrics,
     pub(crate) feed: Feed,
 }
 

@@ -21,7 +21,6 @@ use arqon::{
     platform::Platform,
     supervise::Supervisor,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::mpsc, time::interval};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -36,6 +35,7 @@ use crate::{
     hub::Hub,
     ingress, observe,
     readiness::{Flips, Readiness},
+    recorder::Metrics,
     reload::{self, Reloader, Source},
     routes::{self, MessageService, Public},
     server::{self, App, Door, Limits},
@@ -136,7 +136,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Findings, a line each.
-    pub(crate) async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, String> {
+    pub(crate) async fn start(config: Config, metrics: Metrics) -> Result<Self, String> {
         let config = effective(config);
         let gateway = &config.gateway;
         let public = server::bind("gateway.listen", gateway.listen).await?;
@@ -330,7 +330,7 @@ impl Gateway {
     }
 
     /// Looks at readiness, so that a flip is told on the bus, and keeps the recorder's buckets small.
-    fn watch_readiness(&self, metrics: PrometheusHandle) {
+    fn watch_readiness(&self, metrics: Metrics) {
         let (shared, stop) = (Arc::clone(&self.shared), self.stop_admin.clone());
         self.shared.tasks.keep("readiness", move || {
             look(Arc::clone(&shared), stop.clone(), metrics.clone())
@@ -413,7 +413,7 @@ impl Gateway {
     }
 }
 
-async fn look(shared: Arc<Shared>, stop: CancellationToken, metrics: PrometheusHandle) -> Result<(), String> {
+async fn look(shared: Arc<Shared>, stop: CancellationToken, metrics: Metrics) -> Result<(), String> {
     let mut ticks = interval(READINESS_TICK);
     let mut count = 0_u64;
     loop {

@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use arqon::{Code, Problem, TenantId, TraceContext, observe::Story};
+use arqon::{Code, Problem, TenantId, observe::Story};
 use axum::body::Body;
-use http::{HeaderName, HeaderValue, Request, Response, Uri};
+use http::{HeaderName, HeaderValue, Request, Response, uri::PathAndQuery};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower::{Layer, Service};
@@ -60,8 +60,14 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let asked = Asked::of(&request);
-        // Layers decide in `call` too.
-        let inner = catch_unwind(AssertUnwindSafe(|| self.inner.call(request))).ok();
+        // Layers decide in `call` too. Request and future are taken from and put where they lie: what a closure owns or gives
+        // back is copied.
+        let (mut request, mut inner) = (Some(request), None);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            inner = request.take().map(|request| self.inner.call(request));
+        }));
+        // None is left where it did.
+        drop(panicked);
         Guarding {
             inner,
             asked,
@@ -77,53 +83,62 @@ where
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Late;
 
-/// What names a request in an answer, kept while the request itself is in the layers' hands.
+/// What names a request in an answer, kept while the request itself is in the layers' hands. Small: it is moved with the future.
 struct Asked {
-    uri: Uri,
+    path: Option<PathAndQuery>,
     id: Option<HeaderValue>,
-    trace: Option<HeaderValue>,
-    context: Option<TraceContext>,
-    story: Option<Arc<Story>>,
+    told: Told,
+}
+
+/// What is known of a request's trace, and of whose it is.
+enum Told {
+    Story(Arc<Story>),
+    /// Without a story, what the client sent.
+    Trace(Option<HeaderValue>),
 }
 
 impl Asked {
     fn of<B>(request: &Request<B>) -> Self {
-        let (headers, extensions) = (request.headers(), request.extensions());
-        let context = extensions.get::<TraceContext>().copied();
+        let story = request.extensions().get::<Arc<Story>>();
         // Both in one go: to look them up by their hashes takes longer.
         let (mut id, mut trace) = (None, None);
-        for (name, value) in headers {
+        for (name, value) in request.headers() {
             if *name == X_REQUEST_ID {
                 id = id.or(Some(value));
-            } else if *name == TRACEPARENT && context.is_none() {
+            } else if *name == TRACEPARENT && story.is_none() {
                 trace = trace.or(Some(value));
             }
         }
         Self {
-            uri: request.uri().clone(),
+            path: request.uri().path_and_query().cloned(),
             id: id.cloned(),
-            trace: trace.cloned(),
-            context,
-            story: extensions.get().cloned(),
+            told: story.map_or_else(
+                || Told::Trace(trace.cloned()),
+                |story| Told::Story(Arc::clone(story)),
+            ),
         }
     }
 
     /// The answer to it.
     fn refuse(&self, problem: Problem) -> Response<Body> {
         let mut request = Request::new(());
-        *request.uri_mut() = self.uri.clone();
-        let named = [(X_REQUEST_ID, &self.id), (TRACEPARENT, &self.trace)];
-        for (name, value) in named {
-            if let Some(value) = value {
-                request.headers_mut().insert(name, value.clone());
+        if let Some(path) = &self.path {
+            *request.uri_mut() = path.clone().into();
+        }
+        if let Some(id) = &self.id {
+            request.headers_mut().insert(X_REQUEST_ID, id.clone());
+        }
+        match &self.told {
+            Told::Story(story) => {
+                request.extensions_mut().insert(*story.context());
+                if let Some(tenant) = story.tenant().and_then(|name| TenantId::new(name).ok()) {
+                    request.extensions_mut().insert(tenant);
+                }
             }
-        }
-        if let Some(context) = self.context {
-            request.extensions_mut().insert(context);
-        }
-        let tenant = self.story.as_ref().and_then(|story| story.tenant());
-        if let Some(tenant) = tenant.and_then(|name| TenantId::new(name).ok()) {
-            request.extensions_mut().insert(tenant);
+            Told::Trace(Some(trace)) => {
+                request.headers_mut().insert(TRACEPARENT, trace.clone());
+            }
+            Told::Trace(None) => {}
         }
         let (parts, ()) = request.into_parts();
         routes::refuse(problem, &parts)
@@ -159,10 +174,13 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Guarding
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Ready(Ok(this.asked.panicked()));
         };
-        match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
-            Ok(Poll::Ready(answered)) => return Poll::Ready(answered),
-            Ok(Poll::Pending) => {}
-            Err(_) => return Poll::Ready(Ok(this.asked.panicked())),
+        // Left where it is written: an answer that is handed through is copied.
+        let mut polled = Poll::Pending;
+        if catch_unwind(AssertUnwindSafe(|| polled = inner.poll(cx))).is_err() {
+            return Poll::Ready(Ok(this.asked.panicked()));
+        }
+        if polled.is_ready() {
+            return polled;
         }
         if !is_late(this.looks, this.timer, || sleep(*this.timeout), cx) {
             return Poll::Pending;

@@ -25,6 +25,7 @@ mod log;
 mod observe;
 mod panics;
 mod readiness;
+mod recorder;
 mod reload;
 mod request_id;
 mod routes;

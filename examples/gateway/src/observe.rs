@@ -6,8 +6,9 @@ use arqon::{
     observe::{ObserveConfig, ObserveLayer, otlp},
     overseer::EXECUTION_SECONDS_BUCKETS,
 };
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::recorder::{Buckets, Metrics};
 
 /// From 50 us to 10 s: what a request takes.
 const REQUEST_SECONDS_BUCKETS: [f64; 16] = [
@@ -15,35 +16,36 @@ const REQUEST_SECONDS_BUCKETS: [f64; 16] = [
     10.0,
 ];
 
+/// The histograms. From 100 ns where something takes less than a microsecond: the usual buckets begin at five milliseconds.
+const BUCKETS: Buckets = &[
+    (
+        "shield_gateway_request_duration_seconds",
+        &REQUEST_SECONDS_BUCKETS,
+    ),
+    ("shield_nats_serve_duration_seconds", &REQUEST_SECONDS_BUCKETS),
+    (
+        "shield_overseer_candidate_duration_seconds",
+        &EXECUTION_SECONDS_BUCKETS,
+    ),
+    (
+        "shield_schema_validation_duration_seconds",
+        &EXECUTION_SECONDS_BUCKETS,
+    ),
+    (
+        "shield_wasm_execution_duration_seconds",
+        &EXECUTION_SECONDS_BUCKETS,
+    ),
+];
+
 /// Installs the recorder; it has to be there before any layer is built, for a layer takes its handles then.
 ///
 /// # Errors
 /// When a recorder is installed already.
-pub(crate) fn metrics() -> Result<PrometheusHandle, String> {
-    let builder = PrometheusBuilder::new();
-    let builder = [
-        "shield_wasm_execution_duration_seconds",
-        "shield_overseer_candidate_duration_seconds",
-        "shield_schema_validation_duration_seconds",
-    ]
-    .into_iter()
-    .try_fold(builder, |builder, name| {
-        // From 100 ns: they take less than a microsecond, and the usual buckets begin at five milliseconds.
-        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &EXECUTION_SECONDS_BUCKETS)
-    })
-    .map_err(|error| error.to_string())?;
-    let builder = [
-        "shield_gateway_request_duration_seconds",
-        "shield_nats_serve_duration_seconds",
-    ]
-    .into_iter()
-    .try_fold(builder, |builder, name| {
-        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), &REQUEST_SECONDS_BUCKETS)
-    })
-    .map_err(|error| error.to_string())?;
-    let handle = builder.install_recorder().map_err(|error| error.to_string())?;
+pub(crate) fn metrics() -> Result<Metrics, String> {
+    let metrics = Metrics::new(BUCKETS);
+    metrics.install()?;
     register();
-    Ok(handle)
+    Ok(metrics)
 }
 
 /// Puts at 0 what nothing else registers at the start, or only where a part is on.

@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use arqon::{
@@ -100,13 +100,15 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(cx))?;
-        if let Some(id) = this.id.take()
+        // Amended where it is: an answer that is taken out of its `Poll` is copied.
+        let mut polled = this.inner.poll(cx);
+        if let Poll::Ready(Ok(response)) = &mut polled
+            && let Some(id) = this.id.take()
             && let Ok(entry) = response.headers_mut().try_entry(X_REQUEST_ID)
         {
             let _ = entry.or_try_insert(id);
         }
-        Poll::Ready(Ok(response))
+        polled
     }
 }
 

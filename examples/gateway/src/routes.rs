@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     convert::Infallible,
-    future::Ready,
+    future::ready,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -20,9 +20,8 @@ use axum::{
     body::Body,
     extract::{FromRequestParts, Request, WebSocketUpgrade},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, any, future::RouteFuture, get},
+    routing::{MethodRouter, any, get},
 };
-use futures_util::future::Either;
 use http::{
     HeaderName, HeaderValue, Method, StatusCode,
     header::{ALLOW, AUTHORIZATION, RETRY_AFTER, SEC_WEBSOCKET_PROTOCOL},
@@ -138,10 +137,8 @@ struct Entry {
 impl Service<http::Request<Body>> for Entry {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<
-        <MessageService as Service<http::Request<Body>>>::Future,
-        Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>,
-    >;
+    // That of the message service; what else there is takes a box for itself rather than room in each.
+    type Future = <MessageService as Service<http::Request<Body>>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The router is always ready.
@@ -151,10 +148,10 @@ impl Service<http::Request<Body>> for Entry {
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         if let Some(Refused(problem)) = request.extensions_mut().remove() {
             let (parts, _) = request.into_parts();
-            return Either::Right(Either::Left(std::future::ready(Ok(refuse(problem, &parts)))));
+            return Box::pin(ready(Ok(refuse(problem, &parts))));
         }
         if request.method() != Method::POST || !is_publish(request.uri().path()) {
-            return Either::Right(Either::Right(self.routes.call(request)));
+            return Box::pin(self.routes.call(request));
         }
         if let Some((tenant, edge)) = &self.open {
             // No token says that it is not a stranger's page in an operator's browser; it needs no preflight for plain text.
@@ -162,11 +159,11 @@ impl Service<http::Request<Body>> for Entry {
                 let detail = "pages of this origin may not publish; see gateway.cors_origins";
                 let problem = Problem::new(Code::FrameInvalid, detail).with_status(StatusCode::FORBIDDEN);
                 let (parts, _) = request.into_parts();
-                return Either::Right(Either::Left(std::future::ready(Ok(refuse(problem, &parts)))));
+                return Box::pin(ready(Ok(refuse(problem, &parts))));
             }
             request.extensions_mut().insert(tenant.clone());
         }
-        Either::Left(self.publish.call(request))
+        self.publish.call(request)
     }
 }
 

@@ -297,16 +297,21 @@ impl<A: App> Connection<A> {
         Ok(response)
     }
 
-    /// Hands a request to the application once it is ready for one. It is taken from where it lies: moved once more, it is
-    /// copied.
+    /// Hands a request to the application once it is ready for one. It is taken from where it lies, and what answers it stays
+    /// where it is made: moved once more, each is copied.
     async fn ask(&self, request: &mut Option<Request<Body>>) -> Result<Response<Body>, Infallible> {
-        let answering = poll_fn(|cx| {
-            let mut app = self.app.lock().unwrap_or_else(PoisonError::into_inner);
-            ready!(app.poll_ready(cx))?;
-            let request = request.take().expect("a future is not polled after it is ready");
-            Poll::Ready(Ok::<_, Infallible>(app.call(request)))
-        });
-        answering.await?.await
+        let mut answering = pin!(None);
+        poll_fn(|cx| {
+            if answering.is_none() {
+                let mut app = self.app.lock().unwrap_or_else(PoisonError::into_inner);
+                ready!(app.poll_ready(cx))?;
+                let request = request.take().expect("a future is not polled after it is ready");
+                answering.set(Some(app.call(request)));
+            }
+            let answering = answering.as_mut().as_pin_mut();
+            answering.expect("it was made just now").poll(cx)
+        })
+        .await
     }
 }
 

@@ -70,7 +70,8 @@ pin_project! {
     pub struct TapFuture<F> {
         #[pin]
         inner: F,
-        wanted: Option<Capture>,
+        // Boxed: few answers are wanted, and every future would have room for one.
+        wanted: Option<Box<Capture>>,
     }
 }
 
@@ -89,7 +90,7 @@ where
             let capture = wanted.map(|mut capture| {
                 capture.answer = Answer::of_status(response.status()).typed(response.headers());
                 capture.open = true;
-                Box::new(capture)
+                capture
             });
             response.map(|inner| TapBody::new(inner, capture))
         }))
@@ -153,11 +154,11 @@ impl<R: Body<Data = Bytes>> Body for TapBody<R> {
 
 /// The wish for an answer, as it travels in a request's extensions (which must be `Clone`).
 #[derive(Clone)]
-pub(crate) struct Wanted(Arc<Mutex<Option<Capture>>>);
+pub(crate) struct Wanted(Arc<Mutex<Option<Box<Capture>>>>);
 
 impl Wanted {
     pub(crate) fn new(pending: Arc<Pending>, bytes_max: usize) -> Self {
-        Self(Arc::new(Mutex::new(Some(Capture {
+        Self(Arc::new(Mutex::new(Some(Box::new(Capture {
             pending,
             answer: Answer::of_status(StatusCode::OK),
             frames: Frames::own(),
@@ -165,10 +166,10 @@ impl Wanted {
             bytes_max,
             open: false,
             told: false,
-        }))))
+        })))))
     }
 
-    fn take(&self) -> Option<Capture> {
+    fn take(&self) -> Option<Box<Capture>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
