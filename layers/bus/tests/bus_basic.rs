@@ -116,7 +116,13 @@ async fn lag_under_publishers() {
     assert_eq!(slow.backlog(), 10_000, "lost slots included");
     assert_eq!(bus.queue_depth(), 16, "no more than the ring");
     assert_eq!(slow.next().await, Some(Notice::Resync { lost: 9_984 }));
-    assert_eq!(metrics.queue_depth(), 16, "depth rises on a loss");
+    // The fast one may have lost some too, and be on its way through what was left.
+    let depth = async {
+        while metrics.queue_depth() != 16 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(GUARD, depth).await.expect("depth rises on a loss");
     drop(bus);
     while slow.next().await.is_some() {}
     assert_eq!((slow.received(), slow.dropped()), (16, 9_984));
