@@ -59,7 +59,8 @@ impl Published {
     /// The same, in a map that was used: the request's own has room for what layers add to an answer, and over HTTP/1 hyper
     /// reads the connection's next head into the last answer's. So one map serves a connection, unless it is a large one.
     pub(crate) fn into_response_in(self, used: HeaderMap) -> Answer {
-        let mut headers = match used.capacity() {
+        // A map's capacity is of names. Of values there may be more, and room for them stays with it, too.
+        let mut headers = match used.capacity().max(used.len()) {
             0..=KEPT_HEADERS_MAX => used,
             _ => HeaderMap::new(),
         };
@@ -353,6 +354,29 @@ mod tests {
                 )]
             );
             assert_eq!(answer.headers().capacity() >= KEPT_HEADERS_MAX, kept);
+        }
+    }
+
+    #[test]
+    fn a_map_of_many_values_of_few_names_is_not_kept() {
+        for (values, kept) in [(KEPT_HEADERS_MAX, true), (KEPT_HEADERS_MAX + 1, false)] {
+            let mut used = HeaderMap::new();
+            for _ in 0..values {
+                let again = used.try_append("x-many", HeaderValue::from_static("1"));
+                assert!(again.is_ok());
+            }
+            // By its room it is known again: a new map has another.
+            used.reserve(KEPT_HEADERS_MAX - used.keys_len());
+            let room = used.capacity();
+            let published = Published {
+                subject: Subject::parse("in.t.acme.a").expect("subject"),
+                stream: None,
+                sequence: None,
+                duplicate: false,
+            };
+            let answer = published.into_response_in(used);
+            assert_eq!(answer.headers().capacity() == room, kept, "{values}");
+            assert_eq!(answer.headers().len(), 1);
         }
     }
 

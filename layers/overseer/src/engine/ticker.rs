@@ -124,7 +124,14 @@ impl Looks {
 
     /// A call that a tick found at `now` is to be looked at again at `next`.
     pub(crate) fn answer(&self, now: Instant, next: Instant) {
-        self.want(next.max(now + HEARD));
+        let heard = now + HEARD;
+        let at = next.max(heard);
+        if self.next.load(Ordering::SeqCst) < self.nanos(heard) {
+            // A look that is due may ask before that, and nobody hears it: it is no reason to go without this one.
+            self.wanted.fetch_min(self.nanos(at), Ordering::SeqCst);
+        } else {
+            self.want(at);
+        }
     }
 
     /// How long until the next look, if there is time.
@@ -301,6 +308,27 @@ mod tests {
         looks.begin(REST_MAX);
         looks.answer(now, now + 2 * HEARD);
         assert_eq!(looks.wanted.load(Ordering::SeqCst), looks.nanos(now + 2 * HEARD));
+    }
+
+    #[test]
+    fn a_look_that_may_come_before_the_answer_counts_is_not_taken_for_the_one_asked_for() {
+        let looks = Looks::default();
+        looks.begin(REST_MAX);
+        let due = looks.base + Duration::from_nanos(looks.next.load(Ordering::SeqCst));
+        for (now, next) in [
+            (due - HEARD / 2, due),
+            (due - HEARD / 2, due + GRACE),
+            (due, due + GRACE),
+        ] {
+            looks.wanted.store(u64::MAX, Ordering::SeqCst);
+            looks.answer(now, next);
+            let wanted = looks.nanos(next.max(now + HEARD));
+            assert_eq!(looks.wanted.load(Ordering::SeqCst), wanted);
+        }
+        // One that comes when it counts says itself when to look again.
+        looks.wanted.store(u64::MAX, Ordering::SeqCst);
+        looks.answer(due - HEARD, due + GRACE);
+        assert_eq!(looks.wanted.load(Ordering::SeqCst), u64::MAX);
     }
 
     /// Runs a loop until the epoch is raised; one that nobody ends runs out of fuel.
