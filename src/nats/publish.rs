@@ -308,7 +308,8 @@ pub struct PublishSetupError {
 }
 
 impl PublishSetupError {
-    /// Whether JetStream has answered that there is none. Otherwise NATS may be away, and the stream there all the same.
+    /// Whether the server has answered: there is none and none can be made, or no JetStream. Otherwise NATS may be away, and the
+    /// stream there all the same.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         !matches!(

@@ -151,7 +151,7 @@ async fn keep_stream(
                     component = "nats",
                     stream,
                     error,
-                    "the stream is gone and cannot be made again"
+                    "the stream is not there any more, or JetStream is not, and it cannot be made"
                 );
             }
             Err(error) => tracing::debug!(component = "nats", error = causes(error), "no stream"),

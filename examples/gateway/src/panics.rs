@@ -3,8 +3,16 @@
 use std::panic::{self, PanicHookInfo};
 
 /// From now on each panic is told in the log, whoever catches it. It is counted where a request is answered in its place.
+/// Where the log takes no errors, it is told as before.
 pub(crate) fn tell() {
-    panic::set_hook(Box::new(told));
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if tracing::enabled!(tracing::Level::ERROR) {
+            told(panic);
+        } else {
+            before(panic);
+        }
+    }));
 }
 
 fn told(panic: &PanicHookInfo<'_>) {
@@ -32,7 +40,10 @@ fn told(panic: &PanicHookInfo<'_>) {
 mod tests {
     use std::{
         fmt,
-        sync::{Arc, Mutex},
+        sync::{
+            Arc, Mutex,
+            atomic::{AtomicU32, Ordering},
+        },
     };
 
     use tracing::field::{Field, Visit};
@@ -70,7 +81,14 @@ mod tests {
         let events = Events::default();
         let subscriber = tracing_subscriber::registry().with(events.clone());
         let before = panic::take_hook();
+        let silent = Arc::new(AtomicU32::new(0));
+        let counts = Arc::clone(&silent);
+        panic::set_hook(Box::new(move |_| {
+            counts.fetch_add(1, Ordering::Relaxed);
+        }));
         tell();
+        assert!(panic::catch_unwind(|| panic!("nobody logs")).is_err());
+        assert_eq!(silent.load(Ordering::Relaxed), 1);
         let line = line!() + 2;
         tracing::subscriber::with_default(subscriber, || {
             let ended = panic::catch_unwind(|| panic!("at {}", "night"));
@@ -78,6 +96,7 @@ mod tests {
             assert!(panic::catch_unwind(|| panic::panic_any(7)).is_err());
         });
         panic::set_hook(before);
+        assert_eq!(silent.load(Ordering::Relaxed), 1, "once is enough");
         let events = events.0.lock().expect("no panic with it");
         let [first, second] = &events[..] else {
             panic!("{events:?}")
