@@ -330,6 +330,16 @@ mod tests {
         }
     }
 
+    fn answer_in(used: HeaderMap) -> Answer {
+        let published = Published {
+            subject: Subject::parse("in.t.acme.a").expect("subject"),
+            stream: None,
+            sequence: None,
+            duplicate: false,
+        };
+        published.into_response_in(used)
+    }
+
     #[test]
     fn an_answer_has_nothing_of_the_request_whose_map_it_is_in() {
         for (room, kept) in [(KEPT_HEADERS_MAX, true), (KEPT_HEADERS_MAX + 1, false)] {
@@ -338,13 +348,7 @@ mod tests {
             used.insert("content-type", HeaderValue::from_static("text/plain"));
             let again = used.try_append("content-type", HeaderValue::from_static("text/html"));
             assert!(matches!(again, Ok(true)));
-            let published = Published {
-                subject: Subject::parse("in.t.acme.a").expect("subject"),
-                stream: None,
-                sequence: None,
-                duplicate: false,
-            };
-            let answer = published.into_response_in(used);
+            let answer = answer_in(used);
             let headers: Vec<_> = answer.headers().iter().collect();
             assert_eq!(
                 headers,
@@ -368,13 +372,7 @@ mod tests {
             // By its room it is known again: a new map has another.
             used.reserve(KEPT_HEADERS_MAX - used.keys_len());
             let room = used.capacity();
-            let published = Published {
-                subject: Subject::parse("in.t.acme.a").expect("subject"),
-                stream: None,
-                sequence: None,
-                duplicate: false,
-            };
-            let answer = published.into_response_in(used);
+            let answer = answer_in(used);
             assert_eq!(answer.headers().capacity() == room, kept, "{values}");
             assert_eq!(answer.headers().len(), 1);
         }
